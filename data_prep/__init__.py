@@ -1,0 +1,1 @@
+"""Raw data to shards: fetch, read, split, shard, verify. Knows neither torch nor Ray."""

@@ -1,0 +1,70 @@
+"""Settings of a data set: where it comes from, how it is cut and how it becomes binary."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Source = Literal["mnist", "binarized-mnist", "mnist-5k", "multi-mnist", "omniglot", "omniglot-strokes"]
+Split = Literal["standard", "weak", "30-20", "40-10", "45-5"]
+Binarise = Literal["static", "dynamic", "threshold"]
+
+_SIZES = {
+    "mnist": (28,),
+    "binarized-mnist": (28,),
+    "mnist-5k": (28,),
+    "multi-mnist": (64,),
+    "omniglot": (28, 52),
+    "omniglot-strokes": (28, 52),
+}
+
+
+class Strict(BaseModel):
+    """A frozen settings model that refuses unknown keys and loose types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataConfig(Strict):
+    """One data set as it is sharded and read.
+
+    `binarise` says how pixels become 0 or 1: `static` (the files are binary already), `dynamic` (grey levels
+    are Bernoulli probabilities, drawn anew each time from the run's seed), `threshold` (grey > 0.5).
+    """
+
+    source: Source
+    size: int
+    split: Split = "standard"
+    binarise: Binarise
+    seed: int = Field(default=0, ge=0, description="Seed of what is generated (multi-mnist).")
+
+    @property
+    def is_omniglot(self) -> bool:
+        """Whether the set has alphabets and characters (the real one or the stand-in)."""
+        return self.source in ("omniglot", "omniglot-strokes")
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether the shards hold grey levels (256) and not bits."""
+        return self.source in ("mnist", "mnist-5k")
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        problems = []
+        if self.size not in _SIZES[self.source]:
+            problems.append(f"size={self.size}: {self.source} has {' or '.join(map(str, _SIZES[self.source]))}")
+        if self.is_omniglot and self.split == "standard":
+            problems.append(f"split=standard: {self.source} has weak, 30-20, 40-10 or 45-5")
+        if not self.is_omniglot and self.split != "standard":
+            problems.append(f"split={self.split}: {self.source} has only standard")
+        if self.is_grey and self.binarise == "static":
+            problems.append(
+                f"binarise=static: {self.source} is grey; use dynamic or threshold, "
+                "or source=binarized-mnist for Larochelle's fixed files"
+            )
+        if not self.is_grey and self.binarise != "static":
+            problems.append(f"binarise={self.binarise}: {self.source} is binary already; use static")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

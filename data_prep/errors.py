@@ -1,0 +1,33 @@
+"""The errors a user meets, and the exit code each one stands for."""
+
+from __future__ import annotations
+
+
+class SeqgenError(Exception):
+    """Base of every error shown without a traceback; `exit_code` is the process's."""
+
+    exit_code = 1
+
+
+class OperationalError(SeqgenError):
+    """Something outside the input failed: a server, a disk, a worker, a damaged shard."""
+
+    exit_code = 1
+
+
+class BadInput(SeqgenError):
+    """The input or a setting is wrong; the message names the key or file, the value and the remedy."""
+
+    exit_code = 2
+
+
+class NumericalError(SeqgenError):
+    """The mathematics left the finite numbers."""
+
+    exit_code = 3
+
+
+class StoppedEarly(SeqgenError):
+    """The run was asked to stop; what it had is saved and it can be resumed."""
+
+    exit_code = 4
