@@ -1,0 +1,1 @@
+"""Bounds with standard errors, picture sheets and curves of a trained model."""

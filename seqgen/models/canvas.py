@@ -1,0 +1,39 @@
+"""The hidden canvas: how what is written joins what is there, c_t = f_c(c_{t-1}, h_t) (eq. 6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class AdditiveCanvas(nn.Module):
+    """c_t = c_{t-1} + f_w(h_t) (eq. 9)."""
+
+    def forward(self, canvas: Tensor, written: Tensor) -> Tensor:
+        """Both [B,C,H,W]."""
+        return canvas + written
+
+
+class GatedCanvas(nn.Module):
+    """c_t = CGRU(c_{t-1} + f_w(h_t)) (eq. 10), the convolutional gated recurrent unit of Kaiser & Sutskever 2015.
+
+    CGRU(s) = u s + (1 - u) tanh(U * (r s) + B), u = sigmoid(U' * s + B'), r = sigmoid(U'' * s + B''), with * a
+    3 x 3 convolution that keeps the size. The paper leaves the kernel's size open; B' starts at `keep` so that the
+    gradient reaches the first of many steps.
+    """
+
+    def __init__(self, channels: int, kernel: int = 3, keep: float = 1.0) -> None:
+        super().__init__()
+        self.gates = nn.Conv2d(channels, 2 * channels, kernel, padding="same")
+        self.candidate = nn.Conv2d(channels, channels, kernel, padding="same")
+        with torch.no_grad():
+            self.gates.bias.copy_(torch.cat([torch.full((channels,), keep), torch.zeros(channels)]))
+            self.candidate.bias.zero_()
+
+    def forward(self, canvas: Tensor, written: Tensor) -> Tensor:
+        """Both [B,C,H,W]."""
+        s = canvas + written
+        update, reset = self.gates(s).sigmoid().chunk(2, dim=1)
+        candidate = functional.tanh(self.candidate(reset * s))
+        return torch.lerp(candidate, s, update)

@@ -1,0 +1,205 @@
+"""The sequential generative model: one loop over T steps, everything else a slot (eqs. 3-7, 11-12)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Independent, Normal
+
+from seqgen.config import ModelConfig
+from seqgen.models.observation import bernoulli_log_prob
+
+
+class State(NamedTuple):
+    """What one step hands to the next: h, cell [B,D]; canvas [B,C,H,W]; the encoder's own (h, cell) [B,E]."""
+
+    h: Tensor
+    cell: Tensor
+    canvas: Tensor
+    encoder: tuple[Tensor, Tensor]
+
+
+class Step(NamedTuple):
+    """What one step leaves: the latent and, under the posterior, its mean and log sigma ([B,K] each)."""
+
+    z: Tensor
+    mean: Tensor | None
+    log_std: Tensor | None
+
+
+class Bound(NamedTuple):
+    """The two sides of eq. 8 in nats: log p(x | z) [B], and the KL of every step [T,B]."""
+
+    log_likelihood: Tensor
+    kl: Tensor
+
+    def free_energy(self) -> Tensor:
+        """F = sum_t KL_t - log p(x | z), [B]: a one-sample estimate of an upper bound of -log p(x)."""
+        return self.kl.sum(0) - self.log_likelihood
+
+
+class Inference(NamedTuple):
+    """A posterior sample with its distributions: q over [T,B,K], z [T,B,K], p(x | z) over events [1,H,W]."""
+
+    posterior: Normal
+    z: Tensor
+    likelihood: Independent
+
+
+class Trace(NamedTuple):
+    """A drawing watched step by step: f_o(c_t) as probabilities [T,B,1,H,W]; windows [T,B,4,2] in pixels, None
+    where there is none; KL [T,B] when x was given."""
+
+    canvas: Tensor
+    read: Tensor | None
+    write: Tensor | None
+    context_read: Tensor | None
+    kl: Tensor | None
+
+
+def gaussian_kl(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL[N(mean, sigma) || N(0, I)] = 1/2 sum_k (mean^2 + sigma^2 - 1 - 2 log sigma), over the last axis, nats."""
+    mean, log_std = mean.float(), log_std.float()
+    return 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(-1)
+
+
+class SequentialGenerator(nn.Module):
+    """Draws an image in T steps. The slots decide which member of the family it is (`seqgen.models.build`).
+
+    Noise is the only randomness: standard normal [T,B,K], which under the posterior becomes
+    z_t = mu_t + sigma_t noise_t and under the prior is z_t itself (eq. 3).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        height: int,
+        width: int,
+        mean: float,
+        *,
+        reader: nn.Module,
+        writer: nn.Module,
+        context_reader: nn.Module | None,
+        posterior: nn.Module,
+        transition: nn.Module,
+        canvas: nn.Module,
+        observation: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.config, self.height, self.width, self.mean = config, height, width, mean
+        self.reader, self.writer, self.context_reader = reader, writer, context_reader
+        self.posterior, self.transition = posterior, transition
+        self.canvas, self.observation = canvas, observation
+        # The paper leaves the initial state open; here it is learned, a constant a channel for the canvas.
+        self.h0 = nn.Parameter(torch.zeros(config.hidden))
+        self.cell0 = nn.Parameter(torch.zeros(config.hidden))
+        start = float(observation.initial_canvas)
+        self.canvas0 = nn.Parameter(torch.full((config.canvas_channels,), start))
+
+    def noise_shape(self, batch: int) -> tuple[int, int, int]:
+        """(T, batch, K)."""
+        return self.config.steps, batch, self.config.latents
+
+    def forward(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Bound:
+        """The bound of eq. 8 for `x` [B,1,H,W] in [0,1], given `context` x' [B,1,H,W] for conditional models."""
+        state, steps = self._run(noise, x, context)
+        mean = torch.stack([step.mean for step in steps])
+        log_std = torch.stack([step.log_std for step in steps])
+        logits = self.observation(state.canvas)
+        return Bound(bernoulli_log_prob(logits, x), gaussian_kl(mean, log_std))
+
+    def infer(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Inference:
+        """One posterior sample of z for every image, with q(z | x) and p(x | z) as distributions."""
+        state, steps = self._run(noise, x, context)
+        mean = torch.stack([step.mean for step in steps])
+        std = torch.stack([step.log_std for step in steps]).exp()
+        return Inference(
+            Normal(mean, std, validate_args=False),
+            torch.stack([step.z for step in steps]),
+            self._likelihood(state.canvas),
+        )
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Independent:
+        """p(x | z, x') for `z` [T,B,K], as a distribution over [1,H,W]."""
+        state, _ = self._run(z, None, context)
+        return self._likelihood(state.canvas)
+
+    def sample(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """Ancestral samples: the Bernoulli means [B,1,H,W] of images drawn from z = `noise` [T,B,K]."""
+        return self.decode(noise, context).mean
+
+    @torch.no_grad()
+    def trace(self, noise: Tensor, x: Tensor | None = None, context: Tensor | None = None) -> Trace:
+        """Watch a drawing: from the posterior of `x` if given, else from the prior."""
+        state, features = self.initial_state(noise.shape[1]), self._context_features(context)
+        canvases: list[Tensor] = []
+        windows: dict[str, list[Tensor | None]] = {"read": [], "write": [], "context": []}
+        steps: list[Step] = []
+        for noise_t in noise:
+            windows["read"].append(None if x is None else self._corners(self.reader, state.h))
+            windows["context"].append(None if context is None else self._corners(self.context_reader, state.h))
+            state, step = self.step(state, noise_t, x, context, features)
+            windows["write"].append(self._corners(self.writer, state.h))
+            canvases.append(self.observation(state.canvas).sigmoid())
+            steps.append(step)
+        kl = None
+        if x is not None:
+            kl = gaussian_kl(torch.stack([s.mean for s in steps]), torch.stack([s.log_std for s in steps]))
+        return Trace(
+            torch.stack(canvases), *(_stack(windows[name]) for name in ("read", "write", "context")), kl
+        )
+
+    def initial_state(self, batch: int) -> State:
+        """h_0, cell_0, c_0 for a batch; the encoder starts at zero."""
+        canvas = self.canvas0.view(1, -1, 1, 1).expand(batch, -1, self.height, self.width)
+        zeros = self.h0.new_zeros(batch, self.posterior.state_size)
+        return State(self.h0.expand(batch, -1), self.cell0.expand(batch, -1), canvas, (zeros, zeros))
+
+    def step(
+        self, state: State, noise: Tensor, x: Tensor | None, context: Tensor | None, features: Tensor | None
+    ) -> tuple[State, Step]:
+        """One step t: read, infer or take z_t, advance h, write (eqs. 3-6, 11-12)."""
+        encoder = state.encoder
+        if x is None:
+            step = Step(noise, None, None)
+        else:
+            seen = x
+            if self.config.error_image:
+                seen = torch.cat([x, x - self.observation(state.canvas).sigmoid()], 1)
+            mean, log_std, encoder = self.posterior(self.reader(seen, state.h), state.h, encoder)
+            step = Step(mean + log_std.exp() * noise, mean, log_std)
+        inputs = step.z
+        if context is not None:
+            glimpse = self.context_reader(context, state.h) if features is None else features
+            inputs = torch.cat([inputs, glimpse], 1)
+        h, cell = self.transition(inputs, state.h, state.cell)
+        return State(h, cell, self.canvas(state.canvas, self.writer(h)), encoder), step
+
+    def _run(self, noise: Tensor, x: Tensor | None, context: Tensor | None) -> tuple[State, list[Step]]:
+        if (context is None) == self.config.conditional:
+            raise ValueError("a conditional model needs context images, an unconditional one takes none")
+        state, features = self.initial_state(noise.shape[1]), self._context_features(context)
+        steps = []
+        for noise_t in noise:
+            state, step = self.step(state, noise_t, x, context, features)
+            steps.append(step)
+        return state, steps
+
+    def _context_features(self, context: Tensor | None) -> Tensor | None:
+        """What the context reader gives at every step alike, computed once; None if it depends on h."""
+        if context is None or not hasattr(self.context_reader, "embed"):
+            return None
+        return self.context_reader.embed(context)
+
+    def _corners(self, part: nn.Module, h: Tensor) -> Tensor | None:
+        return part.corners(h, self.height, self.width)
+
+    def _likelihood(self, canvas: Tensor) -> Independent:
+        return Independent(Bernoulli(logits=self.observation(canvas).float(), validate_args=False), 3)
+
+
+def _stack(windows: list[Tensor | None]) -> Tensor | None:
+    present = [window for window in windows if window is not None]
+    return torch.stack(present) if present else None

@@ -1,0 +1,92 @@
+"""The members of the family: which module fills which slot for a configuration."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from seqgen.config import ModelConfig
+from seqgen.models.attention import (
+    AffineReader,
+    AffineWriter,
+    FullReader,
+    FullWriter,
+    GaussianReader,
+    GaussianWriter,
+)
+from seqgen.models.canvas import AdditiveCanvas, GatedCanvas
+from seqgen.models.generator import SequentialGenerator
+from seqgen.models.observation import ConvObservation, IdentityObservation
+from seqgen.models.posterior import EncoderPosterior, SharedPosterior
+from seqgen.models.transition import LstmCell
+
+
+class FullContext(nn.Module):
+    """Context without attention: x' flattened and projected, the same at every step."""
+
+    features = 144  # as many numbers as a 12 x 12 glimpse
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(height * width, self.features)
+
+    def embed(self, context: Tensor) -> Tensor:
+        """`context` [B,1,H,W] -> [B,144]."""
+        return self.projection(context.flatten(1))
+
+    def corners(self, h: Tensor, height: int, width: int) -> None:
+        """There is no window."""
+
+
+def _reader(config: ModelConfig, channels: int, height: int, width: int) -> nn.Module:
+    match config.attention:
+        case "spatial-transformer":
+            return AffineReader(config.hidden, config.read_size, channels)
+        case "gaussian":
+            return GaussianReader(config.hidden, config.read_size, channels, height, width)
+        case "full":
+            return FullReader(channels, height, width)
+
+
+def _writer(config: ModelConfig, height: int, width: int) -> nn.Module:
+    channels = config.canvas_channels
+    match config.attention:
+        case "spatial-transformer":
+            return AffineWriter(config.hidden, config.write_size, channels, height, width)
+        case "gaussian":
+            return GaussianWriter(config.hidden, config.write_size, channels, height, width)
+        case "full":
+            return FullWriter(config.hidden, channels, height, width)
+
+
+def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> SequentialGenerator:
+    """The model of `config` for images of `height` x `width` whose mean pixel is `mean`.
+
+    `mean` sets where the image starts (the output bias), as in every implementation that trains well.
+    """
+    reader = _reader(config, 2 if config.error_image else 1, height, width)
+    context_reader: nn.Module | None = None
+    if config.conditional:
+        context_reader = (
+            FullContext(height, width) if config.attention == "full" else _reader(config, 1, height, width)
+        )
+    if config.inference == "encoder":
+        posterior: nn.Module = EncoderPosterior(reader.features, config.hidden, config.latents)
+    else:
+        posterior = SharedPosterior(reader.features, config.hidden, config.posterior_hidden, config.latents)
+    return SequentialGenerator(
+        config,
+        height,
+        width,
+        mean,
+        reader=reader,
+        writer=_writer(config, height, width),
+        context_reader=context_reader,
+        posterior=posterior,
+        transition=LstmCell(config.latents + (context_reader.features if context_reader else 0), config.hidden),
+        canvas=GatedCanvas(config.canvas_channels) if config.canvas == "cgru" else AdditiveCanvas(),
+        observation=(
+            IdentityObservation(mean)
+            if config.observation == "identity"
+            else ConvObservation(config.canvas_channels, mean)
+        ),
+    )

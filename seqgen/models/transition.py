@@ -1,0 +1,27 @@
+"""The transition h_t = f_h(h_{t-1}, z_t, v_t), an LSTM (eq. 5)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class LstmCell(nn.Module):
+    """i, f, o = sigmoid(.), g = tanh(.) of one product W [input ; h] + b; cell' = f cell + i g; h' = o tanh(cell')."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs + hidden, 4 * hidden)
+        bound = 1 / math.sqrt(hidden)
+        nn.init.uniform_(self.linear.weight, -bound, bound)
+        nn.init.zeros_(self.linear.bias)
+        with torch.no_grad():
+            self.linear.bias[hidden : 2 * hidden] = 1.0  # remember at first
+
+    def forward(self, inputs: Tensor, h: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """`inputs` [B,I], `h` and `cell` [B,D] -> the next h and cell."""
+        i, f, g, o = self.linear(torch.cat([inputs, h], 1)).chunk(4, 1)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        return o.sigmoid() * cell.tanh(), cell
