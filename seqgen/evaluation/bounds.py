@@ -129,7 +129,7 @@ def importance_bounds(
 ) -> Tensor:
     """-L_k of every image, an upper bound of -log p(x) that falls as k = `samples` grows: float64 [N] in nats."""
     device = _device(model)
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     values = []
     step = max(1, CHUNK // samples)
     for x, context in _chunks(held_out, device, step):
