@@ -53,7 +53,9 @@ class DataConfig(Strict):
     def _check(self) -> DataConfig:
         problems = []
         if self.size not in _SIZES[self.source]:
-            problems.append(f"size={self.size}: {self.source} has {' or '.join(map(str, _SIZES[self.source]))}")
+            problems.append(
+                f"size={self.size}: {self.source} has {' or '.join(map(str, _SIZES[self.source]))}"
+            )
         if self.is_omniglot and self.split == "standard":
             problems.append(f"split=standard: {self.source} has weak, 30-20, 40-10 or 45-5")
         if not self.is_omniglot and self.split != "standard":

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from data_prep.config import DataConfig, Strict
 from data_prep.errors import BadInput, OperationalError
 from data_prep.files import canonical_digest, file_sha256, write_json
 
-SCHEMA = 1
 SPLITS = ("train", "valid", "test")
 FILE_NAME = "manifest.json"
 
@@ -20,7 +19,7 @@ FILE_NAME = "manifest.json"
 class Shard(Strict):
     """One tar: its name in the directory, its bytes, and the samples in it."""
 
-    name: str
+    name: str = Field(pattern=r"^[a-z]+-[0-9]{6}\.tar$")  # never a path, a URL or a `pipe:`
     sha256: str
     bytes: int
     samples: int
@@ -47,7 +46,7 @@ class Manifest(Strict):
     """Everything about a sharded set. `digest` is the sha256 of all other fields."""
 
     model_config = ConfigDict(strict=False)
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[1] = 1
     title: str
     data: DataConfig
     height: int
@@ -72,7 +71,7 @@ class Manifest(Strict):
     def check_leaks(self) -> None:
         """Refuse a one-shot set in which a concept stands in two splits.
 
-        Classes of MNIST are shared by design; for Omniglot a shared character would make the test meaningless.
+        Classes of MNIST are shared by design; a shared character of Omniglot would make the test meaningless.
         """
         if not self.data.is_omniglot:
             return
@@ -97,7 +96,7 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(json.loads(path.read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise BadInput(f"{path}: not a manifest of schema {SCHEMA}: {error}") from error
+        raise BadInput(f"{path}: not a manifest of schema 1: {error}") from error
     if manifest.digest != manifest.compute_digest():
         raise OperationalError(f"{path}: altered since it was written (digest differs); shard the set again")
     manifest.check_leaks()
@@ -111,6 +110,6 @@ def check_shard_bytes(directory: Path, shard: Shard) -> None:
         raise OperationalError(f"{path}: missing; run `python -m pipelines.shard` again")
     if path.stat().st_size != shard.bytes or file_sha256(path) != shard.sha256:
         raise OperationalError(
-            f"{path}: damaged (size or sha256 is not the manifest's); run `python -m pipelines.verify` for the "
-            "member, and `python -m pipelines.shard` to make it again"
+            f"{path}: damaged (size or sha256 is not the manifest's); run `python -m pipelines.verify` for "
+            "the member, and `python -m pipelines.shard` to make it again"
         )

@@ -1,8 +1,8 @@
 """One shard: a plain webdataset tar of `<key>.png` + `<key>.json` pairs, written and read to the byte.
 
-A tar has no checksum over its payloads and its readers take a cut or a bad header for the end, so every sample
-carries its own: `png_sha256` over the PNG, `digest` over the JSON's other fields. Written with the standard
-library: `webdataset` imports torch, and stock webdataset reads these files all the same.
+A tar has no checksum over its payloads and its readers take a cut or a bad header for the end, so every
+sample carries its own: `png_sha256` over the PNG, `digest` over the JSON's other fields. Written with the
+standard library: `webdataset` imports torch, and stock webdataset reads these files all the same.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _MAX_PIXELS = 2**26  # of one sample; the largest written here has 500 x 64 x 64
 def encode_sample(images: np.ndarray, levels: int, meta: dict[str, Any]) -> tuple[bytes, bytes]:
     """The PNG and JSON bytes of one sample.
 
-    `images` is uint8 [n, H, W], in {0, 1} for `levels` 2 (1-bit PNG, ink = 1) and 0..255 for 256; `meta` holds
-    `FIELDS` without `shape`.
+    `images` is uint8 [n, H, W], in {0, 1} for `levels` 2 (1-bit PNG, ink = 1) and 0..255 for 256; `meta`
+    holds `FIELDS` without `shape`.
     """
     count, height, width = images.shape
     stacked = images.reshape(count * height, width)
@@ -57,8 +57,9 @@ def write_shard(path: Path, samples: Iterable[tuple[str, bytes, bytes]]) -> None
 def read_shard(path: Path) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Yield (images uint8 [n, H, W], meta) for each sample, in the order of the file.
 
-    `images` is in {0, 1} for a 1-bit PNG, else 0..255. Raises OperationalError naming the shard and the member
-    for every damage: a cut, a flipped bit, a half sample, mixed or repeated keys, another kind of member.
+    `images` is in {0, 1} for a 1-bit PNG, else 0..255. Raises OperationalError naming the shard and the
+    member for every damage: a cut, a flipped bit, a half sample, mixed or repeated keys, another kind of
+    member.
     """
     seen: set[str] = set()
     members = _members(path)
@@ -68,9 +69,13 @@ def read_shard(path: Path) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         _require(key not in seen, path, name, f"key {key!r} stands twice")
         seen.add(key)
         follower, text = next(members, ("", b""))
-        _require(follower == f"{key}.json", path, name, f"its {key}.json does not follow: {follower or 'end'}")
+        _require(
+            follower == f"{key}.json", path, name, f"its {key}.json does not follow: {follower or 'end'}"
+        )
         meta = _parse_meta(path, follower, text)
-        _require(hashlib.sha256(png).hexdigest() == meta["png_sha256"], path, name, "damaged (sha256 differs)")
+        _require(
+            hashlib.sha256(png).hexdigest() == meta["png_sha256"], path, name, "damaged (sha256 differs)"
+        )
         yield _decode(path, name, png, tuple(meta["shape"])), meta
 
 
@@ -110,8 +115,12 @@ def _parse_meta(path: Path, name: str, text: bytes) -> dict[str, Any]:
     intact = meta["digest"] == canonical_digest(rest) and text == canonical_json(meta).encode()
     _require(intact, path, name, "damaged (digest differs)")
     shape = meta["shape"]
-    whole = isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)
-    _require(whole and np.prod(shape, dtype=object) <= _MAX_PIXELS, path, name, f"shape {shape} is not [n, H, W]")
+    whole = (
+        isinstance(shape, list) and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)
+    )
+    _require(
+        whole and np.prod(shape, dtype=object) <= _MAX_PIXELS, path, name, f"shape {shape} is not [n, H, W]"
+    )
     for field in ("drawers", "labels"):
         values = meta[field]
         fits = values is None or (isinstance(values, list) and len(values) == shape[0])
@@ -124,7 +133,9 @@ def _decode(path: Path, name: str, png: bytes, shape: tuple[int, int, int]) -> n
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
             fits = picture.size == (width, count * height) and picture.mode in ("1", "L")
-            _require(fits, path, name, f"is {picture.mode} {picture.size}, not 1-bit or grey of shape {shape}")
+            _require(
+                fits, path, name, f"is {picture.mode} {picture.size}, not 1-bit or grey of shape {shape}"
+            )
             pixels = np.asarray(picture).astype(np.uint8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OperationalError(f"{path}: {name}: not a whole PNG: {error}") from error

@@ -62,7 +62,7 @@ def versions() -> dict[str, str]:
 
 
 def ray_job() -> str:
-    """The submission id of the Ray job this process is the entry point of, else the cluster's job id, else "none"."""
+    """The submission id of the Ray job we are the entry point of, else the cluster's job id, else "none"."""
     try:
         config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
         submission = config.get("metadata", {}).get("job_submission_id")

@@ -1,4 +1,4 @@
-"""Metrics to the tracking server from a background thread: training never waits for it and never fails with it."""
+"""Metrics to the tracking server from a background thread: training never waits for it or fails with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAUSE = 5.0  # seconds between two attempts on a server that is away
 
 
 class Point(NamedTuple):
-    """One value of one metric. The time is taken when it is logged: sent twice, the server sees one and the same."""
+    """One value of one metric, with the time it was logged at, so that sent twice it is the same point."""
 
     key: str
     value: float
@@ -36,14 +36,13 @@ def reachable(uri: str) -> bool:
     import requests
 
     try:
-        requests.get(uri.rstrip("/") + "/health", timeout=5)
+        return requests.get(uri.rstrip("/") + "/health", timeout=5).status_code < 500
     except requests.RequestException:
         return False
-    return True
 
 
 class Sender:
-    """Sends points of one run, each (key, step) once: asks the server what the run has when a key first occurs."""
+    """Sends points of one run, each (key, step) once; asks the server what it has when a key first occurs."""
 
     def __init__(self, uri: str, run_id: str) -> None:
         self.uri = uri
@@ -53,12 +52,12 @@ class Sender:
         self._known: dict[str, set[int]] = {}
 
     def send(self, points: Iterable[Point]) -> None:
-        """Send what the run does not have yet. Raises ConnectionError if nothing answers, else MLflow's errors."""
+        """Send what the run does not have. Raises ConnectionError (nothing answers) or MLflow's errors."""
         from mlflow import MlflowClient
         from mlflow.entities import Metric
 
         if not reachable(self.uri):
-            raise ConnectionError("no answer")
+            raise ConnectionError("the server does not answer")
         if self._client is None:
             client = MlflowClient(tracking_uri=self.uri)
             self._present = set(client.get_run(self.run_id).data.metrics)
@@ -96,7 +95,6 @@ class MetricLog:
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._warned: set[str] = set()
-        self._refused = False
         self._waiting: list[Point] = []
         self._thread = threading.Thread(target=self._work, name="metric-log", daemon=True)
         self._thread.start()
@@ -121,8 +119,8 @@ class MetricLog:
         self._closing.set()
         self._thread.join(timeout)
         left = [*self._waiting, *self._drain(_CAPACITY)]
-        if not left or self._refused:
-            return not self._refused
+        if not left:
+            return True
         try:
             path = _append(self._spool, self._sender.run_id, [{"point": point} for point in left])
             self._warn(
@@ -148,10 +146,8 @@ class MetricLog:
                 self._warned.discard("away")
             except Exception as error:
                 if _is_final(error):
-                    self._refused = True
                     self._warn("refused", f"the tracking server refuses metrics of this run: {_line(error)}")
-                    self._waiting = []
-                    continue
+                    return
                 self._warn("away", f"tracking: {_line(error)}; metrics wait, training goes on")
                 if closing and time.monotonic() + _PAUSE > self._deadline:
                     return

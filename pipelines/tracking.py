@@ -1,4 +1,4 @@
-"""The tracking server: reach it, open and close runs, attach files. MetricLog sends metrics from the background."""
+"""The tracking server: reach it, open and close runs, attach files; MetricLog sends metrics to it."""
 
 from __future__ import annotations
 
@@ -53,10 +53,11 @@ def redact(uri: str) -> str:
 
 
 def secure_environment() -> None:
-    """Set what every process of ours wants of MLflow: no pickle on loading, no telemetry, no migration chatter."""
+    """Set what our processes want of MLflow: no pickle on loading, no telemetry, no chatter of migrations."""
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for chatty in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager
@@ -78,8 +79,8 @@ def _short_retries() -> Iterator[None]:
 def connect(uri: str | None = None) -> MlflowClient:
     """A client of the tracking server that has answered. `uri` defaults to `tracking_uri()`.
 
-    Raises BadInput for a store of the wrong kind and, within 30 seconds, OperationalError for one that does not
-    answer or refuses us; no message holds the password.
+    Raises BadInput for a store of the wrong kind and, within 30 seconds, OperationalError for one that does
+    not answer or refuses us; no message holds the password.
     """
     uri = uri or tracking_uri()
     secure_environment()
@@ -90,11 +91,12 @@ def connect(uri: str | None = None) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:
-        raise OperationalError(_explain(uri, error)) from None
+        raise OperationalError(explain(uri, error)) from None
     return client
 
 
-def _explain(uri: str, error: Exception) -> str:
+def explain(uri: str, error: Exception) -> str:
+    """One line for an error of the tracking server, without the password."""
     password = urlsplit(uri).password
     cause = " ".join(str(error).split())
     cause = cause.replace(password, "***") if password else cause
@@ -127,7 +129,7 @@ def experiment_id(client: MlflowClient) -> str:
 
 
 def _artifact_location(uri: str) -> str | None:
-    """Beside a SQLite file, absolute, so that it does not depend on the working directory; else the server's."""
+    """Beside a SQLite file (MLflow's own default follows the working directory), else the server's."""
     if not uri.startswith("sqlite:///"):
         return None
     return Path(uri.removeprefix("sqlite:///")).with_name("mlartifacts").as_uri()
@@ -187,9 +189,7 @@ def close_run(run_id: str, status: Status) -> bool:
         return True
     except Exception as error:
         spool_status(run_id, status)
-        _warn(
-            f"status {status} of run {run_id} not recorded: {_explain(uri, error)}; later: python -m pipelines.replay"
-        )
+        _warn(f"run {run_id} not marked {status}: {explain(uri, error)}; later: python -m pipelines.replay")
         return False
 
 
@@ -207,7 +207,7 @@ def attach(run_id: str, path: Path, folder: str) -> bool:
         upload(run_id, str(path), folder or None)
         return True
     except Exception as error:
-        _warn(f"{path} not attached to run {run_id}: {_explain(uri, error)}")
+        _warn(f"{path} not attached to run {run_id}: {explain(uri, error)}")
         return False
 
 

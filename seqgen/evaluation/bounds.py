@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from data_prep.config import DataConfig
 from data_prep.errors import BadInput, NumericalError
 from seqgen.config import EvaluateConfig
-from seqgen.data.batches import evaluation_batches
+from seqgen.data.batches import fixed_set
 from seqgen.data.images import ImageSet
 from seqgen.models import SequentialGenerator
 from seqgen.objectives import importance_weighted
@@ -23,7 +23,8 @@ CHUNK = 250  # images at once; a constant because the noise of an image depends 
 Advance = Callable[[int], None]
 
 
-class HeldOut(NamedTuple):
+@dataclass(frozen=True)
+class HeldOut:
     """A split as it is measured: binarised once, each image with its context, in the set's order."""
 
     x: Tensor  # uint8 [N,1,H,W] in {0, 1}
@@ -66,6 +67,20 @@ def estimate(values: Tensor) -> Estimate:
     return Estimate(values.mean().item(), values.std(correction=1).item() / math.sqrt(len(values)))
 
 
+def by_difference(bounds: Tensor, tighter: Tensor, chosen: Tensor) -> Estimate:
+    """The mean over all N images of a bound that is known for n of them only, `tighter` [n] at `chosen` [n].
+
+    The difference estimator of survey sampling: the mean of `bounds` [N] less the mean gain on the chosen images,
+    so that easy or hard chosen images do not shift it. Var = var(tighter)/N + (1/n - 1/N) var(gain).
+    """
+    if len(tighter) < 2:
+        raise BadInput("a standard error needs at least 2 images, not 1; raise evaluate.importance_images")
+    gain = bounds.double()[chosen] - tighter.double()
+    total, known = len(bounds), len(tighter)
+    variance = tighter.double().var() / total + (1 / known - 1 / total) * gain.var()
+    return Estimate((bounds.double().mean() - gain.mean()).item(), math.sqrt(variance.item()))
+
+
 def spread(total: int, count: int) -> Tensor:
     """`min(count, total)` different indices below `total`, evenly spread and always the same. int64."""
     count = min(count, total)
@@ -74,10 +89,9 @@ def spread(total: int, count: int) -> Tensor:
 
 def hold_out(images: ImageSet, data: DataConfig, conditional: bool, seed: int) -> HeldOut:
     """Binarise `images` once and give each its context, all from `seed`."""
-    parts = list(evaluation_batches(images, data, conditional, seed, CHUNK))
-    x = torch.cat([part.to(torch.uint8) for part, _ in parts])
-    contexts = [context.to(torch.uint8) for _, context in parts if context is not None]
-    return HeldOut(x, torch.cat(contexts) if contexts else None, images.concepts.cpu())
+    x, partner = fixed_set(images, data, conditional, seed)
+    x = x.unsqueeze(1).cpu()
+    return HeldOut(x, None if partner is None else x[partner.cpu()], images.concepts.cpu())
 
 
 def foreign_context(held_out: HeldOut, seed: int) -> Tensor | None:
@@ -158,7 +172,7 @@ def measure(
     }
     foreign = foreign_context(held_out, config.seed)
     if foreign is not None:
-        shuffled = free_energies(model, held_out._replace(context=foreign), config.seed, advance).free_energy
+        shuffled = free_energies(model, replace(held_out, context=foreign), config.seed, advance).free_energy
         value = estimate(shuffled - bounds.free_energy)
         metrics |= {
             "bound_shuffled_context": shuffled.mean().item(),
@@ -168,8 +182,9 @@ def measure(
         }
     chosen = spread(len(held_out), config.importance_images)
     k = config.importance_samples
-    weighted = estimate(importance_bounds(model, _take(held_out, chosen), k, config.seed, advance))
-    metrics |= {f"iwae_{k}": weighted.mean, f"iwae_{k}_se": weighted.se, f"iwae_{k}_images": len(chosen)}
+    weighted = importance_bounds(model, _take(held_out, chosen), k, config.seed, advance)
+    tighter = by_difference(bounds.free_energy, weighted, chosen)
+    metrics |= {f"iwae_{k}": tighter.mean, f"iwae_{k}_se": tighter.se, f"iwae_{k}_images": len(chosen)}
     metrics["images"] = len(held_out)
     return Measurement(metrics, bounds.free_energy, bounds.kl)
 
@@ -185,7 +200,9 @@ def _take(held_out: HeldOut, index: Tensor) -> HeldOut:
     return HeldOut(held_out.x[index], context, held_out.concepts[index])
 
 
-def _chunks(held_out: HeldOut, device: torch.device, size: int = CHUNK) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _chunks(
+    held_out: HeldOut, device: torch.device, size: int = CHUNK
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     for start in range(0, len(held_out), size):
         part = slice(start, start + size)
         context = None if held_out.context is None else held_out.context[part].to(device).float()
@@ -199,5 +216,7 @@ def _device(model: SequentialGenerator) -> torch.device:
 def _finite(values: Tensor, what: str) -> Tensor:
     bad = (~torch.isfinite(values)).nonzero()
     if len(bad):
-        raise NumericalError(f"{what} of held-out image {int(bad[0])} is {values[bad[0]].item()}; train again")
+        raise NumericalError(
+            f"{what} of held-out image {int(bad[0])} is {values[bad[0]].item()}; train again"
+        )
     return values

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
 
 from seqgen.config import ModelConfig
-from seqgen.models.observation import bernoulli_log_prob
+from seqgen.models.observation import bernoulli_log_prob, full_precision
 
 
 class State(NamedTuple):
@@ -61,7 +61,7 @@ class Trace(NamedTuple):
 
 def gaussian_kl(mean: Tensor, log_std: Tensor) -> Tensor:
     """KL[N(mean, sigma) || N(0, I)] = 1/2 sum_k (mean^2 + sigma^2 - 1 - 2 log sigma), over the last axis, nats."""
-    mean, log_std = mean.float(), log_std.float()
+    mean, log_std = full_precision(mean), full_precision(log_std)
     return 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(-1)
 
 
@@ -197,7 +197,7 @@ class SequentialGenerator(nn.Module):
         return part.corners(h, self.height, self.width)
 
     def _likelihood(self, canvas: Tensor) -> Independent:
-        return Independent(Bernoulli(logits=self.observation(canvas).float(), validate_args=False), 3)
+        return Independent(Bernoulli(logits=full_precision(self.observation(canvas)), validate_args=False), 3)
 
 
 def _stack(windows: list[Tensor | None]) -> Tensor | None:

@@ -40,7 +40,12 @@ class IdentityObservation(nn.Module):
         return canvas
 
 
+def full_precision(values: Tensor) -> Tensor:
+    """`values` in float32 if they are of less: sums in nats are never taken in half precision."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
-    """log p(x) summed over pixels, in nats, always in float32: [B,1,H,W] and x in [0,1] -> [B]."""
-    logits = logits.float()
+    """log p(x) summed over pixels, in nats: logits [B,1,H,W] and x in [0,1] -> [B]."""
+    logits = full_precision(logits)
     return (x * logits - torch.nn.functional.softplus(logits)).flatten(1).sum(1)

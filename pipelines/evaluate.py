@@ -1,0 +1,169 @@
+"""Measure the trained model on held-out images: bounds in nats with standard errors, and picture sheets."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.errors import BadInput, OperationalError
+from data_prep.files import sync_directory, write_bytes, write_json
+from pipelines.trained import Trained, load_trained
+from pipelines.verb import RecipeOption, SetOption, run
+from seqgen.config import flatten
+
+if TYPE_CHECKING:
+    from data_prep.manifest import Manifest
+    from seqgen.evaluation.bounds import Advance, Measurement
+
+
+def evaluate(recipe: RecipeOption = None, settings: SetOption = None) -> None:
+    """Measure the trained model: held-out bounds with standard errors, KL per step, and picture sheets.
+
+    Writes artifacts/<recipe>/evaluate and attaches it to the run; `--set evaluate.images=500` takes fewer images.
+    """
+    trained = load_trained(recipe, settings or ())
+    metrics = evaluate_trained(trained)
+    for line in lines(metrics):
+        print(line)
+    print(f"written: {trained.places.evaluate}")
+    publish(trained, metrics)
+
+
+def evaluate_trained(trained: Trained) -> dict[str, Any]:
+    """Write artifacts/<recipe>/evaluate, whole or not at all, and return what metrics.json holds."""
+    config = trained.recipe.evaluate
+    for key in ("images", "importance_images"):
+        if getattr(config, key) == 1:
+            raise BadInput(f"evaluate.{key}=1: a standard error needs at least 2 images")
+    manifest = trained.manifest()
+
+    import torch
+
+    from seqgen.data import load_split
+    from seqgen.evaluation import bounds, galleries, pictures
+    from seqgen.models import load_model
+
+    model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    images = load_split(trained.places.shards, config.split, config.images)
+    held_out = bounds.hold_out(images, trained.recipe.data, model.config.conditional, config.seed)
+    print(
+        f"evaluate: {len(held_out)} images of {config.split}, {next(model.parameters()).device}", flush=True
+    )
+    with progress(bounds.passes(held_out, config)) as advance:
+        measurement = bounds.measure(model, held_out, config, advance)
+    sheets = galleries.draw_sheets(model, held_out, config.seed)
+
+    metrics: dict[str, Any] = {config.split: {trained.recipe.data.binarise: measurement.metrics}}
+    with whole_directory(trained.places.evaluate) as directory:
+        _write_numbers(directory, trained, manifest, measurement, metrics)
+        for name, sheet in sheets.items():
+            write_bytes(directory / f"{name}.png", pictures.png(sheet))
+    return metrics
+
+
+def _write_numbers(
+    directory: Path, trained: Trained, manifest: Manifest, measurement: Measurement, metrics: dict[str, Any]
+) -> None:
+    import io
+
+    import numpy as np
+
+    config = trained.recipe.evaluate
+    write_json(directory / "metrics.json", metrics)
+    comparable = {
+        "manifest_digest": manifest.digest,
+        "split": config.split,
+        "binarise": trained.recipe.data.binarise,
+        "seed": config.seed,
+        "images": len(measurement.free_energy),
+        "free_energy": measurement.metrics["bound"],
+    }
+    write_json(directory / "evaluation.json", comparable)
+    stream = io.BytesIO()
+    np.save(stream, measurement.free_energy.float().numpy())
+    write_bytes(directory / "bounds.npy", stream.getvalue())
+    rows = [f"{step},{kl:.6f}" for step, kl in enumerate(measurement.kl_per_step.tolist(), start=1)]
+    write_bytes(directory / "kl_per_step.csv", "\n".join(["step,kl", *rows, ""]).encode())
+
+
+def publish(trained: Trained, metrics: dict[str, Any]) -> None:
+    """Log `metrics` as `test/<binarise>/bound` and so on, and attach the directory, to the training's run.
+
+    Raises OperationalError if the server does not take them; the local files are whole by then.
+    """
+    from pipelines import tracking
+
+    kept = f"the files are kept in {trained.places.evaluate}; run this again when it is up"
+    run_id = trained.run["run_id"]
+    try:
+        client = tracking.connect()
+        for key, value in flatten(metrics).items():
+            client.log_metric(run_id, key.replace(".", "/"), value, step=trained.run["epochs"])
+    except OperationalError as error:
+        raise OperationalError(f"{error}; {kept}") from None
+    except Exception as error:
+        cause = " ".join(str(error).split())
+        raise OperationalError(f"run {run_id}: metrics not logged ({cause}); {kept}") from None
+    if not tracking.attach(run_id, trained.places.evaluate, "evaluate"):
+        raise OperationalError(f"run {run_id}: the tracking server did not take the pictures; {kept}")
+
+
+def lines(metrics: dict[str, Any]) -> list[str]:
+    """The bounds as aligned plain lines."""
+    result = []
+    for split, parts in metrics.items():
+        for binarise, values in parts.items():
+            for name, value in values.items():
+                if name.endswith(("_se", "images")):
+                    continue
+                se = values.get(f"{name}_se")
+                error = "" if se is None else f" ± {se:.2f}"
+                result.append(f"  {split}/{binarise}/{name:<24} {value:9.2f}{error} nats")
+    return result
+
+
+@contextlib.contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """A temporary sibling of `path` to fill; on success it takes the place of `path`, else it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+        sync_directory(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Advance]:
+    """A bar with rate and time left on a terminal, a line at each quarter elsewhere."""
+    if sys.stdout.isatty():
+        from rich.progress import Progress
+
+        with Progress(transient=True) as bar:
+            task = bar.add_task("bounds", total=total)
+            yield lambda images: bar.advance(task, images)
+        return
+    done = 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        before, done = done, done + images
+        if 4 * before // total < 4 * done // total:
+            print(f"evaluate: {100 * done // total} % of the bounds", flush=True)
+
+    yield advance
+
+
+if __name__ == "__main__":
+    run(evaluate)

@@ -1,0 +1,144 @@
+"""What is written down about a search: lines on the terminal, a tracked run for each trial, and how each ended."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from data_prep.manifest import Manifest
+from pipelines import tracking
+from pipelines.space import describe, trial_recipe
+from seqgen.config import Recipe
+
+FINISHED, STOPPED, FAILED = "finished", "asha", "failed"
+OUT_OF_TIME, INTERRUPTED = "out of time", "interrupted"
+_STUDY_TAG, _TRIAL_TAG, _END_TAG = "seqgen.study", "seqgen.trial", "seqgen.stopped_by"
+_STATUS: dict[str, tracking.Status] = {
+    FINISHED: "FINISHED",
+    STOPPED: "FINISHED",
+    FAILED: "FAILED",
+    OUT_OF_TIME: "KILLED",
+    INTERRUPTED: "KILLED",
+}
+_METRICS = ("train/", "valid/", "learning_rate", "grad_norm", "images_per_second", "seconds")
+
+
+class StudyLog(Callback):
+    """Runs in the driver, so that a trial needs no MLflow; the tracking server's trouble never ends a search.
+
+    `ended` says how each trial that ended did; it is part of Tune's saved state and so survives the driver.
+    """
+
+    def __init__(self, recipe: Recipe, manifest: Manifest, study: str, objective: str, trials: int) -> None:
+        """Open the run of the study, or the one that an unfinished study of this name has. Raises OperationalError."""
+        assert recipe.search is not None
+        self.recipe, self.manifest, self.search = recipe, manifest, recipe.search
+        self.objective, self.trials = objective, trials
+        self.stop = threading.Event()
+        self.ended: dict[str, str] = {}
+        self._numbers: dict[str, int] = {}
+        self._logs: dict[str, tracking.MetricLog] = {}
+        self._client = tracking.connect()
+        experiments = [tracking.experiment_id(self._client)]
+        unfinished = f"tags.`{_STUDY_TAG}` = '{study}' and attributes.status != 'FINISHED'"
+        before = self._client.search_runs(experiments, unfinished, max_results=1)
+        run_id = before[0].info.run_id if before else None
+        self.run_id = tracking.open_run(recipe, manifest, run_id=run_id, name=study, kind="study")
+        self._client.set_tag(self.run_id, _STUDY_TAG, study)
+        children = self._client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{self.run_id}'")
+        self._runs = {run.data.tags.get(_TRIAL_TAG, ""): run.info.run_id for run in children}
+
+    def settings(self, trial: Trial) -> dict[str, Any]:
+        """What the trial was given of the space."""
+        return {key: trial.config[key] for key in self.search.space}
+
+    def get_state(self) -> dict[str, Any]:
+        """What a killed driver's successor must know."""
+        return {"ended": dict(self.ended), "numbers": dict(self._numbers)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take over from a killed driver; called before the first trial starts."""
+        self.ended, self._numbers = state["ended"], state["numbers"]
+
+    def number(self, trial: Trial) -> int:
+        """The trial's number, from 1 in the order of their first start."""
+        return self._numbers.setdefault(trial.trial_id, len(self._numbers) + 1)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Pass a request to stop on to Tune, in the one place where it listens and saves its state."""
+        if self.stop.is_set():
+            signal.raise_signal(signal.SIGUSR1)
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Open the trial's run, or its former one after a restart."""
+        self.ended.pop(trial.trial_id, None)
+        self._say(trial, "starts" if not trial.last_result else f"goes on after epoch {trial.last_result['epoch']}")
+        self._tracked(lambda: self._open(trial))
+
+    def _open(self, trial: Trial) -> None:
+        if trial.trial_id in self._logs:
+            return
+        run_id = tracking.open_run(
+            trial_recipe(self.recipe, self.settings(trial)),
+            self.manifest,
+            run_id=self._runs.get(trial.trial_id),
+            parent=self.run_id,
+            name=f"trial {self.number(trial)}",
+            kind="trial",
+        )
+        self._client.set_tag(run_id, _TRIAL_TAG, trial.trial_id)
+        self._runs[trial.trial_id] = run_id
+        self._logs[trial.trial_id] = tracking.MetricLog(self._client.tracking_uri, run_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Log an epoch of a trial."""
+        if self.objective in result:
+            bound = f"bound {result[self.objective]:.2f} nats"
+            self._say(trial, f"epoch {result['epoch']}/{self.search.epochs}, {bound}")
+        if trial.trial_id in self._logs:
+            metrics = {key: value for key, value in result.items() if key.startswith(_METRICS)}
+            self._logs[trial.trial_id].log(metrics, result["epoch"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial did all its epochs, or ASHA stopped it."""
+        done = trial.last_result.get("epoch", 0) >= self.search.epochs
+        self._end(trial, FINISHED if done else STOPPED)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial failed; the search goes on."""
+        lines = str(trial.get_error()).strip().splitlines()
+        self._say(trial, f"failed: {lines[-1] if lines else 'no reason given'}")
+        self._end(trial, FAILED)
+
+    def _end(self, trial: Trial, how: str) -> None:
+        self.ended[trial.trial_id] = how
+        if log := self._logs.pop(trial.trial_id, None):
+            log.close()
+        if run_id := self._runs.get(trial.trial_id):
+            if how in (STOPPED, OUT_OF_TIME):
+                self._tracked(lambda: self._client.set_tag(run_id, _END_TAG, how))
+            tracking.close_run(run_id, _STATUS[how])
+
+    def close_trials(self, trials: Iterable[Trial]) -> None:
+        """End what did not end by itself: the time is up, or the search was asked to stop."""
+        for trial in trials:
+            if trial.trial_id not in self.ended:
+                self._end(trial, INTERRUPTED if self.stop.is_set() else OUT_OF_TIME)
+
+    def _say(self, trial: Trial, what: str) -> None:
+        number = f"trial {self.number(trial)}/{self.trials}"
+        print(f"{number} ({describe(self.settings(trial))}): {what}", flush=True)
+
+    def _tracked(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except Exception as error:
+            print(f"warning: tracking: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)

@@ -1,0 +1,75 @@
+"""What the train stage left: the settings that were trained, the run, the model; for the verbs after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import BadInput
+from data_prep.manifest import Manifest, read_manifest
+from pipelines.recipe import Places, load_recipe, places
+from seqgen.config import Recipe, build_recipe, flatten, parse_assignment
+
+_LATER = ("evaluate.", "register.")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`recipe` has the data, model and training as trained, and evaluation and registry as asked for now."""
+
+    recipe: Recipe
+    run: dict[str, Any]
+    places: Places
+
+    @property
+    def model(self) -> Path:
+        """The directory `load_model` reads."""
+        return self.places.train / "model"
+
+    def manifest(self) -> Manifest:
+        """The manifest of the shards, which must be those that were trained on. Raises BadInput."""
+        manifest = read_manifest(self.places.shards)
+        if manifest.digest != self.run["manifest_digest"]:
+            raise BadInput(
+                f"{self.places.shards}: other shards (manifest {manifest.digest[:12]}) than the model was trained on "
+                f"({self.run['manifest_digest'][:12]}); run `python -m pipelines.train --recipe {self.recipe.name}`"
+            )
+        return manifest
+
+
+def load_trained(name: str | None, assignments: Iterable[str] = ()) -> Trained:
+    """Read artifacts/<recipe>/train. `name` and `assignments` as in `load_recipe`.
+
+    A setting given with --set that differs from what was trained is refused, unless it is one of the
+    evaluation's or the registry's. Raises BadInput, also if nothing was trained.
+    """
+    assignments = list(assignments)
+    asked = load_recipe(name, assignments)
+    where = places(asked)
+    path = where.train / "recipe.json"
+    remedy = f"run `python -m pipelines.train --recipe {asked.name}`"
+    tree, run = _read(path, remedy), _read(where.train / "run.json", remedy)
+    recipe = build_recipe(tree, str(path))
+    trained = flatten(recipe.model_dump(mode="json", by_alias=True))
+    for key, value in map(parse_assignment, assignments):
+        if not key.startswith(_LATER) and trained.get(key) != value:
+            raise BadInput(
+                f"--set {key}={value}: the model was trained with {trained.get(key)}; {remedy} with it"
+            )
+    later = {"evaluate": asked.evaluate, "register_": asked.register_}
+    return Trained(recipe.model_copy(update=later), run, where)
+
+
+def _read(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: nothing was trained here; {remedy}") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: not readable as JSON ({error}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: not a JSON object; {remedy}")
+    return value

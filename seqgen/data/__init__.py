@@ -1,0 +1,8 @@
+"""Manifest and shards to batches in memory: every batch is a pure function of (seed, epoch, step)."""
+
+from __future__ import annotations
+
+from seqgen.data.batches import Batch, TrainingBatches, evaluation_batches
+from seqgen.data.images import ImageSet, load_split
+
+__all__ = ["Batch", "ImageSet", "TrainingBatches", "evaluation_batches", "load_split"]

@@ -1,0 +1,176 @@
+"""What a step sees, as a pure function of (seed, epoch, step): order, binarisation, partners, noise.
+
+Everything is drawn for the global batch and then sliced by rank, so that the trajectory does not depend on
+the number of workers, and to resume is arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_prep.config import Binarise, DataConfig
+from data_prep.errors import BadInput
+from seqgen.data.images import ImageSet
+
+_CHUNK = 1024
+
+
+class Batch(NamedTuple):
+    """x, context: float32 [B,1,H,W] in {0,1} (None if unconditional); noise: [T,B,K] ~ N(0,I)."""
+
+    x: Tensor
+    context: Tensor | None
+    noise: Tensor
+
+
+class FixedSet(NamedTuple):
+    """A set binarised once: x uint8 [N,H,W] in {0,1}; partner int64 [N], the context's index, or None."""
+
+    x: Tensor
+    partner: Tensor | None
+
+
+def generator_at(device: torch.device, *position: int | str) -> torch.Generator:
+    """A generator on `device` seeded by `position`, for example (seed, "step", epoch, step)."""
+    digest = hashlib.sha256(repr(position).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big"))
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of `count` images in an epoch: a permutation, int64 [count], the same on every device."""
+    return torch.randperm(count, generator=generator_at(torch.device("cpu"), seed, "order", epoch))
+
+
+def steps_per_epoch(count: int, batch: int) -> int:
+    """Full global batches in an epoch; the rest is left out. Raises BadInput if there is none."""
+    if count < batch:
+        raise BadInput(f"train.batch={batch} exceeds the {count} training images: choose a smaller batch")
+    return count // batch
+
+
+def binarise(images: Tensor, levels: int, how: Binarise, generator: torch.Generator | None) -> Tensor:
+    """uint8 [B,H,W] -> float32 [B,1,H,W] in {0,1}.
+
+    `static` takes bits as they are, `threshold` is grey > 0.5, `dynamic` draws Bernoulli(grey).
+    """
+    if (levels == 2) != (how == "static"):
+        raise BadInput(f"data.binarise={how} does not fit images of {levels} levels; shard the set again")
+    images = images.unsqueeze(1)
+    if how == "static":
+        return images.float()
+    if how == "threshold":
+        return (images > 127).float()
+    uniform = torch.rand(images.shape, generator=generator, device=images.device)
+    return (uniform < images.float() / 255).float()
+
+
+class Partners:
+    """Draws, for images of a set, another drawing of the same concept, uniformly over the others."""
+
+    def __init__(self, images: ImageSet) -> None:
+        """Raises BadInput if an image has no concept, or is the only drawing of its concept."""
+        concepts = images.concepts
+        if bool((concepts < 0).any()):
+            raise BadInput(
+                "model.conditional=true: the set has images of unknown concept; use a set with classes"
+            )
+        present, group, count = concepts.unique(return_inverse=True, return_counts=True)
+        if int(count.min()) < 2:
+            name = images.concept_names[int(present[count.argmin()])]
+            raise BadInput(f"model.conditional=true: concept {name!r} has one drawing, a pair needs two")
+        self._order = concepts.argsort(stable=True)
+        start = (count.cumsum(0) - count)[group]
+        self._start, self._count = start, count[group]
+        place = torch.empty_like(self._order)
+        place[self._order] = torch.arange(len(place), device=place.device)
+        self._place = place - start
+
+    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Partners of the images at `index`: int64, the same shape, never the image itself."""
+        start, count, place = self._start[index], self._count[index], self._place[index]
+        uniform = torch.rand(index.shape, generator=generator, device=index.device, dtype=torch.float64)
+        shift = 1 + (uniform * (count - 1)).long().clamp(max=count - 2)
+        return self._order[start + (place + shift) % count]
+
+
+class TrainingBatches:
+    """The batches of a training run, for one rank of `size`.
+
+    `noise_shape` is (T, B, K) of the global batch B.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        data: DataConfig,
+        noise_shape: tuple[int, int, int],
+        *,
+        conditional: bool,
+        seed: int,
+        rank: int = 0,
+        size: int = 1,
+    ) -> None:
+        """Raises BadInput if the batch does not fit the set, the ranks or the pairs asked for."""
+        self._images, self._how, self._seed = images, data.binarise, seed
+        self._noise_shape, self._batch = noise_shape, noise_shape[1]
+        if self._batch % size:
+            raise BadInput(f"train.batch={self._batch} is not divisible by {size} workers: choose a multiple")
+        self.steps = steps_per_epoch(len(images), self._batch)
+        share = self._batch // size
+        self._mine = slice(rank * share, (rank + 1) * share)
+        self._partners = Partners(images) if conditional else None
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def at(self, epoch: int, step: int) -> Batch:
+        """This rank's slice of the global batch `step` (0-based) of `epoch` (0-based)."""
+        images = self._images
+        if epoch != self._epoch:
+            self._order = epoch_order(len(images), self._seed, epoch).to(images.images.device)
+            self._epoch = epoch
+        index = self._order[step * self._batch : (step + 1) * self._batch]
+        generator = generator_at(images.images.device, self._seed, "step", epoch, step)
+        noise = torch.randn(self._noise_shape, generator=generator, device=index.device)
+        x = binarise(images.images[index], images.levels, self._how, generator)
+        context = None
+        if self._partners is not None:
+            partner = self._partners.draw(index, generator)
+            context = binarise(images.images[partner], images.levels, self._how, generator)[self._mine]
+        return Batch(x[self._mine], context, noise[:, self._mine].contiguous())
+
+
+def fixed_set(images: ImageSet, data: DataConfig, conditional: bool, seed: int) -> FixedSet:
+    """The set as it is evaluated: binarised once and paired once from `seed`, whatever the batch."""
+    device = images.images.device
+    generator = generator_at(device, seed, "binarise")
+    parts = [
+        binarise(chunk, images.levels, data.binarise, generator).squeeze(1).to(torch.uint8)
+        for chunk in images.images.split(_CHUNK)
+    ]
+    if not conditional:
+        return FixedSet(torch.cat(parts), None)
+    everyone = torch.arange(len(images), device=device)
+    return FixedSet(torch.cat(parts), Partners(images).draw(everyone, generator_at(device, seed, "partner")))
+
+
+def evaluation_batches(
+    images: ImageSet, data: DataConfig, conditional: bool, seed: int, batch: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """(x, context), each float32 [b,1,H,W], over the set in its order, every image exactly once."""
+    fixed = fixed_set(images, data, conditional, seed)
+    for x, partner in zip(
+        fixed.x.split(batch),
+        fixed.partner.split(batch) if fixed.partner is not None else _nothing(),
+        strict=False,
+    ):
+        context = None if partner is None else fixed.x[partner].unsqueeze(1).float()
+        yield x.unsqueeze(1).float(), context
+
+
+def _nothing() -> Iterator[None]:
+    while True:
+        yield None

@@ -1,0 +1,131 @@
+"""A checkpoint: all that a run needs to go on with the same bits. Nothing in it runs code when it is loaded.
+
+    model.safetensors      the weights
+    average.safetensors    their average
+    optimiser.pt           Adam's moments
+    index.json             position, settings, sha256 of every file
+
+Order, binarisation, partners and noise follow from the position, so there is no other random state to keep.
+The index is written last: a directory without one is not a checkpoint.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+import seqgen
+from data_prep.errors import BadInput, OperationalError
+from data_prep.files import file_sha256, write_bytes, write_json
+
+INDEX = "index.json"
+_MODEL, _AVERAGE, _OPTIMISER = "model.safetensors", "average.safetensors", "optimiser.pt"
+_FORMAT = "seqgen-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: completed epochs, optimiser steps taken, and the seed of all its randomness."""
+
+    epoch: int
+    step: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What a run changes: the weights, their average, the optimiser's state."""
+
+    model: nn.Module
+    average: nn.Module
+    optimiser: torch.optim.Optimizer
+
+
+def save_checkpoint(
+    directory: Path, trainee: Trainee, position: Position, settings: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint into `directory`; files that already lie there become part of it."""
+    write_bytes(directory / _MODEL, _weights(trainee.model))
+    write_bytes(directory / _AVERAGE, _weights(trainee.average))
+    state = io.BytesIO()
+    torch.save(trainee.optimiser.state_dict(), state)
+    write_bytes(directory / _OPTIMISER, state.getvalue())
+    files = {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.name != INDEX}
+    index = {
+        "format": _FORMAT,
+        "version": seqgen.__version__,
+        "position": asdict(position),
+        "settings": dict(settings),
+        "files": files,
+    }
+    write_json(directory / INDEX, index)
+
+
+def read_index(directory: Path) -> dict[str, Any]:
+    """The index of a complete, undamaged checkpoint.
+
+    Raises OperationalError naming the file that is missing or altered, BadInput for another format.
+    """
+    path = directory / INDEX
+    try:
+        index = json.loads(path.read_text())
+        made, written_by, files = index["format"], index["version"], dict(index["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OperationalError(
+            f"{path}: missing or damaged, so this is no complete checkpoint: {error}"
+        ) from None
+    if made != _FORMAT:
+        raise BadInput(
+            f"{path}: format {made!r}, made by seqgen {written_by}; "
+            f"this is seqgen {seqgen.__version__}, which reads {_FORMAT}"
+        )
+    for name, digest in files.items():
+        file = directory / name
+        if not file.is_file() or file_sha256(file) != digest:
+            raise OperationalError(f"{file}: missing or damaged (sha256 is not the one in {INDEX})")
+    return index
+
+
+def load_checkpoint(directory: Path, trainee: Trainee, settings: Mapping[str, Any], seed: int) -> Position:
+    """Fill `trainee` from a checkpoint made with the same `settings` and `seed`; returns its position.
+
+    Raises OperationalError if a file is damaged, BadInput, naming the settings, if the run was another one.
+    """
+    index = read_index(directory)
+    before = {**index["settings"], "train.seed": index["position"]["seed"]}
+    now = {**settings, "train.seed": seed}
+    changed = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise BadInput(f"{directory}: made with other settings ({'; '.join(changed)}); start a new run")
+    trainee.model.load_state_dict(load_tensors((directory / _MODEL).read_bytes()))
+    trainee.average.load_state_dict(load_tensors((directory / _AVERAGE).read_bytes()))
+    device = next(trainee.model.parameters()).device
+    trainee.optimiser.load_state_dict(
+        torch.load(directory / _OPTIMISER, map_location=device, weights_only=True)
+    )
+    return Position(**index["position"])
+
+
+def load_average(directory: Path, model: nn.Module) -> None:
+    """Fill `model` with a checkpoint's averaged weights. Raises OperationalError if a file is damaged."""
+    read_index(directory)
+    model.load_state_dict(load_tensors((directory / _AVERAGE).read_bytes()))
+
+
+def _weights(model: nn.Module) -> bytes:
+    return save_tensors(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    )

@@ -1,0 +1,222 @@
+"""The training loop: the same steps, and on a CPU the same bits, whether or not it was interrupted."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_prep.config import DataConfig
+from data_prep.errors import NumericalError
+from seqgen.config import TrainConfig
+from seqgen.data.batches import Batch, TrainingBatches, fixed_set, generator_at
+from seqgen.data.images import ImageSet
+from seqgen.models.generator import Bound, SequentialGenerator
+from seqgen.training.checkpoint import Position, Trainee, load_checkpoint, save_checkpoint
+from seqgen.training.schedule import average_decay, kl_weight, learning_rate
+from seqgen.training.world import World
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run after an epoch: completed epochs and optimiser steps, and the metrics (nats per image)."""
+
+    epoch: int
+    step: int
+    metrics: dict[str, float]
+    last: bool
+
+
+SaveFn = Callable[[Path], None]
+OnEpoch = Callable[[Progress, SaveFn], bool | None]
+
+
+def fit(
+    model: SequentialGenerator,
+    train: ImageSet,
+    valid: ImageSet | None,
+    data: DataConfig,
+    config: TrainConfig,
+    *,
+    world: World | None = None,
+    resume: Path | None = None,
+    on_epoch: OnEpoch | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> SequentialGenerator:
+    """Minimise the free energy over `train` and return the averaged weights, the same on every rank.
+
+    `on_epoch(progress, save)` is called on every rank after each epoch: `save(directory)` writes a complete
+    checkpoint (one rank is enough), and True from any rank stops the run. `resume` is such a directory;
+    `settings` says what else must not have changed since (digests of the run). Of `config`, the caller
+    sees to `workers`, `checkpoint_every` and `max_failures`.
+
+    Raises BadInput (batch and data do not fit, another run's checkpoint), OperationalError (damaged
+    checkpoint), NumericalError before the step that a non-finite gradient would spoil.
+    """
+    world = world or World()
+    run = _Run(model.to(world.device), train.to(world.device), data, config, world)
+    held_out = None if valid is None else _HeldOut(valid, data, run.average, config, world)
+    bound_to = {
+        **{f"model.{key}": value for key, value in model.config.model_dump().items()},
+        **(settings or {}),
+    }
+    start = 0
+    if resume is not None:
+        start = load_checkpoint(resume, run.trainee, bound_to, config.seed).epoch
+
+    for epoch in range(start, config.epochs):
+        began = time.monotonic()
+        metrics = run.epoch(epoch)
+        done, last = epoch + 1, epoch + 1 == config.epochs
+        if held_out is not None and (last or done % config.evaluate_every == 0):
+            metrics[f"valid/{data.binarise}/free_energy"] = held_out.free_energy()
+        metrics["seconds"] = time.monotonic() - began
+        if on_epoch is None:
+            continue
+        position = Position(done, done * run.batches.steps, config.seed)
+
+        def save(directory: Path, position: Position = position) -> None:
+            save_checkpoint(directory, run.trainee, position, bound_to)
+
+        if world.any(bool(on_epoch(Progress(done, position.step, metrics, last), save))):
+            break
+    return run.average
+
+
+class _Run:
+    """The state of a training run and its step."""
+
+    def __init__(
+        self, model: SequentialGenerator, train: ImageSet, data: DataConfig, config: TrainConfig, world: World
+    ) -> None:
+        self.config, self.world = config, world
+        self.batches = TrainingBatches(
+            train,
+            data,
+            model.noise_shape(config.batch),
+            conditional=model.config.conditional,
+            seed=config.seed,
+            rank=world.rank,
+            size=world.size,
+        )
+        self.total = config.epochs * self.batches.steps
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.forward: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+        if world.size > 1:  # also gives every rank the first one's weights
+            self.forward = nn.parallel.DistributedDataParallel(
+                self.forward, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.averages: list[Tensor] = list(self.average.parameters())
+        optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
+        self.trainee = Trainee(model, self.average, optimiser)
+        if world.size > 1:
+            # After its first backward pass DDP orders its buckets anew, and with them its sums. Spend one
+            # pass on that, so that a resumed run adds in the same order as one that was not interrupted.
+            self._loss(self.batches.at(0, 0), 0)[0].backward()
+            optimiser.zero_grad()
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Train one epoch (0-based); the means of its metrics over all images and ranks."""
+        steps, device = self.batches.steps, self.world.device
+        sums = torch.zeros(2, device=device, dtype=torch.float64)
+        norms, began, rate = 0.0, time.monotonic(), 0.0
+        self.trainee.model.train()
+        for index in range(steps):
+            step = epoch * steps + index
+            loss, parts = self._loss(self.batches.at(epoch, index), step)
+            loss.backward()
+            norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
+            if not math.isfinite(norm):  # the same on all ranks: the gradient is summed over them
+                raise NumericalError(
+                    f"the gradient is not finite ({norm}) at epoch {epoch + 1}, step {step}, "
+                    f"seed {self.config.seed}; no step taken. "
+                    f"Lower train.learning_rate={self.config.learning_rate:g}"
+                )
+            rate = self._advance(step)
+            sums += parts
+            norms += norm
+        seconds = time.monotonic() - began
+        kl, log_likelihood = (self.world.sum(sums) / (steps * self.world.size)).tolist()
+        return {
+            "train/free_energy": kl - log_likelihood,
+            "train/kl": kl,
+            "train/log_likelihood": log_likelihood,
+            "learning_rate": rate,
+            "grad_norm": norms / steps,
+            "images_per_second": steps * self.config.batch / seconds,
+        }
+
+    def _loss(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """The loss, and [mean KL, mean log-likelihood] of this rank's images."""
+        bound = _evaluate(self.forward, batch, self.config, self.world)
+        kl, log_likelihood = bound.kl.float().sum(0), bound.log_likelihood.float()
+        loss = (kl_weight(step, self.config) * kl - log_likelihood).mean()
+        return loss, torch.stack([kl.mean(), log_likelihood.mean()]).detach().double()
+
+    def _advance(self, step: int) -> float:
+        """Step the optimiser and the average; returns the learning rate used."""
+        optimiser = self.trainee.optimiser
+        rate = learning_rate(step, self.total, self.config)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.step()
+        optimiser.zero_grad()
+        with torch.no_grad():
+            decay = average_decay(step, self.config.ema)
+            torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+        return rate
+
+
+class _HeldOut:
+    """The bound of the averaged weights over the held-out set, every image once, always the same noise."""
+
+    def __init__(
+        self,
+        valid: ImageSet,
+        data: DataConfig,
+        average: SequentialGenerator,
+        config: TrainConfig,
+        world: World,
+    ) -> None:
+        conditional = average.config.conditional
+        self.fixed = fixed_set(valid.to(world.device), data, conditional, config.seed)
+        self.noise_shape = average.noise_shape(config.batch)
+        self.model: nn.Module = torch.compile(average) if config.compile else average  # type: ignore[assignment]
+        self.config, self.world = config, world
+
+    @torch.no_grad()
+    def free_energy(self) -> float:
+        """The mean free energy in nats; the ranks share each batch, the last is filled up and masked."""
+        x, partner = self.fixed
+        count, batch, device = len(x), self.config.batch, self.world.device
+        share = batch // self.world.size
+        mine = slice(self.world.rank * share, (self.world.rank + 1) * share)
+        total = torch.zeros(1, dtype=torch.float64, device=device)
+        for start in range(0, count, batch):
+            noise = torch.randn(
+                self.noise_shape,
+                generator=generator_at(device, self.config.seed, "held out", start),
+                device=device,
+            )
+            place = torch.arange(start, start + batch, device=device)[mine]
+            index = place.clamp(max=count - 1)
+            context = None if partner is None else x[partner[index]].unsqueeze(1).float()
+            inputs = Batch(x[index].unsqueeze(1).float(), context, noise[:, mine].contiguous())
+            bound = _evaluate(self.model, inputs, self.config, self.world)
+            free_energy = bound.kl.double().sum(0) - bound.log_likelihood.double()
+            total += torch.where(place < count, free_energy, 0).sum()
+        return float(self.world.sum(total)) / count
+
+
+def _evaluate(model: nn.Module, batch: Batch, config: TrainConfig, world: World) -> Bound:
+    """The bound in the chosen precision."""
+    with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        return model(*batch)

@@ -1,0 +1,96 @@
+"""The bounds against log p(x) itself, integrated by quadrature on a model of two latents."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from seqgen.config import ModelConfig
+from seqgen.models import build
+from seqgen.objectives import free_energy, importance_weighted
+
+
+@pytest.fixture(params=["spatial-transformer", "gaussian", "full"])
+def tiny(request):
+    """H = W = 2, K = 1, T = 2, with weights large enough that z matters and q is not p."""
+    torch.manual_seed(3)
+    config = ModelConfig(
+        steps=2, latents=1, hidden=6, read_size=2, write_size=2, attention=request.param, conditional=True
+    )
+    model = build(config, 2, 2, 0.5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+    x = torch.tensor([[1.0, 0, 1, 1], [0, 0, 1, 0]]).view(2, 1, 2, 2)
+    return model, x, 1 - x
+
+
+def quadrature_log_p(model, x, context, nodes: int = 40) -> torch.Tensor:
+    """log of the double integral of p(x | z_1, z_2) N(z_1) N(z_2), Gauss-Hermite."""
+    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    z1, z2 = (torch.tensor(g.ravel(), dtype=torch.float32) for g in np.meshgrid(points, points))
+    log_weight = torch.tensor(np.log(np.outer(weights, weights)).ravel() - math.log(2 * math.pi))
+    values = []
+    for image, given in zip(x, context, strict=True):
+        batch = len(z1)
+        likelihood = model.decode(torch.stack([z1, z2])[:, :, None], given.expand(batch, 1, 2, 2))
+        values.append((likelihood.log_prob(image.expand(batch, 1, 2, 2)).double() + log_weight).logsumexp(0))
+    return torch.stack(values).float()
+
+
+@torch.no_grad()
+def test_free_energy_bounds_log_p_and_importance_weights_reach_it(tiny):
+    model, x, context = tiny
+    log_p = quadrature_log_p(model, x, context)
+    generator = torch.Generator().manual_seed(0)
+    many = 5_000
+    bound = free_energy(model, x.repeat(many, 1, 1, 1), context.repeat(many, 1, 1, 1), generator)
+    mean = bound.view(many, 2).mean(0)
+    error = bound.view(many, 2).std(0) / many**0.5
+    assert (mean > -log_p + 3 * error).all(), "F must lie above -log p(x) when q is not the true posterior"
+
+    tight = importance_weighted(model, x, context, 40_000, generator, chunk=20_000)
+    torch.testing.assert_close(tight, log_p, atol=0.02, rtol=0)
+
+
+@torch.no_grad()
+def test_the_quadrature_sums_to_one_over_all_images(tiny):
+    model, _, context = tiny
+    images = torch.tensor([[i >> b & 1 for b in range(4)] for i in range(16)], dtype=torch.float32)
+    log_p = quadrature_log_p(model, images.view(16, 1, 2, 2), context[:1].expand(16, 1, 2, 2))
+    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-3)
+
+
+@torch.no_grad()
+def test_importance_bound_tightens_with_k(tiny):
+    model, x, context = tiny
+    generator = torch.Generator().manual_seed(1)
+    x, context = x.repeat(1500, 1, 1, 1), context.repeat(1500, 1, 1, 1)
+    draws = [importance_weighted(model, x, context, k, generator).view(-1, 2) for k in (1, 5, 50)]
+    values = [draw.mean(0) for draw in draws]
+    assert (values[0] < values[1]).all()
+    assert (values[1] < values[2]).all()
+    # k = 1 is the free energy with the KL sampled: the same mean.
+    f = free_energy(model, x, context, generator).view(-1, 2)
+    error = ((draws[0].var(0) + f.var(0)) / len(f)).sqrt()
+    assert ((-values[0] - f.mean(0)).abs() < 4 * error).all()
+
+
+@torch.no_grad()
+def test_chunks_do_not_change_the_estimate_and_no_weight_overflows():
+    torch.manual_seed(0)
+    model = build(ModelConfig(steps=3, hidden=8, read_size=3, write_size=3), 12, 12, 0.5)
+    x = torch.rand(5, 1, 12, 12).round()
+    whole, parts = (
+        importance_weighted(model, x, None, 24, torch.Generator().manual_seed(0), chunk=chunk)
+        for chunk in (5 * 24, 5 * 24 * 10)
+    )
+    torch.testing.assert_close(whole, parts)
+    # log p of about -100 nats an image: e^-100 underflows float32, the bound does not.
+    assert whole.isfinite().all()
+    assert (whole < -50).all()
+    small = importance_weighted(model, x, None, 24, torch.Generator().manual_seed(0), chunk=7)
+    assert (small - whole).abs().max() < 20

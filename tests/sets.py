@@ -1,0 +1,84 @@
+"""Tiny sharded sets for tests, written with the project's own writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.config import DataConfig
+from data_prep.files import file_sha256
+from data_prep.manifest import Manifest, Shard, SourceFile, SplitIndex
+from data_prep.shards import encode_sample, write_shard
+
+SIZE = 28
+Sample = tuple[np.ndarray, dict[str, Any]]
+
+
+def write_digits(directory: Path, counts: dict[str, int] | None = None, seed: int = 0) -> np.ndarray:
+    """A grey set of bars of four classes, in chunks of 16; returns the training images uint8 [N,28,28]."""
+    rng = np.random.default_rng(seed)
+    splits: dict[str, list[Sample]] = {}
+    for split, count in (counts or {"train": 64, "valid": 20, "test": 20}).items():
+        labels = np.arange(count) % 4
+        images = np.zeros((count, SIZE, SIZE), np.uint8)
+        for number, label in enumerate(labels):
+            images[number, 4 + 5 * label : 8 + 5 * label, 5:23] = rng.integers(150, 256)
+        splits[split] = [
+            (images[at : at + 16], {"labels": [int(label) for label in labels[at : at + 16]]})
+            for at in range(0, count, 16)
+        ]
+    return _write(directory, DataConfig(source="mnist-5k", size=SIZE, binarise="dynamic"), splits, 256)
+
+
+def write_strokes(directory: Path, seed: int = 0) -> np.ndarray:
+    """A two-level set of characters with 4 drawings each; returns the training images uint8 [N,28,28]."""
+    rng = np.random.default_rng(seed)
+    splits: dict[str, list[Sample]] = {}
+    for split, alphabets in {"train": ("A0", "A1"), "valid": ("A2",), "test": ("A3",)}.items():
+        splits[split] = []
+        for alphabet in alphabets:
+            for number in range(4):
+                images = np.zeros((4, SIZE, SIZE), np.uint8)
+                row, column = rng.integers(3, 20, 2)
+                for drawing in images:
+                    drawing[row : row + 5, 2:26] = 1
+                    drawing[2:26, column + rng.integers(0, 3)] = 1
+                meta = {"alphabet": alphabet, "character": f"c{number}", "concept": f"{alphabet}/c{number}"}
+                splits[split].append((images, {**meta, "drawers": [1, 2, 3, 4]}))
+    data = DataConfig(source="omniglot-strokes", size=SIZE, split="30-20", binarise="static")
+    return _write(directory, data, splits, 2)
+
+
+def _write(directory: Path, data: DataConfig, splits: dict[str, list[Sample]], levels: int) -> np.ndarray:
+    directory.mkdir(parents=True, exist_ok=True)
+    index = {}
+    for split, samples in splits.items():
+        name = f"{split}-000000.tar"
+        empty = dict.fromkeys(("alphabet", "character", "concept", "drawers", "labels"))
+        encoded = [encode_sample(i, levels, {"dataset": "test", **empty, **m}) for i, m in samples]
+        write_shard(directory / name, [(f"{k:06d}", *pair) for k, pair in enumerate(encoded)])
+        images = sum(len(i) for i, _ in samples)
+        path = directory / name
+        shard = Shard(
+            name=name,
+            sha256=file_sha256(path),
+            bytes=path.stat().st_size,
+            samples=len(samples),
+            images=images,
+        )
+        concepts = {m["concept"] for _, m in samples if "concept" in m} or set("0123")
+        index[split] = SplitIndex(images=images, concepts=tuple(sorted(concepts)), shards=(shard,))
+    train = np.concatenate([images for images, _ in splits["train"]])
+    Manifest(
+        title="test set",
+        data=data,
+        height=SIZE,
+        width=SIZE,
+        levels=levels,  # type: ignore[arg-type]
+        mean=float(train.mean() / (levels - 1)),
+        sources=(SourceFile(name="none", sha256="0" * 64),),
+        splits=index,
+    ).write(directory)
+    return train
