@@ -48,7 +48,7 @@ def read_digits(data: DataConfig, files: dict[str, Path]) -> dict[str, Labelled]
 def pairs_of_digits(digits: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Multi-MNIST: as many canvases as digits, uint8 [N, 64, 64] in {0, 1}.
 
-    On each lie two different digits of `digits` uint8 [N, 28, 28], at places uniform over those where they fit,
+    On each lie two different digits of `digits` uint8 [N, 28, 28], at uniform places among those that fit,
     ink > 0.5, joined by OR (they may overlap).
     """
     count = len(digits)
@@ -76,7 +76,7 @@ def _mnist(files: dict[str, Path]) -> dict[str, Labelled]:
 
 
 def _mnist_5k(path: Path) -> dict[str, Labelled]:
-    """Of each class the first 400 digits in the file's order, the next 50 and the last 50, classes in turn."""
+    """Of each class the first 400 digits in the file's order, the next 50, the last 50; classes in turn."""
     try:
         table = np.loadtxt(io.BytesIO(gzip.decompress(path.read_bytes())), delimiter=",", dtype=np.int64)
     except (OSError, EOFError, zlib.error, ValueError) as error:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from data_prep.errors import OperationalError
 
 
 @contextlib.contextmanager
@@ -29,6 +33,41 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, durably: its bytes first, then the name."""
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def directory_writer(path: Path) -> Iterator[Path]:
+    """Give an empty directory beside `path` to fill; on success it takes the place of `path`, else it goes.
+
+    One writer at a time; what a killed one left is removed. Raises OperationalError while another writes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building, old = (path.with_name(f".{path.name}.{state}") for state in ("building", "old"))
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OperationalError(f"{path}: another process is writing it; wait for it to end") from None
+        for leftover in (building, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        building.mkdir()
+        try:
+            yield building
+            if path.exists():
+                path.replace(old)
+            building.replace(path)
+            sync_directory(path.parent)
+        finally:
+            for leftover in (building, old):
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -12,7 +12,7 @@ _COVERED = (2, 5)  # a pixel of 28 x 28 is ink where ink covers at least 2/5 of 
 def shrink(drawings: np.ndarray, size: int) -> np.ndarray:
     """Ink bool [n, 105, 105] to uint8 [n, size, size] in {0, 1}; size 52 or 28.
 
-    52: the top row and left column are dropped, which over all of Omniglot hold the least ink of the four edges
+    52: the top row and left column are dropped, which over all of Omniglot hold the least ink of the edges
     (553 and 243 pixels of 32,460 drawings), then each pixel is the maximum of 2 x 2. 28: each pixel covers
     3.75 x 3.75 of the drawing and is ink where at least 2/5 of that area is.
     """

@@ -19,7 +19,7 @@ def split_characters(
 ) -> dict[str, list[Character]]:
     """The characters of train, valid and test, each sorted by alphabet and name.
 
-    weak: the first three characters of every alphabet are the test. 30-20: the evaluation archive is the test.
+    weak: the first three characters of every alphabet are the test. 30-20: the evaluation archive is it.
     40-10 and 45-5: its first 10 or 15 alphabets in code point order are trained on too. Raises BadInput.
     """
     shared = {c.alphabet for c in background} & {c.alphabet for c in evaluation}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def evaluate(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     """Measure the trained model: held-out bounds with standard errors, KL per step, and picture sheets.
 
-    Writes artifacts/<recipe>/evaluate and attaches it to the run; `--set evaluate.images=500` takes fewer images.
+    Writes artifacts/<recipe>/evaluate and attaches it to the run. `--set evaluate.images=500` takes fewer.
     """
     trained = load_trained(recipe, settings or ())
     metrics = evaluate_trained(trained)
@@ -51,9 +51,8 @@ def evaluate_trained(trained: Trained) -> dict[str, Any]:
     model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
     images = load_split(trained.places.shards, config.split, config.images)
     held_out = bounds.hold_out(images, trained.recipe.data, model.config.conditional, config.seed)
-    print(
-        f"evaluate: {len(held_out)} images of {config.split}, {next(model.parameters()).device}", flush=True
-    )
+    device = next(model.parameters()).device
+    print(f"evaluate: {len(held_out):,} images of {config.split} on {device}", flush=True)
     with progress(bounds.passes(held_out, config)) as advance:
         measurement = bounds.measure(model, held_out, config, advance)
     sheets = galleries.draw_sheets(model, held_out, config.seed)

@@ -11,7 +11,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from data_prep.files import file_sha256
+from data_prep.files import canonical_digest, file_sha256
 from data_prep.manifest import Manifest
 from seqgen.config import Recipe
 
@@ -74,6 +74,14 @@ def ray_job() -> str:
     if ray is not None and ray.is_initialized():
         return ray.get_runtime_context().get_job_id()
     return "none"
+
+
+def request_digest(recipe: Recipe) -> str:
+    """The sha256 of the settings asked for, before a search filled any in: what a retraining compares."""
+    search = recipe.search.model_dump(mode="json", exclude={"workers"}) if recipe.search else None
+    return canonical_digest(
+        {"learned": recipe.digest(), "search": search, "evaluate": recipe.evaluate.model_dump(mode="json")}
+    )
 
 
 def lineage_tags(recipe: Recipe, manifest: Manifest) -> dict[str, str]:

@@ -1,20 +1,25 @@
-"""The registered model as MLflow serves it: this file is stored with it and run when it is loaded (no pickle)."""
+"""The registered model as MLflow serves it: this file is stored with it and run when it is loaded."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import torch
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 from seqgen.models import load_model
+
+# Type hints would make MLflow guess another signature than the one registered.
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 _CHUNK = 250  # images drawn at once
 _MOST = 100_000  # images of one call
 
 
-class Sampler(mlflow.pyfunc.PythonModel):
+class Sampler(PythonModel):
     """Draws images. Returns Bernoulli means (probability of ink), float32 in [0, 1].
 
     Unconditional: input int64 [1], the number of images n -> [n, H, W].
@@ -38,9 +43,15 @@ class Sampler(mlflow.pyfunc.PythonModel):
             _check(given.size == 1 and 0 < count <= _MOST, f"one number of images from 1 to {_MOST}")
             return self._draw(count, None, generator)
         height, width, samples = self.model.height, self.model.width, int(settings["samples"])
-        _check(given.ndim == 3 and given.shape[1:] == (height, width), f"context images [n, {height}, {width}]")
-        _check(len(given) > 0 and given.min() >= 0 and given.max() <= 1, "context images with values in [0, 1]")
-        _check(0 < samples and len(given) * samples <= _MOST, f"samples >= 1 and at most {_MOST} images in all")
+        _check(
+            given.ndim == 3 and given.shape[1:] == (height, width), f"context images [n, {height}, {width}]"
+        )
+        _check(
+            len(given) > 0 and given.min() >= 0 and given.max() <= 1, "context images with values in [0, 1]"
+        )
+        _check(
+            samples > 0 and len(given) * samples <= _MOST, f"samples >= 1 and at most {_MOST} images in all"
+        )
         images = torch.from_numpy(given.astype(np.float32)).unsqueeze(1).repeat_interleave(samples, 0)
         return self._draw(len(images), images, generator).reshape(len(given), samples, height, width)
 
@@ -59,4 +70,4 @@ def _check(fits, wanted):
         raise ValueError(f"the model takes {wanted}")
 
 
-mlflow.models.set_model(Sampler())
+set_model(Sampler())

@@ -53,10 +53,11 @@ def redact(uri: str) -> str:
 
 
 def secure_environment() -> None:
-    """Set what our processes want of MLflow: no pickle on loading, no telemetry, no chatter of migrations."""
+    """Set what our processes want of MLflow: no pickle on loading, no telemetry, no chatter."""
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for chatty in ("alembic", "mlflow.store.db.utils"):
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

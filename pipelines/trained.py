@@ -32,10 +32,12 @@ class Trained:
     def manifest(self) -> Manifest:
         """The manifest of the shards, which must be those that were trained on. Raises BadInput."""
         manifest = read_manifest(self.places.shards)
-        if manifest.digest != self.run["manifest_digest"]:
+        before = self.run["manifest_digest"]
+        if manifest.digest != before:
             raise BadInput(
-                f"{self.places.shards}: other shards (manifest {manifest.digest[:12]}) than the model was trained on "
-                f"({self.run['manifest_digest'][:12]}); run `python -m pipelines.train --recipe {self.recipe.name}`"
+                f"{self.places.shards}: not the shards the model was trained on (manifest "
+                f"{manifest.digest[:12]}, then {before[:12]}); "
+                f"run `python -m pipelines.train --recipe {self.recipe.name}`"
             )
         return manifest
 

@@ -1,7 +1,8 @@
-"""A trained model from a directory or from an MLflow registry, without running anything that is stored with it."""
+"""A trained model from a directory or an MLflow registry, without running anything stored with it."""
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from data_prep.errors import BadInput, OperationalError
 from seqgen.models import SequentialGenerator, load_model
-from seqgen.models.files import DESCRIPTION, WEIGHTS, read_description
+from seqgen.models.files import DESCRIPTION, WEIGHTS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,10 +24,10 @@ _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\
 def load(where: str | Path) -> SequentialGenerator:
     """The model in a directory, or that of `models:/<name>@<alias>` or `models:/<name>/<version>`.
 
-    The registry is the one MLFLOW_TRACKING_URI names, else the SQLite file mlflow.db of the working directory.
-    Only safetensors and JSON are read, and their sha256 is checked: against the registry's own record for a
-    registered version. Returned in evaluation mode on the CPU. Raises BadInput if there is no such model or it
-    is not one of ours, OperationalError if it was altered or cannot be fetched.
+    The registry is the one MLFLOW_TRACKING_URI names, else the SQLite file mlflow.db of the working
+    directory. Only safetensors and JSON are read, and their sha256 is checked, for a registered version
+    against the registry's own record. Returned in evaluation mode on the CPU. Raises BadInput if there is no
+    such model or it is not one of ours, OperationalError if it was altered or cannot be fetched.
     """
     if not str(where).startswith("models:"):
         return load_model(Path(where))
@@ -52,7 +53,9 @@ def find_version(client: MlflowClient, uri: str) -> ModelVersion:
     except MlflowException as error:
         if 400 <= error.get_http_status_code() < 500:
             raise BadInput(f"{uri}: {_what_there_is(client, name)}") from None
-        raise OperationalError(f"{uri}: the registry does not answer: {' '.join(str(error).split())[:200]}") from None
+        raise OperationalError(
+            f"{uri}: the registry does not answer: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def _what_there_is(client: MlflowClient, name: str) -> str:
@@ -77,19 +80,26 @@ def fetch_model(client: MlflowClient, version: ModelVersion, into: Path) -> Path
     unexpected = {path.name for path in directory.rglob("*")} - {DESCRIPTION, WEIGHTS}
     if unexpected:
         raise BadInput(f"{title}: {sorted(unexpected)[0]} beside the model's files; nothing of it was loaded")
-    if read_description(directory).get("sha256") != digest:
+    try:
+        recorded = json.loads((directory / DESCRIPTION).read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        recorded = None
+    if recorded != digest:
         raise OperationalError(f"{title}: altered since it was registered (sha256 is not the registry's)")
     return directory
 
 
 def fetch_part(client: MlflowClient, version: ModelVersion, part: str, into: Path) -> Path:
-    """Download a file or directory of a registered version under `into`. Raises OperationalError if it is gone."""
+    """Download a file or directory of a registered version into `into`. Raises OperationalError."""
     import mlflow.artifacts
 
     uri = f"models:/{version.name}/{version.version}/{part}"
     try:
         found = mlflow.artifacts.download_artifacts(
-            artifact_uri=uri, dst_path=str(into), tracking_uri=client.tracking_uri, registry_uri=client.tracking_uri
+            artifact_uri=uri,
+            dst_path=str(into),
+            tracking_uri=client.tracking_uri,
+            registry_uri=client.tracking_uri,
         )
     except Exception as error:  # each kind of artifact store raises its own
         raise OperationalError(f"{uri}: cannot be fetched: {' '.join(str(error).split())[:200]}") from None

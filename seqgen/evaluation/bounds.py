@@ -1,4 +1,4 @@
-"""Held-out bounds in nats per image, with standard errors: free energy, importance-weighted, worth of context."""
+"""Held-out bounds in nats per image, with standard errors, and what context is worth."""
 
 from __future__ import annotations
 
@@ -70,8 +70,9 @@ def estimate(values: Tensor) -> Estimate:
 def by_difference(bounds: Tensor, tighter: Tensor, chosen: Tensor) -> Estimate:
     """The mean over all N images of a bound that is known for n of them only, `tighter` [n] at `chosen` [n].
 
-    The difference estimator of survey sampling: the mean of `bounds` [N] less the mean gain on the chosen images,
-    so that easy or hard chosen images do not shift it. Var = var(tighter)/N + (1/n - 1/N) var(gain).
+    The difference estimator of survey sampling: the mean of `bounds` [N] less the mean gain on the chosen
+    images, so that easy or hard chosen images do not shift it. Its variance is
+    var(tighter) / N + (1/n - 1/N) var(gain).
     """
     if len(tighter) < 2:
         raise BadInput("a standard error needs at least 2 images, not 1; raise evaluate.importance_images")
@@ -97,8 +98,8 @@ def hold_out(images: ImageSet, data: DataConfig, conditional: bool, seed: int) -
 def foreign_context(held_out: HeldOut, seed: int) -> Tensor | None:
     """The same contexts dealt out anew, so that none has its image's concept: uint8 [N,1,H,W].
 
-    Concepts are put in a random order and the contexts moved on by the largest concept's size. None where that
-    cannot be (one concept has more than half of the images).
+    Concepts are put in a random order and the contexts moved on by the largest concept's size. None where
+    that cannot be (one concept has more than half of the images).
     """
     if held_out.context is None:
         return None
@@ -119,7 +120,7 @@ def free_energies(
 ) -> Bounds:
     """The free energy of every image from one posterior sample each, in chunks of bounded memory.
 
-    The noise depends on `seed` and the position alone, so two calls that differ in the context only are paired.
+    The noise depends on `seed` and the position alone: two calls that differ in the context only are paired.
     Raises NumericalError if a bound is not finite.
     """
     device = _device(model)
@@ -141,7 +142,7 @@ def free_energies(
 def importance_bounds(
     model: SequentialGenerator, held_out: HeldOut, samples: int, seed: int, advance: Advance | None = None
 ) -> Tensor:
-    """-L_k of every image, an upper bound of -log p(x) that falls as k = `samples` grows: float64 [N] in nats."""
+    """-L_k of every image: bounds -log p(x) from above, the tighter the larger k = `samples`; float64 [N]."""
     device = _device(model)
     generator = torch.Generator().manual_seed(seed)
     values = []
@@ -157,7 +158,7 @@ def importance_bounds(
 def measure(
     model: SequentialGenerator, held_out: HeldOut, config: EvaluateConfig, advance: Advance | None = None
 ) -> Measurement:
-    """All bounds of `model` on `held_out`, in nats per image; every `bound` is one of -log p(x): lower is better.
+    """All bounds of `model` on `held_out`, in nats per image; each bounds -log p(x) from above.
 
     For a conditional model `context_value` is what knowing x' is worth: the bound with a context of another
     concept less the bound, as a paired difference.

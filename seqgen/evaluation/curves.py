@@ -54,13 +54,15 @@ def bound_curves(history: Mapping[str, Sequence[float]], valid: str) -> bytes:
 
 def kl_bars(kl_per_step: Sequence[float]) -> bytes:
     """The mean KL of every step t = 1..T in nats, as SVG."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(9.6, 2.6)
     axis = figure.subplots()
     axis.bar(range(1, len(kl_per_step) + 1), kl_per_step, color=_BAR, width=0.8)
     axis.set_xlabel("step t")
     axis.set_ylabel("KL, nats")
     axis.set_xlim(0.4, len(kl_per_step) + 0.6)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _svg(figure)
 
 

@@ -26,7 +26,7 @@ from seqgen.models import SequentialGenerator
 
 @torch.no_grad()
 def draw_sheets(model: SequentialGenerator, held_out: HeldOut, seed: int) -> dict[str, Image.Image]:
-    """Every sheet of the model by name; `exemplars` for a conditional model only. The same seed, the same bytes."""
+    """Every sheet by name, `exemplars` for a conditional model only. The same seed gives the same bytes."""
     sheets = {
         "samples": _samples(model, held_out, seed),
         "reconstructions": _reconstructions(model, held_out, seed),
@@ -69,7 +69,7 @@ def _reconstructions(
         Sheet(
             rows,
             title="Reconstructions",
-            caption="Rows x: held-out images. Rows below: means of p(x | c_T) with z from the posterior q(z | x).",
+            caption="Rows x: held-out images. Rows below: means of p(x | c_T), z drawn from q(z | x).",
         )
     )
 
@@ -118,7 +118,7 @@ def _canvas(
         Sheet(
             rows,
             title=f"The canvas, step by step (T = {model.config.steps})",
-            caption="Means of p(x | c_t). Upper rows: reconstructions of the held-out x. Lower rows: samples. "
+            caption="Means of p(x | c_t). Upper rows: reconstructions of held-out x. Lower rows: samples. "
             "A window that reaches beyond the image is cut at its border.",
             heads=[first, *(f"c {step + 1}" for step in steps)],
             legend=[(colour, text) for colour, text, corners in legend if corners is not None],
@@ -129,7 +129,7 @@ def _canvas(
 def _exemplars(
     model: SequentialGenerator, held_out: HeldOut, seed: int, columns: int = 10, rows: int = 10
 ) -> Image.Image:
-    """As the paper's figures 9 and 10: contexts of different unseen concepts in a red frame, samples below."""
+    """As in the paper's figures 9 and 10: contexts of different concepts in a red frame, samples below."""
     first = _first_of_each(held_out.concepts)
     columns = min(columns, len(first))
     context = held_out.x[first[spread(len(first), columns)]].to(next(model.parameters()).device).float()
@@ -146,7 +146,7 @@ def _exemplars(
                 ),
             ],
             title="New exemplars",
-            caption="In the frame: one held-out image of each concept. Below it: samples given that image alone.",
+            caption="In the frame: one held-out image of each concept. Below it: samples given that alone.",
         )
     )
 

@@ -1,4 +1,4 @@
-"""Sheets of small images: crisp upscaling, gutters, window outlines, captions. Pillow alone, same bytes each time."""
+"""Sheets of small images: crisp upscaling, gutters, window outlines, captions; the same bytes each time."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def tile(probabilities: np.ndarray, scale: int) -> Image.Image:
 def outline(image: Image.Image, corners: np.ndarray, scale: int, colour: Colour, width: int = 2) -> None:
     """Draw the quadrilateral `corners` [4,2], (x, y) in pixels of the small image, on the upscaled `image`.
 
-    (0, 0) is the image's upper left edge. What reaches beyond the tile is cut at its border, so that a window larger
-    than the image still shows.
+    (0, 0) is the image's upper left edge. What reaches beyond the tile is cut at its border, so that a window
+    larger than the image still shows.
     """
     inset = width / 2
     points = [(float(x) * scale, float(y) * scale) for x, y in corners]

@@ -20,7 +20,9 @@ class World:
 
     @classmethod
     def joined(cls, device: torch.device) -> World:
-        """The world of the initialised process group."""
+        """The world of this process's group; a world of one if it has joined none."""
+        if not torch.distributed.is_initialized():
+            return cls(device=device)
         return cls(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
 
     def sum(self, values: Tensor) -> Tensor:

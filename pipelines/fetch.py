@@ -1,0 +1,50 @@
+"""Fetch the raw files of the recipe's sets, verified, from a mirror or where they are published."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from pipelines.recipe import load_recipe, places
+from pipelines.verb import RecipeOption, SetOption, run
+
+MirrorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mirror",
+        envvar="SEQGEN_MIRROR",
+        help="Ask here first: a folder, s3://bucket/prefix or https://host/path.",
+    ),
+]
+
+
+def fetch(recipe: RecipeOption = None, settings: SetOption = None, mirror: MirrorOption = None) -> None:
+    """Fetch the raw files of the recipe's sets, verified, from a mirror or where they are published."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from data_prep.fetch import fetch as fetch_sources
+    from data_prep.sources import RawFile
+
+    resolved = load_recipe(recipe, settings or ())
+    raw = places(resolved).raw
+    sources = [data.source for data in (resolved.data, *resolved.also_shard)]
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, int] = {}
+
+        def progress(file: RawFile, done: int, total: int | None) -> None:
+            task = tasks.setdefault(file.path, -1)
+            if task < 0:
+                task = tasks[file.path] = bars.add_task(file.path)
+            bars.update(task, completed=done, total=total, visible=done != total)  # type: ignore[arg-type]
+
+        paths = fetch_sources(sources, raw, mirror or None, notice=print, progress=progress)
+    print(f"fetched {len(paths)} files to {os.path.relpath(raw)}")
+
+
+if __name__ == "__main__":
+    run(fetch)

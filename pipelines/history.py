@@ -1,0 +1,31 @@
+"""The history of a run: one row of metrics an epoch, kept inside every checkpoint, so that a resumed run has it all."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from data_prep.files import write_bytes
+
+FILE_NAME = "history.csv"
+Row = dict[str, float]
+
+
+def write_history(path: Path, rows: list[Row]) -> None:
+    """Write rows as CSV: epoch, step, then every metric that occurs; what an epoch did not measure is empty."""
+    columns = list(dict.fromkeys(["epoch", "step", *(key for row in rows for key in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_history(path: Path) -> list[Row]:
+    """Rows as `write_history` had them; `epoch` and `step` are whole numbers."""
+    with path.open(newline="") as stream:
+        return [
+            {key: int(value) if key in ("epoch", "step") else float(value) for key, value in row.items() if value}
+            for row in csv.DictReader(stream)
+        ]

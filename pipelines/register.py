@@ -1,0 +1,163 @@
+"""Register the trained model as a candidate, and make it champion if its held-out bound is better."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.errors import BadInput, OperationalError, SeqgenError
+from data_prep.files import write_json
+from pipelines.lineage import request_digest
+from pipelines.recipe import load_recipe
+from pipelines.trained import Trained, load_trained
+from pipelines.verb import RecipeOption, SetOption, run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+    from pipelines.promotion import Decision, Evaluation
+
+
+def register(recipe: RecipeOption = None, settings: SetOption = None) -> None:
+    """Register artifacts/<recipe>/train as a candidate; make it champion if its held-out bound is better.
+
+    Writes register/register.json. Exits 0 whether promoted or not; the reason is printed and kept as a tag.
+    """
+    trained = load_trained(recipe, settings or ())
+    result = register_trained(trained, request_digest(load_recipe(recipe, settings or ())))
+    print(summary(result))
+
+
+def summary(result: dict[str, Any]) -> str:
+    """register.json in one line."""
+    title = f"{result['name']} version {result['version']}"
+    if result["promoted"]:
+        return f"promoted {title} to champion: {result['reason']}"
+    return f"kept champion {result['champion'] or '(none)'}; {title} is a candidate: {result['reason']}"
+
+
+def register_trained(trained: Trained, request: str) -> dict[str, Any]:
+    """Add a version, decide, and write register.json; returns its content.
+
+    Raises BadInput if there is nothing complete to register, OperationalError for the server. The alias
+    `champion` moves only after the new version was fetched back and loaded.
+    """
+    from pipelines import package, registry, tracking
+    from pipelines.promotion import Evaluation
+
+    for path in package.parts(trained).values():
+        if not path.exists():
+            raise BadInput(
+                f"{path}: missing; run `python -m pipelines.evaluate --recipe {trained.recipe.name}`"
+            )
+    trained.manifest()
+    evaluation = Evaluation.read(trained.places.evaluate)
+    if evaluation.data.get("manifest_digest") != trained.run["manifest_digest"]:
+        raise BadInput(
+            f"{trained.places.evaluate}: evaluated on other shards than trained on; evaluate again"
+        )
+    client = tracking.connect()
+    try:
+        version = registry.add_version(client, trained, evaluation, request)
+        decision = _promote(client, version, trained, evaluation)
+        holder = registry.by_alias(client, version.name, registry.CHAMPION)
+    except SeqgenError:
+        raise
+    except Exception as error:
+        raise OperationalError(tracking.explain(client.tracking_uri, error)) from error
+    result = {
+        "name": version.name,
+        "version": str(version.version),
+        "alias": registry.CHAMPION if decision.promoted else registry.CANDIDATE,
+        "promoted": decision.promoted,
+        "reason": decision.reason,
+        "champion": str(holder.version) if holder else None,
+        "difference": decision.difference,
+        "difference_se": decision.difference_se,
+    }
+    write_json(trained.places.register / "register.json", result)
+    return result
+
+
+def _promote(
+    client: MlflowClient, version: ModelVersion, trained: Trained, evaluation: Evaluation
+) -> Decision:
+    """Compare-and-set: judged against the champion there is, and again if another was put there meanwhile."""
+    from pipelines import registry
+
+    with registry.lock(client, version.name):
+        while True:
+            champion = registry.by_alias(client, version.name, registry.CHAMPION)
+            decision = _judge(client, version, champion, trained, evaluation)
+            if not decision.promoted:
+                tags = {"promotion": "not promoted", "promotion_reason": decision.reason}
+                registry.set_tags(client, version, tags)
+                return decision
+            if champion is not None and champion.version == version.version:
+                return decision
+            if registry.move_champion(client, version, champion, decision.reason):
+                return decision
+
+
+def _judge(
+    client: MlflowClient,
+    version: ModelVersion,
+    champion: ModelVersion | None,
+    trained: Trained,
+    evaluation: Evaluation,
+) -> Decision:
+    from pipelines.promotion import Decision, decide
+    from pipelines.registry import fetch_evaluation
+
+    min_gain = trained.recipe.register_.min_gain
+    if champion is None:
+        return decide(evaluation, None, "", min_gain)
+    title = f"champion version {champion.version}"
+    if champion.version == version.version:
+        return Decision(True, "it is the champion already")
+    try:
+        defended = fetch_evaluation(client, champion)
+        if evaluation.differences(defended):
+            defended = _evaluate_again(client, champion, trained, evaluation)
+            title += " measured again on the present data"
+        return decide(evaluation, defended, title, min_gain)
+    except (BadInput, OperationalError) as error:
+        return Decision(False, f"{title} cannot be compared: {error}")
+
+
+def _evaluate_again(
+    client: MlflowClient, champion: ModelVersion, trained: Trained, evaluation: Evaluation
+) -> Evaluation:
+    """Measure the champion as the candidate was measured: same images, binarisation, contexts and noise.
+
+    Raises BadInput if the champion is a model of other images.
+    """
+    from pipelines.promotion import Evaluation
+    from seqgen.data import load_split
+    from seqgen.evaluation.bounds import free_energies, hold_out
+    from seqgen.loading import fetch_model
+    from seqgen.models import load_model
+
+    config = trained.recipe.evaluate
+    with tempfile.TemporaryDirectory() as directory:
+        model = load_model(fetch_model(client, champion, Path(directory)))
+    manifest = trained.manifest()
+    conditional = trained.recipe.model.conditional
+    theirs = (model.height, model.width, model.config.conditional)
+    if theirs != (manifest.height, manifest.width, conditional):
+        raise BadInput(
+            f"it draws {theirs[0]}x{theirs[1]} images{' given a context' if theirs[2] else ''}, and the "
+            f"evaluation has {manifest.height}x{manifest.width}{' with contexts' if conditional else ''}; "
+            "use another register.name for another task"
+        )
+    images = load_split(trained.places.shards, config.split, config.images)
+    bounds = free_energies(
+        model, hold_out(images, trained.recipe.data, conditional, config.seed), config.seed
+    )
+    return Evaluation(evaluation.data, bounds.free_energy)
+
+
+if __name__ == "__main__":
+    run(register)

@@ -1,0 +1,28 @@
+"""Make the shards and manifest of the recipe's sets from the fetched files."""
+
+from __future__ import annotations
+
+import time
+
+from pipelines.recipe import load_recipe, places
+from pipelines.verb import RecipeOption, SetOption, run
+
+
+def shard(recipe: RecipeOption = None, settings: SetOption = None) -> None:
+    """Make the shards and manifest of the recipe's sets from the fetched files."""
+    from data_prep.shard_set import set_name, shard_set
+
+    resolved = load_recipe(recipe, settings or ())
+    where = places(resolved)
+    sets = {where.also / set_name(data): data for data in resolved.also_shard}
+    for directory, data in {where.shards: resolved.data, **sets}.items():
+        start = time.monotonic()
+        manifest = shard_set(data, where.raw, directory)
+        size = sum(shard.bytes for index in manifest.splits.values() for shard in index.shards)
+        counts = ", ".join(f"{name} {index.images:,}" for name, index in manifest.splits.items())
+        print(f"{manifest.title}: {counts}; {size / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
+        print(f"  manifest {manifest.digest[:12]} in {directory}")
+
+
+if __name__ == "__main__":
+    run(shard)

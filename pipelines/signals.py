@@ -1,0 +1,25 @@
+"""SIGTERM and Ctrl-C as an exception, so that every `finally` runs; a second one ends the process at once."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+from data_prep.errors import StoppedEarly
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+def raise_on_stop() -> None:
+    """Let SIGTERM and SIGINT raise StoppedEarly in the main thread, once.
+
+    Call it again after `ray.init`, which puts a handler of its own for SIGTERM.
+    """
+    for number in _STOPPING:
+        signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    for stopping in _STOPPING:
+        signal.signal(stopping, signal.SIG_DFL)
+    raise StoppedEarly(f"stopped by {signal.Signals(number).name}")
