@@ -58,17 +58,20 @@ class CheckedZip:
     def _check(self, members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
         if len(members) > MAX_MEMBERS:
             raise BadInput(f"{self.path}: {len(members)} members; at most {MAX_MEMBERS} are accepted")
-        folded: dict[str, str] = {}
+        seen: set[str] = set()
+        spellings: dict[str, str] = {}  # of every folder and file, by what ignores case
         total = 0
         for member in members:
             name = member.orig_filename
             if problem := _problem(member):
                 raise self._refused(name, problem)
-            same = folded.setdefault(_normal(name).rstrip("/").casefold(), name)
-            if same is not name:
-                raise self._refused(
-                    name, "stands twice" if same == name else f"same name as {same!r} but for case"
-                )
+            whole = _normal(name).rstrip("/")
+            if whole in seen:
+                raise self._refused(name, "stands twice")
+            seen.add(whole)
+            for part in (whole, *map(str, PurePosixPath(whole).parents)):
+                if spellings.setdefault(part.casefold(), part) != part:
+                    raise self._refused(name, f"differs from {spellings[part.casefold()]!r} by case alone")
             total += member.file_size
             if total > MAX_TOTAL_BYTES:
                 raise self._refused(name, f"unpacked size passes {MAX_TOTAL_BYTES} bytes")
@@ -85,11 +88,11 @@ def _normal(name: str) -> str:
 def _problem(member: zipfile.ZipInfo) -> str | None:
     name = member.orig_filename  # zipfile cuts `filename` at a NUL and turns backslashes
     mode = stat.S_IFMT(member.external_attr >> 16)
-    if any(ord(character) < 32 for character in name):
+    if not name.isprintable():
         return "a control character in its name"
-    if "\\" in name or ":" in PurePosixPath(name).parts[0:1]:
+    if "\\" in name or name[1:2] == ":":
         return "a backslash or drive letter in its name"
-    if name.startswith("/") or (len(name) > 1 and name[1] == ":"):
+    if name.startswith("/"):
         return "an absolute path"
     if ".." in name.split("/"):
         return "leads outside the archive"

@@ -49,18 +49,21 @@ def directory_writer(path: Path) -> Iterator[Path]:
 
     One writer at a time; what a killed one left is removed. Raises OperationalError while another writes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     building, old = (path.with_name(f".{path.name}.{state}") for state in ("building", "old"))
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
+    building.mkdir(parents=True, exist_ok=True)
+    lock = os.open(building, os.O_RDONLY)
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if not os.path.samestat(building.stat(), os.fstat(lock)):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError):
             raise OperationalError(f"{path}: another process is writing it; wait for it to end") from None
-        for leftover in (building, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        building.mkdir()
+        for leftover in building.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         try:
             yield building
+            shutil.rmtree(old, ignore_errors=True)
             if path.exists():
                 path.replace(old)
             building.replace(path)
@@ -68,6 +71,8 @@ def directory_writer(path: Path) -> Iterator[Path]:
         finally:
             for leftover in (building, old):
                 shutil.rmtree(leftover, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def sync_directory(path: Path) -> None:

@@ -94,7 +94,7 @@ def read_manifest(directory: Path) -> Manifest:
     if not path.is_file():
         raise BadInput(f"{path}: no manifest, so no complete shards here; run `python -m pipelines.shard`")
     try:
-        manifest = Manifest.model_validate(json.loads(path.read_text()))
+        manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise BadInput(f"{path}: not a manifest of schema 1: {error}") from error
     if manifest.digest != manifest.compute_digest():

@@ -175,10 +175,10 @@ class _Bucket:
             raise BadInput(f"mirror {address}: no bucket; write s3://bucket/prefix")
         self.errors = botocore.exceptions
         config = botocore.config.Config(
-            connect_timeout=10, read_timeout=_TIMEOUT, retries={"mode": "standard", "total_max_attempts": 4}
+            connect_timeout=10, read_timeout=_TIMEOUT, retries={"mode": "standard", "total_max_attempts": 3}
         )
         with self.translated(self.address):
-            self.client = boto3.client("s3", config=config)
+            self.client = boto3.Session().client("s3", config=config)
             try:
                 found = self.client.list_objects_v2(
                     Bucket=self.bucket, Prefix=f"{self.prefix}/" if self.prefix else "", MaxKeys=1

@@ -36,7 +36,7 @@ def encode_sample(images: np.ndarray, levels: int, meta: dict[str, Any]) -> tupl
     stacked = images.reshape(count * height, width)
     picture = Image.fromarray(stacked.astype(bool) if levels == 2 else stacked)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=9)
+    picture.save(buffer, "PNG", compress_level=6)
     png = buffer.getvalue()
     fields = {**meta, "shape": [count, height, width], "png_sha256": hashlib.sha256(png).hexdigest()}
     return png, canonical_json({**fields, "digest": canonical_digest(fields)}).encode()

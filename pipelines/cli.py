@@ -28,7 +28,9 @@ def recipes() -> None:
 
 
 def show(
-    recipe: Annotated[str | None, typer.Argument(help="Recipe name or YAML file; default: params.yaml's.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="Recipe name or YAML file; default: params.yaml's.")
+    ] = None,
     settings: SetOption = None,
 ) -> None:
     """Print a recipe in full, every default filled in, as YAML that is itself a recipe."""
@@ -44,7 +46,7 @@ _BUILT_IN = {"recipes": recipes, "show": show}
 
 
 def verbs() -> dict[str, str]:
-    """Every verb and its line of help, read from the files without importing them: the pipeline's first, in order."""
+    """Every verb and its line of help, read from the files without importing them; the pipeline's first."""
     found = {name: (command.__doc__ or "").strip() for name, command in _BUILT_IN.items()}
     for path in Path(__file__).parent.glob("*.py"):
         source = path.read_text(encoding="utf-8")
@@ -57,7 +59,9 @@ def verbs() -> dict[str, str]:
 def _usage(known: dict[str, str]) -> str:
     width = max(map(len, known))
     lines = [f"  {verb:{width}}  {line}" for verb, line in known.items()]
-    return "\n".join(["usage: seqgen VERB [OPTIONS]      (seqgen VERB --help says what it takes)", "", *lines])
+    return "\n".join(
+        ["usage: seqgen VERB [OPTIONS]      (seqgen VERB --help says what it takes)", "", *lines]
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

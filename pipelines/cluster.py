@@ -57,7 +57,8 @@ def up(port: int, dashboard_port: int, agent_port: int) -> dict[str, Any]:
     """Start a Ray head in the background and wait until it takes jobs; one that runs already is kept.
 
     Jobs inherit its environment: where artifacts, checkpoints and the tracking server are, as absolute paths,
-    so that a job finds them although it runs in a copy of the code. Raises BadInput (ports), OperationalError.
+    so that a job finds them although it runs in a copy of the code.
+    Raises BadInput (ports), OperationalError.
     """
     if state := running():
         print(_explain(state))
@@ -69,8 +70,7 @@ def up(port: int, dashboard_port: int, agent_port: int) -> dict[str, Any]:
     _LOG.parent.mkdir(exist_ok=True)
     command = [
         _ray(), "start", "--head", "--block", "--disable-usage-stats",
-        "--node-ip-address=127.0.0.1", f"--port={port}",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+        f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
         f"--dashboard-agent-listen-port={agent_port}",
     ]  # fmt: skip
     with _LOG.open("wb") as log:
@@ -80,7 +80,7 @@ def up(port: int, dashboard_port: int, agent_port: int) -> dict[str, Any]:
     state = {
         "pid": process.pid,
         "started": _start_time(process.pid),
-        "address": f"127.0.0.1:{port}",
+        "port": port,
         "dashboard": f"http://127.0.0.1:{dashboard_port}",
     }
     write_json(_STATE, state)
@@ -107,7 +107,9 @@ def _environment() -> dict[str, str]:
 
 def _check_port(name: str, number: int) -> None:
     if not 1024 <= number <= 65535 or number in _WORKER_PORTS:
-        raise BadInput(f"--{name} {number}: choose 1024 to 65535, but not 10002 to 19999, which are Ray's workers'")
+        raise BadInput(
+            f"--{name} {number}: choose 1024 to 65535, but not 10002 to 19999, which are Ray's workers'"
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -123,7 +125,9 @@ def _wait(process: subprocess.Popen[bytes], dashboard: str, agent_port: int) -> 
         if process.poll() is not None:
             raise OperationalError(f"Ray ended with code {process.returncode} while starting; see {_LOG}")
         if time.monotonic() > deadline:
-            raise OperationalError(f"Ray did not answer at {waiting[0]} within {_START_SECONDS:.0f} s; see {_LOG}")
+            raise OperationalError(
+                f"Ray did not answer at {waiting[0]} within {_START_SECONDS:.0f} s; see {_LOG}"
+            )
         if _answers(waiting[0]):
             waiting.pop(0)
         else:
@@ -141,7 +145,7 @@ def _answers(url: str) -> bool:
 
 
 def _make_token(environment: dict[str, str]) -> None:
-    """Have Ray write a token to ~/.ray/auth_token, as its own local clusters do, if there is none anywhere."""
+    """Have Ray write a token to ~/.ray/auth_token, as its local clusters do, if there is none anywhere."""
     named = environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_TOKEN_PATH")
     if not named and not Path("~/.ray/auth_token").expanduser().is_file():
         done = subprocess.run(
@@ -197,7 +201,7 @@ def _stop(pid: int) -> None:
 
 def _explain(state: dict[str, Any]) -> str:
     return (
-        f"Ray runs at {state['address']} (pid {state['pid']}), dashboard {state['dashboard']}; submit with\n"
+        f"Ray runs (pid {state['pid']}, port {state['port']}), dashboard {state['dashboard']}; submit with\n"
         f"  RAY_AUTH_MODE=token ray job submit --address {state['dashboard']} --working-dir . -- "
         "python -m pipelines.train --recipe quickstart\n"
         "stop it with\n  python -m pipelines.cluster down"
@@ -205,7 +209,7 @@ def _explain(state: dict[str, Any]) -> str:
 
 
 def upload(directory: Path) -> dict[str, int]:
-    """The files `ray job submit --working-dir directory` would upload, with their bytes, packed by Ray itself."""
+    """The files that `ray job submit --working-dir directory` uploads, with their bytes, packed by Ray."""
     from ray._private.runtime_env.packaging import create_package
 
     with tempfile.TemporaryDirectory() as temporary:

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,19 +96,21 @@ def publish(trained: Trained, metrics: dict[str, Any]) -> None:
 
     Raises OperationalError if the server does not take them; the local files are whole by then.
     """
+    from mlflow.entities import Metric
+
     from pipelines import tracking
 
     kept = f"the files are kept in {trained.places.evaluate}; run this again when it is up"
-    run_id = trained.run["run_id"]
+    run_id, step, now = trained.run["run_id"], trained.run["epochs"], time.time_ns() // 1_000_000
+    values = {key.replace(".", "/"): value for key, value in flatten(metrics).items()}
     try:
         client = tracking.connect()
-        for key, value in flatten(metrics).items():
-            client.log_metric(run_id, key.replace(".", "/"), value, step=trained.run["epochs"])
     except OperationalError as error:
         raise OperationalError(f"{error}; {kept}") from None
+    try:
+        client.log_batch(run_id, [Metric(key, value, now, step) for key, value in values.items()])
     except Exception as error:
-        cause = " ".join(str(error).split())
-        raise OperationalError(f"run {run_id}: metrics not logged ({cause}); {kept}") from None
+        raise OperationalError(f"{tracking.explain(client.tracking_uri, error)}; {kept}") from None
     if not tracking.attach(run_id, trained.places.evaluate, "evaluate"):
         raise OperationalError(f"run {run_id}: the tracking server did not take the pictures; {kept}")
 

@@ -7,11 +7,13 @@ import csv
 import json
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import BadInput
 from data_prep.manifest import Manifest
+from pipelines.lineage import PREFIX
 from pipelines.recipe import load_recipe
 from pipelines.trained import Trained
 from seqgen.config import Recipe, flatten
@@ -26,17 +28,17 @@ _SHEETS = {
 History = dict[str, list[float]]
 
 
-def contents(trained: Trained) -> dict[str, Any]:
-    """Everything the report shows. Raises BadInput if the model was not evaluated."""
-    from pipelines import lineage
+def contents(trained: Trained, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Everything the report shows; `tags` are those of the run, made when it was trained.
 
+    Raises BadInput if the model was not evaluated.
+    """
     places, recipe = trained.places, trained.recipe
     manifest = trained.manifest()
     measured, metrics = evaluation(trained)
     history = _columns(places.train / "history.csv")
     budget = _budget(recipe, trained.run, history)
-    tags = lineage.lineage_tags(recipe, manifest)
-    tags = {key.removeprefix(lineage.PREFIX): value for key, value in tags.items()}
+    tags = {key.removeprefix(PREFIX): value for key, value in tags.items() if key.startswith(PREFIX)}
     found = (read_json(places.search / "best.json") or {}).get("settings", {})
     return {
         "recipe": recipe,
@@ -57,7 +59,7 @@ def contents(trained: Trained) -> dict[str, Any]:
         "register": read_json(places.register / "register.json"),
         "run": trained.run,
         "lineage": _lineage(trained, manifest, tags),
-        "commit": tags["git_commit"],
+        "commit": tags.get("git_commit", "none"),
         "commands": commands(recipe, found),
     }
 
@@ -78,15 +80,15 @@ def bound_rows(metrics: dict[str, float]) -> list[dict[str, Any]]:
     k, images = weighted.removeprefix("iwae_"), int(metrics.get(f"{weighted}_images", 0))
     meanings = {
         "bound": (
-            "F",
+            "F, free energy",
             "bound on the negative log-likelihood: F = KL - log-likelihood; lower is better",
         ),
         "log_likelihood": ("log-likelihood", "E[log p(x | z)]: how well the last canvas explains the image"),
         "kl": ("KL", "KL[q(z | x) || p(z)], summed over the steps"),
         weighted: (
             f"IWAE-{k}",
-            f"tighter bound on -log p(x) from {k} weighted samples; measured on {images:,} images, carried to "
-            "all by their difference to F",
+            f"tighter bound from {k} weighted samples; measured on {images:,} images, "
+            "carried to all by their difference to F",
         ),
         "bound_shuffled_context": ("F, foreign context", "F with x' of another concept"),
         "context_value": ("value of context", "what x' of the right concept is worth, as paired difference"),
@@ -147,13 +149,14 @@ def _budget(recipe: Recipe, run: dict[str, Any], history: History) -> dict[str, 
     return {"epochs": run["epochs"], "images": run["steps"] * recipe.train.batch, "time": time}
 
 
-def _lineage(trained: Trained, manifest: Manifest, tags: dict[str, str]) -> list[tuple[str, str]]:
+def _lineage(trained: Trained, manifest: Manifest, tags: Mapping[str, str]) -> list[tuple[str, str]]:
     return [
         ("settings digest", trained.run["settings_digest"]),
         ("manifest digest", manifest.digest),
         *((f"source {source.name}", f"sha256 {source.sha256}") for source in manifest.sources),
-        ("git commit", tags["git_commit"]),
-        ("code digest", tags["code_digest"]),
+        ("git commit", tags.get("git_commit", "none")),
+        ("code digest", tags.get("code_digest", "none")),
+        ("Ray job", tags.get("ray_job", "none")),
         *((key.removeprefix("version."), tags[key]) for key in tags if key.startswith("version.")),
         ("MLflow run", trained.run["run_id"]),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,8 @@ def save_package(trained: Trained, description: Model, path: Path) -> None:
     import mlflow.pyfunc
 
     shape = json.loads((trained.model / "model.json").read_text())
-    with tempfile.TemporaryDirectory() as staging:
+    # MLflow warns of a `predict` without type hints, from which it would guess the signature given here.
+    with tempfile.TemporaryDirectory() as staging, warnings.catch_warnings(record=True):
         for name in _CODE:
             source, target = ROOT / name, Path(staging) / name
             target.parent.mkdir(exist_ok=True)

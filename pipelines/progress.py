@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pipelines.history import Row
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 
 class EpochLines:
-    """Prints one line for each epoch of a run of `epochs`; `objective` is the held-out metric in nats per image."""
+    """One line for each epoch of a run of `epochs`; `objective` is the held-out metric in nats per image."""
 
     def __init__(self, epochs: int, objective: str) -> None:
         self._epochs, self._objective = epochs, objective
@@ -43,8 +46,7 @@ class Display:
 
     def __init__(self, epochs: int, objective: str) -> None:
         self._lines, self._epochs = EpochLines(epochs, objective), epochs
-        self._bar = None
-        self._began = time.monotonic()
+        self._bar: Progress | None = None
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Display]:

@@ -83,7 +83,8 @@ def decide(candidate: Evaluation, champion: Evaluation | None, title: str, min_g
         return Decision(True, f"held-out bound {candidate.mean:.3f} nats; that of {title} is {champion.mean}")
     difference, se = estimate(champion.bounds - candidate.bounds)
     found = (
-        f"held-out bound {candidate.mean:.3f} nats against {champion.mean:.3f} of {title}: better by "
-        f"{difference:.3f} ± {se:.3f} ({len(candidate.bounds)} paired images); asked: more than {min_gain:g}"
+        f"held-out bound {candidate.mean:.3f} nats against {champion.mean:.3f} of {title}: "
+        f"{'better' if difference > 0 else 'worse'} by {abs(difference):.3f} ± {se:.3f} "
+        f"({len(candidate.bounds)} paired images); asked: more than {min_gain:g}"
     )
     return Decision(difference > min_gain, found, difference, se)

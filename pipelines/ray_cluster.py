@@ -1,4 +1,4 @@
-"""The Ray cluster a verb runs on: the one it is in or is pointed at, else one on this machine for as long as it runs."""
+"""The Ray cluster a verb runs on: the one it is in or pointed at, else one of this machine while it runs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
-from data_prep.errors import BadInput, OperationalError
+from data_prep.errors import BadInput, OperationalError, StoppedEarly
 from pipelines.signals import raise_on_stop
+from seqgen.config import Recipe
 
 Device = Literal["auto", "cpu", "cuda"]
 _ROOT = Path(__file__).resolve().parent.parent
@@ -18,32 +20,46 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Resources:
-    """What a cluster has in all, whether or not it is free now. `here`: it is this machine's, started by us."""
+    """What a cluster has in all, free now or not; memory in bytes. `here`: it is this machine's."""
 
     cpus: int
     gpus: int
+    memory: int
     here: bool
 
-    def check(self, workers: int, device: Device) -> Literal["cpu", "cuda"]:
-        """The device for `workers` processes of one CPU (and one GPU) each. Raises BadInput if they do not fit."""
+    def check(self, recipe: Recipe, device: Device) -> Literal["cpu", "cuda"]:
+        """The device for the recipe's workers, one CPU (and one GPU) each. Raises BadInput without room."""
+        from seqgen.training.memory import training_bytes
+
+        workers = recipe.train.workers
         where = "this machine" if self.here else "the Ray cluster"
         if workers > self.cpus:
             raise BadInput(
-                f"train.workers={workers}: {where} has {self.cpus} CPUs; use --workers {max(1, self.cpus)} or less"
+                f"train.workers={workers}: {where} has {self.cpus} CPUs; "
+                f"use --workers {max(1, self.cpus)} or less"
             )
         if device == "cuda" and workers > self.gpus:
             raise BadInput(
                 f"train.workers={workers} with --device cuda: {where} has {self.gpus} GPUs; "
                 "use fewer --workers or --device cpu"
             )
-        return "cuda" if device != "cpu" and 0 < workers <= self.gpus else "cpu"
+        if device != "cpu" and workers <= self.gpus:
+            return "cuda"
+        needed = workers * training_bytes(recipe.model, recipe.data.size, recipe.train.batch // workers)
+        if needed > self.memory:
+            raise BadInput(
+                f"model.steps={recipe.model.steps} with train.batch={recipe.train.batch} needs about "
+                f"{needed / 2**30:.0f} GiB and {where} has {self.memory / 2**30:.0f} GiB; lower one of them"
+            )
+        return "cpu"
 
 
 def this_machine() -> Resources:
-    """The cores this process may use and the GPUs that PyTorch sees."""
+    """The cores this process may use, the GPUs that PyTorch sees, the memory."""
     import torch
 
-    return Resources(len(os.sched_getaffinity(0)), torch.cuda.device_count(), here=True)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Resources(len(os.sched_getaffinity(0)), torch.cuda.device_count(), memory, here=True)
 
 
 def elsewhere() -> bool:
@@ -55,36 +71,37 @@ def elsewhere() -> bool:
 def connected() -> Iterator[Resources]:
     """Connect to the cluster, or start one here, and leave it at the end. Raises OperationalError.
 
-    A cluster started here listens on loopback alone, sends no usage statistics and ends with this process. What
-    workers print stays in Ray's log files.
+    A cluster started here has its dashboard on loopback, sends no usage statistics and ends with this
+    process. What workers print stays in Ray's log files.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     try:
+        _start(ray)
+        raise_on_stop()
+        total = ray.cluster_resources()
+        cpus, gpus, memory = (int(total.get(name, 0)) for name in ("CPU", "GPU", "memory"))
+        yield Resources(cpus, gpus, memory, here=False) if elsewhere() else this_machine()
+    finally:
+        ray.shutdown()
+
+
+def _start(ray: ModuleType) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    try:
         if elsewhere():
-            ray.init(log_to_driver=False, logging_level="error")
-        else:
-            machine = this_machine()
-            # Workers are children of the cluster's processes: they find the code and settings through these.
-            known = os.environ.get("PYTHONPATH")
-            os.environ["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{known}" if known else str(_ROOT)
-            # It warns of a cloud's reclaimed nodes; here it would be one more process that imports for seconds.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            ray.init(
-                address="local",
-                num_cpus=machine.cpus,
-                num_gpus=machine.gpus,
-                dashboard_host="127.0.0.1",
-                log_to_driver=False,
-                logging_level="error",
-            )
+            ray.init(**quiet)
+            return
+        machine = this_machine()
+        # Workers are children of the cluster's processes: they find the code through this.
+        known = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{known}" if known else str(_ROOT)
+        # It warns of a cloud's reclaimed nodes; here it would be one more process that imports for seconds.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        ray.init("local", num_cpus=machine.cpus, num_gpus=machine.gpus, dashboard_host="127.0.0.1", **quiet)
+    except SystemExit as stopped:  # what Ray makes of a SIGTERM while it starts
+        raise StoppedEarly("stopped by SIGTERM") from stopped
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = os.environ.get("RAY_ADDRESS", "a local cluster")
         raise OperationalError(f"Ray ({where}) cannot be reached or started: {error}") from error
-    try:
-        raise_on_stop()
-        total = ray.cluster_resources()
-        yield Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), here=not elsewhere())
-    finally:
-        ray.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.errors import OperationalError
@@ -15,18 +16,25 @@ from pipelines.verb import RecipeOption, SetOption, run
 def report(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     """Write artifacts/<recipe>/report/report.html, attach it to the run and print the final table."""
     trained = load_trained(recipe, settings or ())
-    path = write_report(trained)
-    print_summary(trained, path)
 
     from pipelines import tracking
 
-    tracking.connect()
+    client = tracking.connect()
+    try:
+        tags = client.get_run(trained.run["run_id"]).data.tags
+    except Exception as error:
+        raise OperationalError(tracking.explain(client.tracking_uri, error)) from None
+    path = write_report(trained, tags)
+    print_summary(trained, path)
     if not tracking.attach(trained.run["run_id"], path, "report"):
         raise OperationalError(f"the tracking server did not take the report; it is kept in {path}")
 
 
-def write_report(trained: Trained) -> Path:
-    """Render what the stages before left. Raises BadInput if the model was not evaluated."""
+def write_report(trained: Trained, tags: Mapping[str, str]) -> Path:
+    """Render what the stages before left, with the `tags` of the training's run for its lineage.
+
+    Raises BadInput if the model was not evaluated.
+    """
     import jinja2
 
     from pipelines import tracking
@@ -39,7 +47,7 @@ def write_report(trained: Trained) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html").render(
-        contents(trained), view=view_command(tracking.tracking_uri()), experiment=tracking.EXPERIMENT
+        contents(trained, tags), view=view_command(tracking.tracking_uri()), experiment=tracking.EXPERIMENT
     )
     path = trained.places.report / "report.html"
     write_bytes(path, page.encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,6 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from seqgen.models import load_model
-
-# Type hints would make MLflow guess another signature than the one registered.
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 _CHUNK = 250  # images drawn at once
 _MOST = 100_000  # images of one call

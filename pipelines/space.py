@@ -38,29 +38,33 @@ def trial_recipe(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 def describe(settings: Mapping[str, Any]) -> str:
     """Settings on one line."""
-    return " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items())
+    return " ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in settings.items()
+    )
 
 
-def check_space(recipe: Recipe) -> None:
-    """Build the recipe of every combination of listed values and range ends (of at most 10,000).
+def checked_recipes(recipe: Recipe) -> list[Recipe]:
+    """The recipes of every combination of listed values and range ends (of the first 10,000).
 
     Raises BadInput that names the key and the value.
     """
     assert recipe.search is not None
     space = recipe.search.space
     if not space:
-        raise BadInput("search.space is empty: list a setting, for example `model.steps: [4, 8]`, or leave search out")
+        raise BadInput(
+            "search.space is empty: list a setting, for example `model.steps: [4, 8]`, or leave search out"
+        )
     for key, values in space.items():
         if not key.startswith(("model.", "train.")):
             raise BadInput(f"search.space {key}: only settings of model and train can be searched")
         if key in _FIXED:
             raise BadInput(f"search.space {key}: cannot be searched; {_FIXED[key]}")
         _check_values(key, values)
-    for settings in itertools.islice(_corners(space), _MOST_CHECKED):
-        trial_recipe(recipe, settings)
+    return [trial_recipe(recipe, settings) for settings in itertools.islice(_corners(space), _MOST_CHECKED)]
 
 
-def _check_values(key: str, values: list[Any] | dict[str, Any]) -> None:
+def _check_values(key: str, values: list[Any] | Mapping[Any, Any]) -> None:
     where = f"search.space {key}"
     if isinstance(values, list):
         if not values:
@@ -72,7 +76,9 @@ def _check_values(key: str, values: list[Any] | dict[str, Any]) -> None:
     for end in ("low", "high"):
         value = values.get(end)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise BadInput(f"{where}: {end}={value!r}; a range is {{low: number, high: number, log: true or false}}")
+            raise BadInput(
+                f"{where}: {end}={value!r}; a range is {{low: number, high: number, log: true or false}}"
+            )
     if values["low"] >= values["high"]:
         raise BadInput(f"{where}: low={values['low']} is not below high={values['high']}")
     if not isinstance(values.get("log", False), bool):
@@ -89,7 +95,10 @@ def _corners(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def is_grid(search: SearchConfig) -> bool:
     """Whether the whole grid is run: lists only, and no more points than trials."""
-    return all(isinstance(values, list) for values in search.space.values()) and grid_points(search) <= search.trials
+    return (
+        all(isinstance(values, list) for values in search.space.values())
+        and grid_points(search) <= search.trials
+    )
 
 
 def grid_points(search: SearchConfig) -> int:
@@ -100,27 +109,3 @@ def grid_points(search: SearchConfig) -> int:
 def trial_count(search: SearchConfig) -> int:
     """How many trials the search makes."""
     return grid_points(search) if is_grid(search) else search.trials
-
-
-def tune_space(recipe: Recipe) -> dict[str, Any]:
-    """The checked space in Ray Tune's terms. A range is of whole numbers, both ends included, if its setting is."""
-    from ray import tune
-
-    assert recipe.search is not None
-    choose = tune.grid_search if is_grid(recipe.search) else tune.choice
-    return {
-        key: choose(values) if isinstance(values, list) else _domain(tune, values, _is_whole(recipe, key))
-        for key, values in recipe.search.space.items()
-    }
-
-
-def _is_whole(recipe: Recipe, key: str) -> bool:
-    section, name = key.split(".")
-    return isinstance(getattr(getattr(recipe, section), name), int)
-
-
-def _domain(tune: Any, values: Mapping[str, Any], whole: bool) -> Any:
-    low, high, log = values["low"], values["high"], values.get("log", False)
-    if whole:
-        return (tune.lograndint if log else tune.randint)(low, high + 1)
-    return (tune.loguniform if log else tune.uniform)(low, high)

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 _STATE, _COMPLETE = "seqgen-run.json", "seqgen-complete.json"
-_REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "AccessDenied")
+_REFUSALS = (
+    "ACCESS_DENIED",
+    "NO_SUCH_BUCKET",
+    "INVALID_ACCESS_KEY_ID",
+    "SIGNATURE_DOES_NOT_MATCH",
+    "AccessDenied",
+)
 
 
 def storage_root() -> str:
@@ -33,7 +39,7 @@ def storage_root() -> str:
 
 @dataclass(frozen=True)
 class RunStorage:
-    """One Ray Train run: `root`/`name` holds its checkpoints, Ray's own snapshot, and two small files of ours."""
+    """One Ray Train run: `root`/`name` holds its checkpoints, Ray's snapshot, and two small files of ours."""
 
     root: str
     name: str
@@ -100,5 +106,7 @@ class RunStorage:
     def _explain(self, error: Exception) -> BadInput | OperationalError:
         text = " ".join(str(error).split())[:300]
         if isinstance(error, PermissionError) or any(refusal in text for refusal in _REFUSALS):
-            return BadInput(f"SEQGEN_STORAGE={self.root}: refused ({text}); check the address and the credentials")
+            return BadInput(
+                f"SEQGEN_STORAGE={self.root}: refused ({text}); check the address and the credentials"
+            )
         return OperationalError(f"storage {self.root} does not serve us: {text}")

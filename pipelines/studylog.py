@@ -1,4 +1,4 @@
-"""What is written down about a search: lines on the terminal, a tracked run for each trial, and how each ended."""
+"""What is written down about a search: lines on the terminal, a tracked run a trial, how each ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from seqgen.config import Recipe
 
 FINISHED, STOPPED, FAILED = "finished", "asha", "failed"
 OUT_OF_TIME, INTERRUPTED = "out of time", "interrupted"
-_STUDY_TAG, _TRIAL_TAG, _END_TAG = "seqgen.study", "seqgen.trial", "seqgen.stopped_by"
+_TRIAL_TAG, _END_TAG = "seqgen.trial", "seqgen.stopped_by"
 _STATUS: dict[str, tracking.Status] = {
     FINISHED: "FINISHED",
     STOPPED: "FINISHED",
@@ -35,8 +35,10 @@ class StudyLog(Callback):
     `ended` says how each trial that ended did; it is part of Tune's saved state and so survives the driver.
     """
 
-    def __init__(self, recipe: Recipe, manifest: Manifest, study: str, objective: str, trials: int) -> None:
-        """Open the run of the study, or the one that an unfinished study of this name has. Raises OperationalError."""
+    def __init__(
+        self, recipe: Recipe, manifest: Manifest, study: str, run_id: str | None, objective: str, trials: int
+    ) -> None:
+        """Open the study's run, or go on with `run_id`. Raises OperationalError, BadInput."""
         assert recipe.search is not None
         self.recipe, self.manifest, self.search = recipe, manifest, recipe.search
         self.objective, self.trials = objective, trials
@@ -44,14 +46,11 @@ class StudyLog(Callback):
         self.ended: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
         self._logs: dict[str, tracking.MetricLog] = {}
-        self._client = tracking.connect()
-        experiments = [tracking.experiment_id(self._client)]
-        unfinished = f"tags.`{_STUDY_TAG}` = '{study}' and attributes.status != 'FINISHED'"
-        before = self._client.search_runs(experiments, unfinished, max_results=1)
-        run_id = before[0].info.run_id if before else None
         self.run_id = tracking.open_run(recipe, manifest, run_id=run_id, name=study, kind="study")
-        self._client.set_tag(self.run_id, _STUDY_TAG, study)
-        children = self._client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{self.run_id}'")
+        self._client = tracking.connect()
+        children = self._client.search_runs(
+            [tracking.experiment_id(self._client)], f"tags.`mlflow.parentRunId` = '{self.run_id}'"
+        )
         self._runs = {run.data.tags.get(_TRIAL_TAG, ""): run.info.run_id for run in children}
 
     def settings(self, trial: Trial) -> dict[str, Any]:
@@ -78,7 +77,8 @@ class StudyLog(Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Open the trial's run, or its former one after a restart."""
         self.ended.pop(trial.trial_id, None)
-        self._say(trial, "starts" if not trial.last_result else f"goes on after epoch {trial.last_result['epoch']}")
+        epoch = trial.last_result.get("epoch")
+        self._say(trial, f"goes on after epoch {epoch}" if epoch else "starts")
         self._tracked(lambda: self._open(trial))
 
     def _open(self, trial: Trial) -> None:
@@ -105,7 +105,7 @@ class StudyLog(Callback):
             self._say(trial, f"epoch {result['epoch']}/{self.search.epochs}, {bound}")
         if trial.trial_id in self._logs:
             metrics = {key: value for key, value in result.items() if key.startswith(_METRICS)}
-            self._logs[trial.trial_id].log(metrics, result["epoch"])
+            self._logs[trial.trial_id].log(metrics, result["step"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial did all its epochs, or ASHA stopped it."""
@@ -132,6 +132,18 @@ class StudyLog(Callback):
         for trial in trials:
             if trial.trial_id not in self.ended:
                 self._end(trial, INTERRUPTED if self.stop.is_set() else OUT_OF_TIME)
+
+    def row(self, trial: Trial) -> dict[str, Any]:
+        """The trial's line of the table: settings, epochs done, last bound (None if none), seconds, end."""
+        result = trial.last_result
+        return {
+            "trial": self.number(trial),
+            **self.settings(trial),
+            "epochs": result.get("epoch", 0),
+            "bound": result.get(self.objective),
+            "seconds": round(result.get("time_total_s", 0.0), 1),
+            "status": self.ended[trial.trial_id],
+        }
 
     def _say(self, trial: Trial, what: str) -> None:
         number = f"trial {self.number(trial)}/{self.trials}"

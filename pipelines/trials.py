@@ -1,22 +1,28 @@
-"""One trial of a search: trained in the trial's own process, or by several workers as a Ray Train run of its own."""
+"""One trial of a search: trained in its own process, or by several workers as a Ray Train run."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.space import trial_recipe
+from pipelines.space import is_grid, trial_recipe
 from seqgen.config import Recipe, build_recipe
 
 if TYPE_CHECKING:
-    from seqgen.data.images import ImageSet
-    from seqgen.training import Progress, SaveFn
+    from pipelines.storage import RunStorage
+    from seqgen.data import ImageSet
+    from seqgen.training import Progress, SaveFn, World
 
 CPUS_PER_WORKER = 1
+_ROW = "row.json"
+Row = dict[str, Any]
+# Tells Tune of an epoch: its metrics, and the directory of a complete checkpoint (from the first worker).
+Report = Callable[[Row, Path | None], None]
 
 
 def objective(recipe: Recipe) -> str:
@@ -24,14 +30,106 @@ def objective(recipe: Recipe) -> str:
     return f"valid/{recipe.data.binarise}/free_energy"
 
 
-def train_here(settings: Mapping[str, Any], recipe: Mapping[str, Any], shards: str) -> None:
-    """Train one trial in this process: a function trainable of Ray Tune.
+def domains(recipe: Recipe) -> dict[str, Any]:
+    """The checked space in Ray Tune's terms; a range of a whole-number setting has both ends."""
+    from ray import tune
 
-    `recipe` is the search's recipe as a tree. Reports the metrics and a checkpoint after every epoch and goes on
-    from the trial's last checkpoint.
-    """
+    assert recipe.search is not None
+    choose = tune.grid_search if is_grid(recipe.search) else tune.choice
+    found: dict[str, Any] = {}
+    for key, values in recipe.search.space.items():
+        section, name = key.split(".")
+        if isinstance(values, list):
+            found[key] = choose(values)
+        elif isinstance(getattr(getattr(recipe, section), name), int):
+            found[key] = (tune.lograndint if values.get("log") else tune.randint)(
+                values["low"], values["high"] + 1
+            )
+        else:
+            found[key] = (tune.loguniform if values.get("log") else tune.uniform)(
+                values["low"], values["high"]
+            )
+    return found
+
+
+def trainable(recipe: Recipe, storage: RunStorage, device: str) -> Any:
+    """What Tune runs for each trial, with the resources it takes."""
+    from ray import tune
+
+    from pipelines.recipe import places
+
+    assert recipe.search is not None
+    tree, shards = recipe.model_dump(mode="json", by_alias=True), str(places(recipe).shards)
+    workers, gpu = recipe.search.workers, device == "cuda"
+    if workers == 1:
+        alone = tune.with_parameters(train_alone, recipe=tree, shards=shards)
+        return tune.with_resources(alone, {"cpu": CPUS_PER_WORKER, "gpu": int(gpu)})
+    together = tune.with_parameters(
+        train_together, recipe=tree, shards=shards, storage=f"{storage.root}/{storage.name}-trials", gpu=gpu
+    )
+    # The driver of the workers takes no CPU, or two of them would hold what the workers wait for. Tune
+    # refuses a trial that takes nothing, so it takes a byte.
+    return tune.with_resources(together, {"memory": 1})
+
+
+def train_alone(settings: Mapping[str, Any], recipe: Row, shards: str) -> None:
+    """Train a trial in this process, from its last checkpoint on: a function trainable of Tune."""
     import torch
     from ray import tune
+
+    from seqgen.training import World
+
+    def report(row: Row, directory: Path | None) -> None:
+        tune.report(row, checkpoint=tune.Checkpoint.from_directory(str(directory)))
+
+    world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    _train(settings, recipe, shards, world, tune.get_checkpoint(), report)
+
+
+def train_together(settings: Mapping[str, Any], recipe: Row, shards: str, storage: str, gpu: bool) -> None:
+    """Train a trial as a Ray Train run, which its name lets a restored trial resume: as `train_alone`."""
+    from ray import tune
+    from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    TorchTrainer(
+        train_worker,
+        train_loop_config={"settings": dict(settings), "recipe": recipe, "shards": shards},
+        scaling_config=ScalingConfig(
+            num_workers=recipe["search"]["workers"],
+            use_gpu=gpu,
+            resources_per_worker={"CPU": CPUS_PER_WORKER, "GPU": int(gpu)},
+        ),
+        run_config=RunConfig(
+            name=tune.get_context().get_trial_id(),
+            storage_path=storage,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
+        ),
+    ).fit()
+
+
+def train_worker(task: Row) -> None:
+    """One worker of `train_together`."""
+    import ray.train
+    import ray.train.torch
+
+    from seqgen.training import World
+
+    def report(row: Row, directory: Path | None) -> None:
+        checkpoint = ray.train.Checkpoint.from_directory(str(directory)) if directory else None
+        ray.train.report(row, checkpoint=checkpoint)
+
+    world = World.joined(ray.train.torch.get_device())
+    _train(task["settings"], task["recipe"], task["shards"], world, ray.train.get_checkpoint(), report)
+
+
+def _train(
+    settings: Mapping[str, Any], recipe: Row, shards: str, world: World, checkpoint: Any, report: Report
+) -> None:
+    """Train the trial from `checkpoint` (None: from the start); reports every epoch, with a checkpoint."""
+    import torch
 
     from seqgen.models import build
     from seqgen.training import fit
@@ -39,41 +137,38 @@ def train_here(settings: Mapping[str, Any], recipe: Mapping[str, Any], shards: s
     resolved = trial_recipe(build_recipe(recipe, "search"), settings)
     torch.set_num_threads(CPUS_PER_WORKER)
     torch.manual_seed(resolved.train.seed)
-    train, valid, mean = _sets(shards, _limit(recipe))
+    train, valid, mean = _sets(shards, recipe["search"]["train_images"])
     model = build(resolved.model, train.height, train.width, mean)
 
     def on_epoch(progress: Progress, save: SaveFn) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            save(Path(directory))
-            tune.report(row(progress), checkpoint=tune.Checkpoint.from_directory(directory))
+        # Tune counts its own iterations anew after a restore, so the epoch is ours.
+        row = {"epoch": progress.epoch, "step": progress.step, **progress.metrics}
+        with tempfile.TemporaryDirectory(prefix="seqgen-trial-") as name:
+            directory = Path(name)
+            if world.rank == 0:
+                (directory / _ROW).write_text(json.dumps(row))
+                save(directory)
+            report(row, directory if world.rank == 0 else None)
 
-    checkpoint = tune.get_checkpoint()
-    with checkpoint.as_directory() if checkpoint else contextlib.nullcontext() as resume:
-        fit(
-            model,
-            train,
-            valid,
-            resolved.data,
-            resolved.train,
-            resume=Path(resume) if resume else None,
-            on_epoch=on_epoch,
-        )
-
-
-def row(progress: Progress) -> dict[str, Any]:
-    """What a trial reports. Tune counts its own iterations anew after a restore, so the epoch is ours."""
-    return {"epoch": progress.epoch, "step": progress.step, **progress.metrics}
-
-
-def _limit(recipe: Mapping[str, Any]) -> int | None:
-    return recipe["search"]["train_images"]
+    with checkpoint.as_directory() if checkpoint else contextlib.nullcontext() as name:
+        resume = Path(name) if name else None
+        if resume and (row := json.loads((resume / _ROW).read_text()))["epoch"] >= resolved.train.epochs:
+            report(
+                row, resume if world.rank == 0 else None
+            )  # all was done, but Tune was not told before it ended
+            return
+        fit(model, train, valid, resolved.data, resolved.train, world=world, resume=resume, on_epoch=on_epoch)
 
 
 @functools.lru_cache(maxsize=1)
 def _sets(shards: str, limit: int | None) -> tuple[ImageSet, ImageSet, float]:
     """The training and held-out images and the mean pixel; kept, because a process trains several trials."""
     from data_prep.manifest import read_manifest
-    from seqgen.data.images import load_split
+    from seqgen.data import load_split
 
     directory = Path(shards)
-    return load_split(directory, "train", limit), load_split(directory, "valid"), read_manifest(directory).mean
+    return (
+        load_split(directory, "train", limit),
+        load_split(directory, "valid"),
+        read_manifest(directory).mean,
+    )

@@ -1,4 +1,4 @@
-"""What each worker of a Ray Train run does: load, join, train, report checkpoints; the first one tells the driver."""
+"""What a worker of a Ray Train run does: join, load, train, report checkpoints, tell the driver."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class News(TypedDict):
 
 
 class Outcome(TypedDict):
-    """How a worker ended without failing: an error that a restart would only repeat is handed over, not raised."""
+    """How a worker ended: an error that a restart would only repeat is handed over, not raised."""
 
     error: str | None
     kind: str
 
 
-def train_worker(task: Task) -> Outcome:
-    """The training loop of one worker of a Ray Train run."""
+def train_worker(task: dict[str, Any]) -> Outcome:
+    """The training loop of one worker; `task` is a `Task`."""
     import ray.train
     import ray.train.torch
     import torch
@@ -66,7 +66,8 @@ def train_worker(task: Task) -> Outcome:
         rows = read_history(Path(resume) / FILE_NAME) if resume else []
         if world.rank == 0:
             _tell(task["news"], {"resumed": bool(resume), "rows": rows})
-        reporter = _Reporter(recipe.train.checkpoint_every, f"valid/{recipe.data.binarise}/free_energy", rows, task)
+        objective = f"valid/{recipe.data.binarise}/free_energy"
+        reporter = _Reporter(recipe.train.checkpoint_every, objective, rows, task["news"])
         try:
             fit(
                 model,
@@ -85,10 +86,10 @@ def train_worker(task: Task) -> Outcome:
 
 
 class _Reporter:
-    """After every epoch: a row of history, and, where one is due, a checkpoint that holds the history so far."""
+    """After every epoch a row of history and, where one is due, a checkpoint that holds them all."""
 
-    def __init__(self, every: int, objective: str, rows: list[Row], task: Task) -> None:
-        self._every, self._objective, self._rows, self._news = every, objective, rows, task["news"]
+    def __init__(self, every: int, objective: str, rows: list[Row], news: Queue) -> None:
+        self._every, self._objective, self._rows, self._news = every, objective, rows, news
 
     def __call__(self, progress: Progress, save: SaveFn) -> None:
         import ray.train
@@ -108,7 +109,9 @@ class _Reporter:
                 checkpoint = ray.train.Checkpoint.from_directory(name)
             # An epoch without a held-out bound is never the best one.
             metrics = {SCORE: progress.metrics.get(self._objective, math.inf), "epoch": progress.epoch}
-            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{progress.epoch:05d}")
+            ray.train.report(
+                metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{progress.epoch:05d}"
+            )
 
 
 def _tell(news: Queue, what: News) -> None:

@@ -126,7 +126,7 @@ def free_energies(
     device = _device(model)
     generator = torch.Generator().manual_seed(seed)
     free_energy, log_likelihood, kl = [], [], []
-    for x, context in _chunks(held_out, device):
+    for x, context in _chunks(held_out, device, CHUNK):
         noise = torch.randn(model.noise_shape(len(x)), generator=generator).to(device)
         bound = model(x, context, noise)
         log_likelihood.append(bound.log_likelihood.double().cpu())
@@ -201,9 +201,7 @@ def _take(held_out: HeldOut, index: Tensor) -> HeldOut:
     return HeldOut(held_out.x[index], context, held_out.concepts[index])
 
 
-def _chunks(
-    held_out: HeldOut, device: torch.device, size: int = CHUNK
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _chunks(held_out: HeldOut, device: torch.device, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     for start in range(0, len(held_out), size):
         part = slice(start, start + size)
         context = None if held_out.context is None else held_out.context[part].to(device).float()

@@ -64,16 +64,24 @@ def outline(image: Image.Image, corners: np.ndarray, scale: int, colour: Colour,
     """Draw the quadrilateral `corners` [4,2], (x, y) in pixels of the small image, on the upscaled `image`.
 
     (0, 0) is the image's upper left edge. What reaches beyond the tile is cut at its border, so that a window
-    larger than the image still shows.
+    larger than the image still shows. Where the two do not meet nothing is drawn.
     """
     inset = width / 2
-    points = [(float(x) * scale, float(y) * scale) for x, y in corners]
-    points = clip(points, inset, inset, image.width - inset, image.height - inset)
-    if len(points) < 2:
+    ring = [(float(x) * scale, float(y) * scale) for x, y in corners]
+    ring = clip(ring, inset, inset, image.width - inset, image.height - inset)
+    if not ring:
         return
-    draw = ImageDraw.Draw(image)
-    ring = [*points, points[0], points[1]]
-    draw.line([(x - 0.5, y - 0.5) for x, y in ring], fill=colour, width=width, joint="curve")
+    # Distance of every pixel's centre to the nearest edge: smooth lines, `width` pixels wide to the pixel.
+    rows, columns = np.mgrid[: image.height, : image.width] + 0.5
+    distance = np.full(rows.shape, np.inf)
+    for (x, y), (next_x, next_y) in zip(ring, ring[1:] + ring[:1], strict=True):
+        along, down = next_x - x, next_y - y
+        length = along**2 + down**2
+        share = ((columns - x) * along + (rows - y) * down) / length if length else np.zeros(rows.shape)
+        share = share.clip(0, 1)
+        distance = np.minimum(distance, np.hypot(columns - x - share * along, rows - y - share * down))
+    cover = (inset + 0.5 - distance).clip(0, 1)
+    image.paste(colour, mask=Image.fromarray(np.rint(255 * cover).astype(np.uint8)))
 
 
 def clip(points: Sequence[Point], left: float, top: float, right: float, bottom: float) -> list[Point]:

@@ -1,0 +1,151 @@
+"""One Ray Train run as its driver sees it: start the workers, hear them, turn failures into ours."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from data_prep.errors import BadInput, NumericalError, OperationalError
+from pipelines.history import Row
+from pipelines.progress import Display
+from pipelines.storage import RunStorage
+from pipelines.worker import SCORE, News, Task, train_worker
+from seqgen.config import Recipe
+
+if TYPE_CHECKING:
+    from ray.train.v2.api.result import Result
+    from ray.util.queue import Queue
+
+_KEPT = 2  # best checkpoints, besides the latest
+
+
+def run_workers(
+    recipe: Recipe,
+    shards: Path,
+    settings: dict[str, str],
+    storage: RunStorage,
+    device: Literal["cpu", "cuda"],
+    on_row: Callable[[Row], None],
+) -> Result:
+    """Train on the connected cluster, from the run's last checkpoint if it has one.
+
+    `settings` are digests a checkpoint must have been made with; `on_row` gets every epoch's metrics,
+    also those before when the run goes on. Lost workers are restarted `train.max_failures` times.
+    Raises NumericalError or BadInput from the workers, OperationalError when the restarts are used up.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.queue import Queue
+
+    objective = f"valid/{recipe.data.binarise}/free_energy"
+    news = Queue(actor_options={"num_cpus": 0})
+    task = Task(
+        recipe=recipe.model_dump(mode="json", by_alias=True),
+        shards=str(shards),
+        settings=settings,
+        news=news,
+    )
+    workers, cuda = recipe.train.workers, device == "cuda"
+    trainer = TorchTrainer(
+        train_worker,  # type: ignore[arg-type]  # its value comes back in the result
+        train_loop_config=dict(task),
+        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=cuda,
+            resources_per_worker={"CPU": 1, "GPU": 1} if cuda else {"CPU": 1},
+        ),
+        run_config=ray.train.RunConfig(
+            name=storage.name,
+            storage_path=storage.root,
+            failure_config=ray.train.FailureConfig(max_failures=recipe.train.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=_KEPT, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
+            ),
+        ),
+    )
+    with Display(recipe.train.epochs, objective).shown() as display:
+        display.say(f"starting {workers} worker{'s' if workers > 1 else ''} on {device}")
+        result = _follow(cast("Callable[[], Result]", trainer.fit), news, display, on_row, storage)
+    outcome = result.return_value or {"error": None}
+    if outcome["error"] is not None:
+        raise (NumericalError if outcome["kind"] == "NumericalError" else BadInput)(outcome["error"])
+    return result
+
+
+def _follow(
+    fit: Callable[[], Result],
+    news: Queue,
+    display: Display,
+    on_row: Callable[[Row], None],
+    storage: RunStorage,
+) -> Result:
+    """Run `fit` in a thread, where Ray puts no signal handlers, and hear the workers' news meanwhile."""
+    done: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            done["result"] = fit()
+        except BaseException as error:
+            done["error"] = error
+
+    thread = threading.Thread(target=work, name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        _hear(news, display, on_row, wait=0.5)
+    _hear(news, display, on_row, wait=0)
+    if "error" in done:
+        raise _failure(done["error"], storage)
+    return done["result"]
+
+
+def _hear(news: Queue, display: Display, on_row: Callable[[Row], None], wait: float) -> None:
+    from ray.exceptions import RayError
+    from ray.util.queue import Empty
+
+    try:
+        while True:
+            item: News = news.get(timeout=wait) if wait else news.get_nowait()
+            for row in item["rows"]:
+                on_row(row)
+            if item["resumed"]:
+                display.say(f"going on after epoch {item['rows'][-1]['epoch']:.0f}")
+            else:
+                for row in item["rows"]:
+                    display.epoch(row)
+    except (Empty, RayError):
+        return
+
+
+def _failure(error: BaseException, storage: RunStorage) -> BaseException:
+    """A failed run as one line: the cause, not its echoes in the other workers, and what is left."""
+    from ray.train import TrainingFailedError, WorkerGroupError
+
+    if not isinstance(error, TrainingFailedError):
+        return error
+    cause: BaseException = error
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        ranks = sorted(error.worker_failures.items(), key=lambda item: (_is_echo(item[1]), item[0]))
+        cause = ranks[0][1]
+    text = next((line for line in reversed(str(cause).splitlines()) if line.strip()), type(cause).__name__)
+    return OperationalError(
+        f"training failed and its restarts are used up: {text.strip()[:300]}; {_last_checkpoint(storage)}"
+    )
+
+
+def _is_echo(error: BaseException) -> bool:
+    """Whether a worker only noticed that another one went away."""
+    text = str(error).lower()
+    return any(sign in text for sign in ("connection closed by peer", "connection reset", "nccl", "gloo"))
+
+
+def _last_checkpoint(storage: RunStorage) -> str:
+    from ray.train import Result
+
+    try:
+        checkpoint = Result.from_path(f"{storage.root}/{storage.name}").checkpoint
+    except RuntimeError:
+        checkpoint = None
+    return f"the last checkpoint is {checkpoint.path}" if checkpoint else "there is no checkpoint yet"

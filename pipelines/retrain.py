@@ -1,0 +1,130 @@
+"""Retrain if data, code or settings changed since the champion was made; what a schedule calls."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data_prep.manifest import read_manifest
+from pipelines import lineage
+from pipelines.line import run_line
+from pipelines.recipe import load_recipe, places
+from pipelines.register import summary
+from pipelines.signals import raise_on_stop
+from pipelines.verb import RecipeOption, SetOption, run
+from seqgen.config import Recipe
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+LOCK = Path(".seqgen/retrain.lock")
+ForceOption = Annotated[bool, typer.Option("--force", help="Run the line even if nothing changed.")]
+
+
+def retrain(recipe: RecipeOption = None, settings: SetOption = None, force: ForceOption = False) -> None:
+    """Retrain if the manifest, the code of seqgen and data_prep, or the settings are not the champion's.
+
+    Promoted or not, exit 0; one at a time: a second retraining exits 0 and names the first.
+    """
+    raise_on_stop()
+    with sole(LOCK) as (descriptor, holder):
+        if descriptor is None:
+            print(f"already running (holder {holder})")
+            return
+        options = [*(["--recipe", recipe] if recipe else []), *(f"--set={text}" for text in settings or ())]
+        _retrain(load_recipe(recipe, settings or ()), options, force, (descriptor,))
+
+
+@contextlib.contextmanager
+def sole(path: Path) -> Iterator[tuple[int | None, str]]:
+    """Hold the lock `path` and yield (its descriptor, ""), or (None, who holds it).
+
+    The kernel frees it with the last process that has the descriptor: a dead holder needs no taking over, and
+    children given the descriptor keep the lock while they live.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        stream.seek(0)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None, stream.read().strip() or "unknown"
+            return
+        stream.truncate(0)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        stream.write(f"pid {os.getpid()} on {platform.node()} since {now}\n")
+        stream.flush()
+        yield stream.fileno(), ""
+
+
+def _retrain(recipe: Recipe, options: list[str], force: bool, keep: tuple[int, ...]) -> None:
+    from pipelines import registry, tracking
+
+    client, name, where = tracking.connect(), recipe.register_.name, places(recipe)
+    champion = registry.by_alias(client, name, registry.CHAMPION)
+    if champion is None:
+        print(f"{name} has no champion yet")
+    else:
+        run_line("shard", options, keep=keep)
+        state = _state(recipe, where.shards)
+        changed = changes(state, champion)
+        for line in changed:
+            print(f"since champion version {champion.version} was made, {line}")
+        newest = registry.by_alias(client, name, registry.CANDIDATE)
+        if not force and not changed:
+            print(
+                f"nothing to do: champion version {champion.version} is made from this data, code and settings"
+            )
+            return
+        if not force and newest is not None and not changes(state, newest):
+            reason = newest.tags.get("promotion_reason", "unknown")
+            print(f"nothing to do: version {newest.version}, made from all this, was not promoted ({reason})")
+            return
+    before = _result(where.register)
+    run_line("report", options, force=force, keep=keep)
+    after = _result(where.register)
+    if after is None or after == before:
+        print("no new model: no stage of the line depends on what changed (`--force` runs them all)")
+    else:
+        print(summary(after))
+
+
+def _state(recipe: Recipe, shards: Path) -> dict[str, str]:
+    return {
+        "manifest_digest": read_manifest(shards).digest,
+        "code_digest": lineage.code_digest(),
+        "request_digest": lineage.request_digest(recipe),
+    }
+
+
+_WORDS = {"manifest_digest": "data", "code_digest": "code", "request_digest": "settings"}
+
+
+def changes(state: dict[str, str], version: ModelVersion) -> list[str]:
+    """What differs between `state` and what `version` was made from, a line each."""
+    found = []
+    for key, now in state.items():
+        then = version.tags.get(lineage.PREFIX + key, "unknown")
+        if then != now:
+            found.append(f"{_WORDS[key]} changed ({key.replace('_', ' ')} {then[:12]} -> {now[:12]})")
+    return found
+
+
+def _result(directory: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((directory / "register.json").read_text())
+    except FileNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    run(retrain)

@@ -1,0 +1,202 @@
+"""Train the recipe's model with Ray Train on one or more workers; an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from data_prep.errors import BadInput, OperationalError, StoppedEarly
+from data_prep.files import canonical_digest, write_json
+from data_prep.manifest import Manifest, check_shard_bytes, read_manifest
+from pipelines.history import FILE_NAME, Row, read_history, write_history
+from pipelines.ray_cluster import Device, connected, elsewhere, this_machine
+from pipelines.recipe import load_recipe, places
+from pipelines.signals import raise_on_stop
+from pipelines.storage import RunStorage, storage_root
+from pipelines.verb import RecipeOption, SetOption, run
+from pipelines.worker import SCORE
+from seqgen.config import Recipe, flatten
+
+if TYPE_CHECKING:
+    from ray.train.v2.api.result import Result
+
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Same as --set train.workers=N.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="auto: GPUs if every worker can have one.")]
+
+
+def train(
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+    workers: WorkersOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train the recipe's model on N workers. If interrupted, the same command goes on with the run."""
+    assignments = [*(settings or ()), *([f"train.workers={workers}"] if workers else ())]
+    train_recipe(with_search(recipe, assignments), device, again=shlex.join(["python", *sys.orig_argv[1:]]))
+
+
+def with_search(name: str | None, assignments: list[str]) -> Recipe:
+    """The recipe with what its search found, if it has run; `assignments` win over it. Raises BadInput."""
+    recipe = load_recipe(name, assignments)
+    path = places(recipe).search / "best.json"
+    if not path.is_file():
+        return recipe
+    try:
+        found = dict(json.loads(path.read_text())["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{path}: not the result of a search ({error}); run `python -m pipelines.tune`"
+        ) from error
+    if found:
+        print(f"found by the search ({path}): " + "  ".join(f"{key}={value}" for key, value in found.items()))
+    return load_recipe(name, assignments, found=found)
+
+
+def train_recipe(recipe: Recipe, device: Device = "auto", again: str = "") -> Path:
+    """Train `recipe` and return the directory of its products; `again` is the command that goes on with it.
+
+    Raises BadInput before anything starts, NumericalError, OperationalError (also when the restarts are used
+    up), StoppedEarly on SIGTERM or Ctrl-C.
+    """
+    from filelock import FileLock, Timeout
+
+    from pipelines import tracking
+
+    raise_on_stop()
+    manifest = check(recipe)
+    if not elsewhere():
+        this_machine().check(recipe, device)
+    storage = RunStorage.next(storage_root(), run_name(recipe, manifest))
+    locks = Path(".seqgen/locks")
+    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(locks / f"train-{storage.name}.lock", timeout=0):
+            tracking.connect()
+            _show(recipe, storage)
+            with connected() as cluster:
+                return _tracked(recipe, manifest, storage, cluster.check(recipe, device))
+    except Timeout:
+        raise BadInput(f"run {storage.name} is being trained by another process; wait for it") from None
+    except StoppedEarly as stopped:
+        raise StoppedEarly(f"{stopped}; the last checkpoint is kept. Go on with: {again}") from None
+    except OperationalError as error:
+        raise OperationalError(f"{error}. Go on with: {again}") from error
+
+
+def check(recipe: Recipe) -> Manifest:
+    """The manifest of the recipe's shards, checked against the recipe and against the files.
+
+    Raises BadInput (absent, or made with other settings), OperationalError (damaged).
+    """
+    directory = places(recipe).shards
+    manifest = read_manifest(directory)
+    size = recipe.data.size
+    if manifest.data != recipe.data or (manifest.height, manifest.width) != (size, size):
+        raise BadInput(f"{directory}: shards of other data settings; run `python -m pipelines.shard`")
+    for split in ("train", "valid"):
+        if split not in manifest.splits:
+            raise BadInput(f"{directory}: no split {split}; run `python -m pipelines.shard`")
+        for shard in manifest.splits[split].shards:
+            check_shard_bytes(directory, shard)
+    images = manifest.splits["train"].images
+    if recipe.train.batch > images:
+        raise BadInput(f"train.batch={recipe.train.batch} exceeds the {images} training images: choose less")
+    return manifest
+
+
+def run_name(recipe: Recipe, manifest: Manifest) -> str:
+    """The name of the run of these settings on these data; the number of workers is no part of it."""
+    return f"{recipe.name}-{canonical_digest([recipe.digest(), manifest.digest])[:10]}"
+
+
+def _show(recipe: Recipe, storage: RunStorage) -> None:
+    print(f"run {storage.name}" + (" goes on" if storage.state() else ""))
+    for key, value in flatten(recipe.model_dump(mode="json", include={"data", "model", "train"})).items():
+        print(f"  {key} = {value}")
+    sys.stdout.flush()
+
+
+def _tracked(recipe: Recipe, manifest: Manifest, storage: RunStorage, device: Literal["cpu", "cuda"]) -> Path:
+    """Train within one MLflow run, whose last status tells how it ended."""
+    from pipelines import tracking
+    from pipelines.ray_train import run_workers
+
+    uri = tracking.tracking_uri()
+    run_id = tracking.open_run(recipe, manifest, run_id=storage.state().get("run_id"), name=storage.name)
+    status: tracking.Status = "FAILED"
+    log = tracking.MetricLog(uri, run_id)
+
+    def on_row(row: Row) -> None:
+        log.log({key: value for key, value in row.items() if key not in ("epoch", "step")}, int(row["step"]))
+
+    try:
+        storage.keep({"run_id": run_id})
+        digests = {"settings digest": recipe.digest(), "manifest digest": manifest.digest}
+        result = run_workers(recipe, places(recipe).shards, digests, storage, device, on_row)
+        target = _write_products(recipe, manifest, storage, run_id, result)
+        storage.complete()
+        status = "FINISHED"
+    except StoppedEarly:
+        status = "KILLED"
+        raise
+    finally:
+        log.close()
+        tracking.close_run(run_id, status)
+    for name in ("recipe.json", FILE_NAME):
+        tracking.attach(run_id, target / name, "train")
+    return target
+
+
+def _write_products(
+    recipe: Recipe, manifest: Manifest, storage: RunStorage, run_id: str, result: Result
+) -> Path:
+    """Write `artifacts/<recipe>/train`, whole or not at all; the weights are those of the best epoch."""
+    from pipelines import tracking
+    from seqgen.models import build, save_model
+    from seqgen.training.checkpoint import load_average
+
+    if not result.best_checkpoints or result.checkpoint is None:
+        raise OperationalError(f"run {storage.name} ended without a checkpoint in {storage.root}")
+    best, metrics = min(result.best_checkpoints, key=lambda pair: (pair[1][SCORE], -pair[1]["epoch"]))
+    target = places(recipe).train
+    fresh, stale = target.with_name(".train.new"), target.with_name(".train.old")
+    for leftover in (fresh, stale):
+        shutil.rmtree(leftover, ignore_errors=True)
+    model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
+    with best.as_directory() as directory:
+        load_average(Path(directory), model)
+    save_model(model, fresh / "model")
+    with result.checkpoint.as_directory() as directory:
+        rows = read_history(Path(directory) / FILE_NAME)
+    write_history(fresh / FILE_NAME, rows)
+    write_json(fresh / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
+    summary = {
+        "run_id": run_id,
+        "run_name": storage.name,
+        "tracking_uri": tracking.redact(tracking.tracking_uri()),
+        "checkpoint": best.path,
+        "best_epoch": metrics["epoch"],
+        "best_bound": metrics[SCORE],
+        "epochs": rows[-1]["epoch"],
+        "steps": rows[-1]["step"],
+        "settings_digest": recipe.digest(),
+        "manifest_digest": manifest.digest,
+    }
+    write_json(fresh / "run.json", summary)
+    if target.exists():
+        target.replace(stale)
+    fresh.replace(target)
+    shutil.rmtree(stale, ignore_errors=True)
+    print(f"best of {rows[-1]['epoch']} epochs: {metrics['epoch']}, held-out bound {metrics[SCORE]:.2f} nats")
+    print(f"model in {target / 'model'}, run {run_id}")
+    return target
+
+
+if __name__ == "__main__":
+    run(train)

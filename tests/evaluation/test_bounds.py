@@ -1,0 +1,223 @@
+"""Held-out bounds against a plain loop, closed forms and their own definitions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from data_prep.config import DataConfig
+from data_prep.errors import BadInput, NumericalError
+from seqgen.config import EvaluateConfig, ModelConfig
+from seqgen.data import ImageSet
+from seqgen.evaluation import bounds
+from seqgen.evaluation.bounds import HeldOut
+from seqgen.models import SequentialGenerator, build
+
+BITS = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")
+GREY = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
+
+
+def tiny(conditional: bool = False, steps: int = 2) -> SequentialGenerator:
+    torch.manual_seed(1)
+    config = ModelConfig(
+        steps=steps,
+        latents=2,
+        hidden=6,
+        attention="full",
+        canvas="additive",
+        posterior_hidden=5,
+        conditional=conditional,
+    )
+    model = build(config, 4, 3, 0.3).eval()
+    with torch.no_grad():  # far from its start, where q is the prior and z hardly matters
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    return model
+
+
+def strokes(count: int = 24, concepts: int = 6) -> ImageSet:
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 2, (count, 4, 3), generator=generator, dtype=torch.uint8)
+    names = tuple(f"c{number}" for number in range(concepts))
+    return ImageSet(images, 2, torch.arange(count) % concepts, torch.zeros(count, dtype=torch.int64), names)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 5 images, so that a few images make several, the last one short."""
+    monkeypatch.setattr(bounds, "CHUNK", 5)
+    return 5
+
+
+def test_free_energies_are_those_of_a_plain_loop():
+    model, held_out = tiny(), bounds.hold_out(strokes(), BITS, False, 0)
+    found = bounds.free_energies(model, held_out, seed=7)
+
+    noise = torch.randn(model.noise_shape(24), generator=torch.Generator().manual_seed(7))
+    expected, kl = [], torch.zeros(2, dtype=torch.float64)
+    for image in range(24):
+        inference = model.infer(held_out.x[image : image + 1].float(), None, noise[:, image : image + 1])
+        q, total = inference.posterior, 0.0
+        for t in range(2):
+            for k in range(2):
+                mu, sigma = q.loc[t, 0, k].item(), q.scale[t, 0, k].item()
+                term = 0.5 * (mu * mu + sigma * sigma - 1) - math.log(sigma)
+                total, kl[t] = total + term, kl[t] + term / 24
+        p = inference.likelihood.mean[0, 0]
+        for row in range(4):
+            for column in range(3):
+                ink = p[row, column].item()
+                total -= math.log(ink if held_out.x[image, 0, row, column] else 1 - ink)
+        expected.append(total)
+    torch.testing.assert_close(
+        found.free_energy, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(found.kl, kl, rtol=1e-5, atol=1e-6)
+
+
+def test_every_image_is_measured_once_and_in_order_whatever_the_chunks(small_chunks):
+    model, held_out = tiny(), bounds.hold_out(strokes(), BITS, False, 0)
+    seen = []
+    found = bounds.free_energies(model, held_out, seed=3, advance=seen.append)
+    assert seen == [5, 5, 5, 5, 4]
+    generator = torch.Generator().manual_seed(3)
+    for start in range(0, 24, 5):
+        x = held_out.x[start : start + 5].float()
+        with torch.no_grad():
+            bound = model(x, None, torch.randn(model.noise_shape(len(x)), generator=generator))
+        torch.testing.assert_close(found.free_energy[start : start + 5].float(), bound.free_energy())
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
+    model, images = tiny(), strokes()
+    grey = replace(images, images=images.images * 128, levels=256)
+    first, second, other = (bounds.hold_out(grey, GREY, False, seed) for seed in (4, 4, 5))
+    assert first.x.equal(second.x)
+    assert not first.x.equal(other.x)
+    one, again = (bounds.free_energies(model, first, 4).free_energy for _ in range(2))
+    assert one.equal(again)
+    assert not one.equal(bounds.free_energies(model, first, 5).free_energy)
+
+
+def test_standard_error_is_the_sample_deviation_over_root_n():
+    mean, se = bounds.estimate(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    assert mean == 3.0
+    assert se == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3 / 4))
+    with pytest.raises(BadInput, match="at least 2 images"):
+        bounds.estimate(torch.tensor([1.0]))
+
+
+def test_standard_error_covers_the_mean_of_the_population():
+    generator = torch.Generator().manual_seed(0)
+    population = torch.randn(20_000, generator=generator).exp()
+    inside = 0
+    for _ in range(300):
+        mean, se = bounds.estimate(population[torch.randint(20_000, (200,), generator=generator)])
+        inside += abs(mean - population.mean().item()) < 2 * se
+    assert 0.88 < inside / 300 < 0.99
+
+
+def test_difference_estimator_is_plain_where_all_is_known_and_unbiased_where_not():
+    generator = torch.Generator().manual_seed(0)
+    total = 10 * torch.randn(400, generator=generator, dtype=torch.float64)
+    tighter = total - 2 + 0.1 * torch.randn(400, generator=generator, dtype=torch.float64)
+    complete = bounds.by_difference(total, tighter, torch.arange(400))
+    assert complete.mean == pytest.approx(tighter.mean().item())
+    assert complete.se == pytest.approx(bounds.estimate(tighter).se)
+
+    means, errors = [], []
+    for _ in range(300):
+        chosen = torch.randperm(400, generator=generator)[:40]
+        mean, se = bounds.by_difference(total, tighter[chosen], chosen)
+        means.append(mean)
+        errors.append(se)
+    assert sum(means) / 300 == pytest.approx(tighter.mean().item(), abs=0.01)
+    # Far closer than the mean of 40 images alone, whose standard error is 10 / sqrt(40) = 1.6 nats.
+    assert torch.tensor(means).std() < 0.05
+    assert sum(errors) / 300 == pytest.approx(complete.se, rel=0.1)
+
+
+def repeated(times: int) -> HeldOut:
+    held_out = bounds.hold_out(strokes(), BITS, False, 0)
+    return HeldOut(held_out.x.repeat(times, 1, 1, 1), None, held_out.concepts.repeat(times))
+
+
+def test_importance_weighted_with_one_sample_is_the_free_energy_in_expectation():
+    model, held_out = tiny(), repeated(300)
+    one = bounds.importance_bounds(model, held_out, 1, seed=0).view(300, 24)
+    free = bounds.free_energies(model, held_out, seed=1).free_energy.view(300, 24)
+    mean, se = bounds.estimate((one - free).mean(1))
+    assert abs(mean) < 4 * se
+    assert se < 0.05
+
+
+def test_importance_weighted_bound_falls_with_k():
+    model, held_out = tiny(), repeated(20)
+    few, many = (bounds.importance_bounds(model, held_out, k, seed=0).mean() for k in (1, 16))
+    assert many < few - 0.2
+
+
+def test_foreign_contexts_are_the_same_contexts_and_never_of_the_images_concept():
+    images = strokes(60, 6)
+    images = replace(images, images=torch.arange(60, dtype=torch.uint8).view(-1, 1, 1).expand(-1, 4, 3) % 2)
+    held_out = HeldOut(
+        images.images.unsqueeze(1), torch.arange(60, dtype=torch.uint8).view(-1, 1, 1, 1), images.concepts
+    )
+    foreign = bounds.foreign_context(held_out, seed=0).flatten().long()
+    assert sorted(foreign.tolist()) == list(range(60))
+    assert not (images.concepts[foreign] == images.concepts).any()
+    assert not foreign.equal(bounds.foreign_context(held_out, seed=1).flatten().long())
+
+
+def test_no_foreign_context_where_one_concept_has_most_images():
+    concepts = torch.tensor([0, 0, 0, 1, 1])
+    held_out = HeldOut(torch.zeros(5, 1, 2, 2), torch.zeros(5, 1, 2, 2), concepts)
+    assert bounds.foreign_context(held_out, 0) is None
+
+
+def test_context_value_is_the_paired_difference():
+    model = tiny(conditional=True)
+    held_out = bounds.hold_out(strokes(), BITS, True, 0)
+    metrics = bounds.measure(
+        model, held_out, EvaluateConfig(importance_samples=2, importance_images=4)
+    ).metrics
+    ours = bounds.free_energies(model, held_out, 0).free_energy
+    theirs = bounds.free_energies(
+        model, replace(held_out, context=bounds.foreign_context(held_out, 0)), 0
+    ).free_energy
+    assert not ours.equal(theirs)
+    assert metrics["bound"] == pytest.approx(ours.mean().item())
+    assert metrics["bound_shuffled_context"] == pytest.approx(theirs.mean().item())
+    assert metrics["context_value"] == pytest.approx((theirs - ours).mean().item())
+    assert metrics["context_value_se"] == pytest.approx(bounds.estimate(theirs - ours).se)
+
+
+def test_measurement_adds_up_and_counts_its_passes():
+    model, held_out = tiny(steps=3), bounds.hold_out(strokes(), BITS, False, 0)
+    config = EvaluateConfig(importance_samples=4, importance_images=6, seed=9)
+    seen = []
+    found = bounds.measure(model, held_out, config, seen.append)
+    metrics = found.metrics
+    assert metrics["bound"] == pytest.approx(metrics["kl"] - metrics["log_likelihood"])
+    assert metrics["images"] == 24
+    assert metrics["iwae_4_images"] == 6
+    assert "context_value" not in metrics
+    assert found.kl_per_step.shape == (3,)
+    assert found.kl_per_step.sum().item() == pytest.approx(metrics["kl"])
+    assert sum(seen) == bounds.passes(held_out, config) == 24 + 4 * 6
+
+
+def test_spread_is_even_and_never_repeats():
+    assert bounds.spread(10, 4).tolist() == [0, 2, 5, 7]
+    assert bounds.spread(3, 9).tolist() == [0, 1, 2]
+
+
+def test_a_bound_that_is_not_finite_is_refused_with_the_image():
+    model, held_out = tiny(), bounds.hold_out(strokes(), BITS, False, 0)
+    with torch.no_grad():
+        model.canvas0.fill_(math.nan)
+    with pytest.raises(NumericalError, match="held-out image 0 is nan"):
+        bounds.free_energies(model, held_out, 0)

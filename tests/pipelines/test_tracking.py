@@ -1,0 +1,231 @@
+"""The tracking server: reached or refused, runs opened once, metrics sent from the background exactly once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import BadInput, OperationalError
+from data_prep.manifest import Manifest, read_manifest
+from pipelines import lineage, metriclog, replay, tracking
+from pipelines.recipe import load_recipe
+from seqgen.config import Recipe
+from tests.line import tiny_recipe
+from tests.mlflow_server import MlflowServer
+from tests.sets import write_digits
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory without a tracking server."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return load_recipe(str(tiny_recipe(tmp_path_factory.mktemp("recipe"))))
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    directory = tmp_path_factory.mktemp("shards")
+    write_digits(directory)
+    return read_manifest(directory)
+
+
+def steps(run_id: str, key: str) -> list[int]:
+    return sorted(metric.step for metric in tracking.connect().get_metric_history(run_id, key))
+
+
+def test_default_is_a_sqlite_file_of_the_working_directory(here: Path) -> None:
+    assert tracking.tracking_uri() == f"sqlite:///{here}/mlflow.db"
+
+
+def test_relative_sqlite_becomes_absolute(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///db/runs.db")
+    assert tracking.tracking_uri() == f"sqlite:///{here}/db/runs.db"
+
+
+@pytest.mark.parametrize(
+    "uri", ["./mlruns", "file:///tmp/mlruns", "postgresql://u:canary@host/db", "databricks"]
+)
+def test_wrong_store_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(BadInput, match="MLFLOW_TRACKING_URI") as caught:
+        tracking.connect()
+    assert "canary" not in str(caught.value)
+
+
+def test_server_that_is_down_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:canary@127.0.0.1:9")
+    with pytest.raises(OperationalError, match=r"http://user:\*\*\*@127\.0\.0\.1:9") as caught:
+        tracking.connect()
+    assert "canary" not in str(caught.value)
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in __import__("os").environ
+
+
+def test_run_has_settings_and_lineage_and_reopens(here: Path, recipe: Recipe, manifest: Manifest) -> None:
+    run_id = tracking.open_run(recipe, manifest, name="first", kind="trial", parent=None)
+    run = tracking.connect().get_run(run_id)
+    assert run.info.run_name == "first"
+    assert run.data.params["train.learning_rate"] == "0.001"
+    assert run.data.params["register.name"] == "tiny"
+    assert run.data.tags["seqgen.manifest_digest"] == manifest.digest
+    assert run.data.tags["seqgen.settings_digest"] == recipe.digest()
+    assert run.data.tags["seqgen.source.none"] == "0" * 64
+    assert run.data.tags["seqgen.kind"] == "trial"
+    assert run.info.artifact_uri.startswith(f"file://{here}/mlartifacts/")
+
+    assert tracking.close_run(run_id, "KILLED")
+    assert tracking.connect().get_run(run_id).info.status == "KILLED"
+    assert tracking.open_run(recipe, manifest, run_id=run_id) == run_id
+    assert tracking.connect().get_run(run_id).info.status == "RUNNING"
+    child = tracking.open_run(recipe, manifest, parent=run_id)
+    assert tracking.connect().get_run(child).data.tags["mlflow.parentRunId"] == run_id
+    with pytest.raises(BadInput, match="0123"):
+        tracking.open_run(recipe, manifest, run_id="0123")
+
+
+def test_attach_file_and_directory(here: Path, recipe: Recipe, manifest: Manifest) -> None:
+    run_id = tracking.open_run(recipe, manifest)
+    (here / "pictures").mkdir()
+    (here / "pictures" / "a.png").write_bytes(b"a")
+    assert tracking.attach(run_id, here / "pictures", "evaluate")
+    assert tracking.attach(run_id, here / "pictures" / "a.png", "")
+    client = tracking.connect()
+    assert [item.path for item in client.list_artifacts(run_id, "evaluate")] == ["evaluate/a.png"]
+    assert "a.png" in [item.path for item in client.list_artifacts(run_id)]
+
+
+def test_metrics_after_a_resume_are_not_doubled(here: Path, recipe: Recipe, manifest: Manifest) -> None:
+    run_id = tracking.open_run(recipe, manifest)
+    for begin, end in ((1, 6), (4, 9)):
+        log = tracking.MetricLog(tracking.tracking_uri(), run_id)
+        for step in range(begin, end):
+            log.log({"train/free_energy": 100.0 / step, "valid/dynamic/free_energy": float("nan")}, step)
+        assert log.close()
+    assert steps(run_id, "train/free_energy") == list(range(1, 9))
+    assert steps(run_id, "valid/dynamic/free_energy") == list(range(1, 9))
+
+
+def test_bad_values_are_a_warning(
+    here: Path, recipe: Recipe, manifest: Manifest, capfd: pytest.CaptureFixture
+) -> None:
+    run_id = tracking.open_run(recipe, manifest)
+    log = tracking.MetricLog(tracking.tracking_uri(), run_id)
+    log.log({"a": "no number"}, 1)  # type: ignore[dict-item]
+    log.log({"a": 1.0}, 2)
+    assert log.close()
+    assert steps(run_id, "a") == [2]
+    assert "step 1 not logged" in capfd.readouterr().err
+
+
+def test_unknown_run_is_refused_once_and_kept(here: Path, recipe: Recipe, manifest: Manifest) -> None:
+    tracking.open_run(recipe, manifest)
+    log = tracking.MetricLog(tracking.tracking_uri(), "0123")
+    log.log({"a": 1.0}, 1)
+    assert not log.close()
+    assert (here / metriclog.SPOOL / "0123.jsonl").is_file()
+
+
+def test_full_queue_drops_with_one_warning(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(metriclog, "_CAPACITY", 600)
+    log = tracking.MetricLog("http://127.0.0.1:9", "0123")
+    for step in range(2000):
+        log.log({"a": 1.0}, step)
+    log.close(timeout=0)
+    assert capfd.readouterr().err.count("dropped") == 1
+
+
+def test_server_away_at_the_end_leaves_a_spool(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:canary@127.0.0.1:9")
+    log = tracking.MetricLog(tracking.tracking_uri(), "0123")
+    log.log({"a": 1.0}, 1)
+    assert not log.close(timeout=1)
+    assert not tracking.close_run("0123", "FINISHED")
+    assert not tracking.attach("0123", here, "")
+    said = capfd.readouterr().err
+    assert "python -m pipelines.replay" in said
+    assert "canary" not in said
+    assert len((here / metriclog.SPOOL / "0123.jsonl").read_text().splitlines()) == 2
+    with pytest.raises(OperationalError):
+        replay.replay()
+
+
+def test_git_commit_says_what_is_checked_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.delenv("SEQGEN_COMMIT", raising=False)
+    assert lineage.git_commit(tmp_path) == "none"
+    monkeypatch.setenv("SEQGEN_COMMIT", "abc")
+    assert lineage.git_commit(tmp_path) == "abc"
+    who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    lineage._git(tmp_path, "init", "-q")
+    lineage._git(tmp_path, *who, "commit", "-q", "--allow-empty", "-m", "one")
+    head = lineage._git(tmp_path, "rev-parse", "HEAD")
+    assert lineage.git_commit(tmp_path) == head
+    (tmp_path / "dvc.lock").write_text("")
+    assert lineage.git_commit(tmp_path) == head
+    (tmp_path / "new.py").write_text("")
+    assert lineage.git_commit(tmp_path) == head + "+dirty"
+
+
+def test_code_digest_follows_the_learning_code_only(tmp_path: Path) -> None:
+    for name in ("seqgen/a.py", "data_prep/b.py", "pipelines/c.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("x = 1\n")
+    before = lineage.code_digest(tmp_path)
+    (tmp_path / "pipelines/c.py").write_text("x = 2\n")
+    assert lineage.code_digest(tmp_path) == before
+    (tmp_path / "seqgen/a.py").write_text("x = 2\n")
+    assert lineage.code_digest(tmp_path) != before
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path)
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    yield server
+    server.kill()
+
+
+@pytest.mark.slow
+def test_server_killed_in_mid_run(
+    here: Path, server: MlflowServer, recipe: Recipe, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logging goes on at once; what the server missed reaches it when it is back, each step once."""
+    monkeypatch.setattr(metriclog, "_PAUSE", 0.2)
+    run_id = tracking.open_run(recipe, manifest)
+    log = tracking.MetricLog(server.uri, run_id)
+    log.log({"a": 1.0}, 1)
+    while steps(run_id, "a") != [1]:
+        time.sleep(0.1)
+    server.kill()
+    begin = time.process_time()
+    for step in range(2, 1002):
+        log.log({"a": 1.0}, step)
+    assert time.process_time() - begin < 5  # CPU time of this process: it did not go round a retry loop
+    server.start()
+    assert log.close(timeout=60)
+    assert steps(run_id, "a") == list(range(1, 1002))
+
+    server.kill()
+    resumed = tracking.MetricLog(server.uri, run_id)
+    for step in range(990, 1010):
+        resumed.log({"a": 1.0}, step)
+    assert not resumed.close(timeout=1)
+    assert not tracking.close_run(run_id, "FINISHED")
+    server.start()
+    replay.replay()
+    assert steps(run_id, "a") == list(range(1, 1010))
+    assert tracking.connect().get_run(run_id).info.status == "FINISHED"
+    assert not list((here / metriclog.SPOOL).iterdir())
