@@ -188,4 +188,5 @@ def _digit_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, Split]:
 def _key(number: int, concept: str = "") -> str:
     """A sample's key: its number, and its concept as far as plain ASCII without dots can show it."""
     plain = unicodedata.normalize("NFKD", concept).encode("ascii", "ignore").decode()
-    return f"{number:06d}" + re.sub(r"[^A-Za-z0-9]+", "_", f"-{plain}" if plain else "").rstrip("_")[:64]
+    slug = re.sub(r"[^A-Za-z0-9]+", "_", plain)[:64].strip("_")
+    return f"{number:06d}-{slug}" if slug else f"{number:06d}"

@@ -82,7 +82,7 @@ def _retrain(recipe: Recipe, options: list[str], force: bool, keep: tuple[int, .
         newest = registry.by_alias(client, name, registry.CANDIDATE)
         if not force and not changed:
             print(
-                f"nothing to do: champion version {champion.version} is made from this data, code and settings"
+                f"nothing to do: champion version {champion.version} is made of this data, code and settings"
             )
             return
         if not force and newest is not None and not changes(state, newest):

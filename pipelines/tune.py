@@ -8,6 +8,7 @@ import io
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,8 @@ def _run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: R
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        # It warns when epochs are shorter than this many seconds.
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler
@@ -179,7 +182,7 @@ def _run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: R
                 grace_period=asked.grace_epochs,
                 reduction_factor=asked.reduction,
             ),
-            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
             max_concurrent_trials=concurrent,
             reuse_actors=asked.workers == 1,
             time_budget_s=asked.minutes * 60,
@@ -244,11 +247,13 @@ def _print_table(rows: list[dict[str, Any]], winner: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*rows[0], title="trials (bound: held-out free energy, nats; lower is better)")
+    table = Table(title="trials (bound: held-out free energy, nats; lower is better)")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
     for row in rows:
         cells = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()]
         table.add_row(*cells, style="bold" if row is winner else None)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 
 def _write(

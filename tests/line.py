@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
 
@@ -100,6 +103,21 @@ def write_bounds(directory: Path, data: dict[str, Any], bounds: np.ndarray) -> N
     np.save(stream, bounds)
     (directory / "bounds.npy").write_bytes(stream.getvalue())
     (directory / "evaluation.json").write_text(json.dumps(data))
+
+
+@functools.cache
+def _empty_store() -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        tracking.connect(f"sqlite:///{directory}/mlflow.db")
+        return (Path(directory) / "mlflow.db").read_bytes()
+
+
+def work_in(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `directory` the working directory, with an empty mlflow.db (its tables cost seconds to make)."""
+    (directory / "mlflow.db").write_bytes(_empty_store())
+    for name in ("MLFLOW_TRACKING_URI", "SEQGEN_ARTIFACTS", "SEQGEN_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(directory)
 
 
 def outside(**more: str) -> dict[str, str]:

@@ -16,9 +16,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
@@ -110,19 +112,30 @@ def load_checkpoint(directory: Path, trainee: Trainee, settings: Mapping[str, An
     ]
     if changed:
         raise BadInput(f"{directory}: made with other settings ({'; '.join(changed)}); start a new run")
-    trainee.model.load_state_dict(load_tensors((directory / _MODEL).read_bytes()))
-    trainee.average.load_state_dict(load_tensors((directory / _AVERAGE).read_bytes()))
+    _fill(trainee.model, directory / _MODEL)
+    _fill(trainee.average, directory / _AVERAGE)
     device = next(trainee.model.parameters()).device
-    trainee.optimiser.load_state_dict(
-        torch.load(directory / _OPTIMISER, map_location=device, weights_only=True)
-    )
+    try:
+        state = torch.load(directory / _OPTIMISER, map_location=device, weights_only=True)
+        trainee.optimiser.load_state_dict(state)
+    except (UnpicklingError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise OperationalError(
+            f"{directory / _OPTIMISER}: not Adam's state of this model: {error}"
+        ) from error
     return Position(**index["position"])
 
 
 def load_average(directory: Path, model: nn.Module) -> None:
     """Fill `model` with a checkpoint's averaged weights. Raises OperationalError if a file is damaged."""
     read_index(directory)
-    model.load_state_dict(load_tensors((directory / _AVERAGE).read_bytes()))
+    _fill(model, directory / _AVERAGE)
+
+
+def _fill(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(load_tensors(path.read_bytes()))
+    except (SafetensorError, RuntimeError) as error:
+        raise OperationalError(f"{path}: not the weights of this model: {error}") from error
 
 
 def _weights(model: nn.Module) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 
 from data_prep.manifest import read_manifest
@@ -91,4 +90,3 @@ def test_a_stale_set_is_replaced_as_a_whole(verb, tmp_path):
         "train-000000.tar",
         "valid-000000.tar",
     ]
-    shutil.rmtree(shards)

@@ -136,15 +136,15 @@ def test_two_writers_at_once_are_refused_and_a_failed_one_leaves_what_was(tmp_pa
     target = tmp_path / "set"
     target.mkdir()
     (target / "old").touch()
-    with (
-        directory_writer(target),
-        pytest.raises(OperationalError, match="another process is writing"),
-        directory_writer(target),
-    ):
-        pass
-    with pytest.raises(ZeroDivisionError), directory_writer(target) as building:
+    with pytest.raises(FileNotFoundError), directory_writer(target) as building:
+        (building / "half" / "done").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert [path.name for path in target.iterdir()] == ["old"]
+    with directory_writer(target) as building:
         (building / "new").touch()
-        raise ZeroDivisionError
+        with pytest.raises(OperationalError, match="another process is writing"), directory_writer(target):
+            pass
+    assert [path.name for path in target.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 

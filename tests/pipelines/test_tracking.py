@@ -1,7 +1,8 @@
-"""The tracking server: reached or refused, runs opened once, metrics sent from the background exactly once."""
+"""The tracking server: reached or refused, runs opened once, metrics sent from the background, each once."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +14,15 @@ from data_prep.manifest import Manifest, read_manifest
 from pipelines import lineage, metriclog, replay, tracking
 from pipelines.recipe import load_recipe
 from seqgen.config import Recipe
-from tests.line import tiny_recipe
+from tests.line import tiny_recipe, work_in
 from tests.mlflow_server import MlflowServer
 from tests.sets import write_digits
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory without a tracking server."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
+    """A working directory with an empty SQLite store."""
+    work_in(tmp_path, monkeypatch)
     return tmp_path
 
 
@@ -66,7 +66,7 @@ def test_server_that_is_down_is_named_without_its_password(monkeypatch: pytest.M
     with pytest.raises(OperationalError, match=r"http://user:\*\*\*@127\.0\.0\.1:9") as caught:
         tracking.connect()
     assert "canary" not in str(caught.value)
-    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in __import__("os").environ
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
 def test_run_has_settings_and_lineage_and_reopens(here: Path, recipe: Recipe, manifest: Manifest) -> None:
@@ -210,10 +210,8 @@ def test_server_killed_in_mid_run(
     while steps(run_id, "a") != [1]:
         time.sleep(0.1)
     server.kill()
-    begin = time.process_time()
-    for step in range(2, 1002):
+    for step in range(2, 1002):  # were this to wait for the server, it would wait for ever
         log.log({"a": 1.0}, step)
-    assert time.process_time() - begin < 5  # CPU time of this process: it did not go round a retry loop
     server.start()
     assert log.close(timeout=60)
     assert steps(run_id, "a") == list(range(1, 1002))

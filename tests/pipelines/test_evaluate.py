@@ -1,0 +1,139 @@
+"""The evaluate verb on a tiny trained line with a real SQLite tracking store."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_prep.errors import BadInput, OperationalError
+from pipelines import tracking
+from pipelines.evaluate import evaluate, evaluate_trained, lines, publish, whole_directory
+from pipelines.trained import load_trained
+from tests.line import tiny_recipe, train_line
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A working directory of its own, with its own SQLite file; one thread, as these models are tiny."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("SEQGEN_ARTIFACTS", raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def test_evaluate_leaves_numbers_and_pictures_and_tells_the_run(project):
+    recipe = tiny_recipe(project, conditional=True)
+    trained = train_line(recipe)
+    (trained.places.evaluate / "left-over").touch()
+    evaluate(str(recipe), None)
+
+    directory = trained.places.evaluate
+    assert {path.name for path in directory.iterdir()} == {
+        *("metrics.json", "evaluation.json", "bounds.npy", "kl_per_step.csv"),
+        *("samples.png", "reconstructions.png", "canvas.png", "exemplars.png"),
+    }
+    metrics = json.loads((directory / "metrics.json").read_text())["test"]["static"]
+    comparable = json.loads((directory / "evaluation.json").read_text())
+    bounds = np.load(directory / "bounds.npy", allow_pickle=False)
+    assert bounds.dtype == np.float32
+    assert bounds.shape == (16,) == (comparable["images"],) == (metrics["images"],)
+    assert bounds.mean() == pytest.approx(metrics["bound"], rel=1e-6)
+    assert bounds.std(ddof=1) / 4 == pytest.approx(metrics["bound_se"], rel=1e-5)
+    assert (
+        comparable["free_energy"]
+        == metrics["bound"]
+        == pytest.approx(metrics["kl"] - metrics["log_likelihood"])
+    )
+    assert comparable["manifest_digest"] == trained.manifest().digest
+    assert {"iwae_2", "iwae_2_se", "bound_shuffled_context", "context_value"} <= set(metrics)
+    with (directory / "kl_per_step.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert sum(float(row["kl"]) for row in rows) == pytest.approx(metrics["kl"], abs=1e-5)
+    for sheet in directory.glob("*.png"):
+        with Image.open(sheet) as picture:
+            assert picture.width > 300
+
+    client = tracking.connect()
+    run_id = trained.run["run_id"]
+    logged = client.get_run(run_id).data.metrics
+    assert logged["test/static/bound"] == pytest.approx(metrics["bound"])
+    assert logged["test/static/iwae_2_se"] == pytest.approx(metrics["iwae_2_se"])
+    attached = {artifact.path for artifact in client.list_artifacts(run_id, "evaluate")}
+    assert {"evaluate/samples.png", "evaluate/metrics.json"} <= attached
+
+
+def test_evaluating_twice_gives_the_same_bytes_and_settings_choose_the_images(project):
+    recipe = tiny_recipe(project)
+    trained = train_line(recipe)
+    evaluate_trained(trained)
+    first = {path.name: path.read_bytes() for path in trained.places.evaluate.iterdir()}
+    evaluate_trained(trained)
+    assert first == {path.name: path.read_bytes() for path in trained.places.evaluate.iterdir()}
+    assert "exemplars.png" not in first
+
+    fewer = load_trained(str(recipe), ["evaluate.images=6", "evaluate.split=valid"])
+    metrics = evaluate_trained(fewer)
+    assert metrics["valid"]["dynamic"]["images"] == 6
+    assert any(line.split()[0] == "valid/dynamic/bound" for line in lines(metrics))
+
+
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_touched(project):
+    recipe = tiny_recipe(project)
+    with pytest.raises(BadInput, match="nothing was trained here; run"):
+        load_trained(str(recipe))
+    trained = train_line(recipe)
+    before = (trained.places.evaluate / "evaluation.json").read_bytes()
+
+    with pytest.raises(BadInput, match="the model was trained with 1"):
+        load_trained(str(recipe), ["train.epochs=3"])
+    assert load_trained(str(recipe), ["train.epochs=1"]).recipe == trained.recipe
+    with pytest.raises(BadInput, match=r"evaluate\.importance_images=1"):
+        evaluate_trained(load_trained(str(recipe), ["evaluate.importance_images=1"]))
+
+    run = json.loads((trained.places.train / "run.json").read_text())
+    (trained.places.train / "run.json").write_text(json.dumps({**run, "manifest_digest": "f" * 64}))
+    with pytest.raises(BadInput, match="not the shards the model was trained on"):
+        evaluate_trained(load_trained(str(recipe)))
+    assert (trained.places.evaluate / "evaluation.json").read_bytes() == before
+
+
+def test_a_server_that_is_down_costs_an_error_and_not_the_files(project, monkeypatch):
+    recipe = tiny_recipe(project)
+    trained = train_line(recipe)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    with pytest.raises(OperationalError, match="the files are kept in") as caught:
+        evaluate(str(recipe), None)
+    assert "secret" not in str(caught.value)
+    assert (trained.places.evaluate / "metrics.json").is_file()
+    assert (trained.places.evaluate / "canvas.png").is_file()
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    trained.run["run_id"] = "0" * 32
+    with pytest.raises(OperationalError, match="the files are kept in"):
+        publish(trained, {"test": {"dynamic": {"bound": 1.0}}})
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "out"
+    with whole_directory(path) as inside:
+        (inside / "a").write_text("1")
+        assert not path.exists()
+
+    def fail() -> None:
+        with whole_directory(path) as inside:
+            (inside / "b").write_text("2")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    assert [entry.name for entry in path.iterdir()] == ["a"]

@@ -1,0 +1,152 @@
+"""The report: self-contained, escaped, complete; the commands in it lead back to the same settings."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from data_prep.errors import BadInput
+from pipelines import tracking
+from pipelines.evaluate import evaluate_trained
+from pipelines.findings import bound_rows, commands
+from pipelines.recipe import load_recipe
+from pipelines.report import report, view_command
+from tests.line import tiny_recipe, train_line
+
+EVIL = "<script>alert('x')</script>"
+
+
+class Page(HTMLParser):
+    """What a browser would act on: tags, links, and the text outside of style."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("SEQGEN_ARTIFACTS", raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def test_the_report_holds_the_run_and_nothing_from_outside(project, capsys):
+    recipe = tiny_recipe(project, conditional=True)
+    recipe.write_text(recipe.read_text().replace("for tests", json.dumps(EVIL)))
+    trained = train_line(recipe)
+    metrics = evaluate_trained(trained)["test"]["static"]
+    places = trained.places
+    (places.train / "history.csv").write_text(
+        "epoch,step,train/free_energy,valid/static/free_energy,seconds\n1,2,300.5,,61\n2,4,200.25,210.5,62\n"
+    )
+    places.search.mkdir()
+    (places.search / "best.json").write_text(json.dumps({"settings": {"model.steps": 2}, "objective": 1.5}))
+    (places.search / "trials.csv").write_text(
+        f"trial,model.steps,bound,state\n1,2,210.123456789,{EVIL}\n2,4,,failed\n"
+    )
+    places.register.mkdir()
+    decision = {"name": "tiny", "version": "7", "alias": "candidate", "promoted": False}
+    (places.register / "register.json").write_text(json.dumps({**decision, "reason": f"worse {EVIL}"}))
+    capsys.readouterr()
+
+    report(str(recipe), None)
+
+    html = (places.report / "report.html").read_text()
+    page = Page(html)
+    assert "script" not in page.tags
+    assert page.text.count(EVIL) >= 3
+    assert page.links
+    assert all(link.startswith("data:image/") for link in page.links)
+    assert not re.search(r"url\(|@import|http-equiv=.refresh", html)
+    assert len([link for link in page.links if link.startswith("data:image/png")]) == 4
+    assert len([link for link in page.links if link.startswith("data:image/svg")]) == 2
+    shown = " ".join(page.text.split())
+    for expected in (
+        f"{metrics['bound']:.2f}",
+        f"{metrics['bound_se']:.2f}",
+        f"{metrics['context_value']:.2f}",
+        "bound on the negative log-likelihood",
+        "test/static",
+        "123 seconds",
+        "4 steps of 16 images",
+        "210.123",
+        "not promoted: worse",
+        trained.manifest().digest,
+        trained.run["settings_digest"],
+        "sha256 " + "0" * 64,
+        trained.run["run_id"],
+        "python -m pipelines.train --recipe",
+    ):
+        assert expected in shown, expected
+
+    printed = capsys.readouterr().out
+    assert f"{metrics['bound']:.2f}" in printed
+    assert f"{metrics['bound_se']:.2f}" in printed
+    assert "tiny version 7, not promoted: worse" in printed
+    assert str(places.report / "report.html") in printed
+    assert f"mlflow ui --backend-store-uri {tracking.tracking_uri()}" in printed
+    assert "\x1b" not in printed
+    attached = tracking.connect().list_artifacts(trained.run["run_id"], "report")
+    assert [artifact.path for artifact in attached] == ["report/report.html"]
+
+
+def test_the_report_does_without_search_and_registry_but_not_without_evaluation(project, capsys):
+    recipe = tiny_recipe(project)
+    trained = train_line(recipe)
+    with pytest.raises(BadInput, match=r"not evaluated yet; run `python -m pipelines\.evaluate"):
+        report(str(recipe), None)
+    evaluate_trained(trained)
+    report(str(recipe), None)
+    shown = Page((trained.places.report / "report.html").read_text()).text
+    assert "not registered" in shown
+    assert "Search" not in shown
+    assert "registered: no" in capsys.readouterr().out
+
+
+def test_the_commands_lead_back_to_the_same_settings():
+    found = {"model.steps": 4}
+    changed = ["train.epochs=7", "evaluate.images=50", "train.learning_rate=5e-4"]
+    recipe = load_recipe("quickstart", changed, found=found)
+    written = commands(recipe, found)
+    assert [line.split()[2] for line in written][:2] == ["pipelines.fetch", "pipelines.shard"]
+    words = shlex.split(next(line for line in written if ".train " in line))
+    settings = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+    assert len(settings) == 3
+    assert load_recipe("quickstart", settings, found=found) == recipe
+    assert not any("--set" in line for line in commands(load_recipe("quickstart"), {}))
+
+
+def test_bounds_are_named_and_those_not_made_left_out():
+    rows = bound_rows({"bound": 90.0, "bound_se": 0.5, "kl": 20.0, "log_likelihood": -70.0, "images": 10})
+    assert [row["name"] for row in rows] == ["F, free energy", "log-likelihood", "KL"]
+    assert [row["se"] for row in rows] == [0.5, None, None]
+    more = {"bound": 90.0, "iwae_50": 88.0, "iwae_50_se": 0.6, "iwae_50_images": 200}
+    assert bound_rows(more)[-1]["name"] == "IWAE-50"
+    assert "200 images" in bound_rows(more)[-1]["meaning"]
+
+
+def test_how_to_view_the_runs_shows_no_password():
+    assert view_command("http://me:secret@host:5000") == "http://me:***@host:5000"
+    assert (
+        view_command("sqlite:////a b/mlflow.db") == "mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db'"
+    )

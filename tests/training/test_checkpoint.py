@@ -1,0 +1,111 @@
+"""Checkpoints: complete or refused, whatever happened to their files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from data_prep.errors import BadInput, OperationalError
+from data_prep.files import file_sha256
+from seqgen.training.checkpoint import Position, Trainee, load_average, load_checkpoint, save_checkpoint
+
+FILES = ["model.safetensors", "average.safetensors", "optimiser.pt"]
+
+
+def trainee(seed: int, steps: int = 3) -> Trainee:
+    """A small model after a few steps of Adam."""
+    torch.manual_seed(seed)
+    model, average = nn.Linear(4, 3), nn.Linear(4, 3)
+    optimiser = torch.optim.Adam(model.parameters(), fused=True)
+    for _ in range(steps):
+        model(torch.randn(5, 4)).square().sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return Trainee(model, average, optimiser)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    (tmp_path / "history.csv").write_text("epoch\n1\n")
+    save_checkpoint(tmp_path, trainee(0), Position(2, 6, 9), {"a": 1, "b": "x"})
+    return tmp_path
+
+
+def load(directory: Path, into: Trainee | None = None) -> Position:
+    return load_checkpoint(directory, into or trainee(1), {"a": 1, "b": "x"}, seed=9)
+
+
+def test_everything_comes_back(saved: Path):
+    before, after = trainee(0), trainee(1)
+    assert load(saved, after) == Position(2, 6, 9)
+    for one, two in ((before.model, after.model), (before.average, after.average)):
+        assert all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    moments = [list(t.optimiser.state_dict()["state"][0].values()) for t in (before, after)]
+    assert all(a.equal(b) for a, b in zip(*moments, strict=True))
+
+
+def test_the_average_alone(saved: Path):
+    model = nn.Linear(4, 3)
+    load_average(saved, model)
+    assert model.weight.equal(trainee(0).average.weight)
+
+
+@pytest.mark.parametrize("name", [*FILES, "history.csv"])
+def test_a_flipped_bit_is_found_and_the_file_named(saved: Path, name: str):
+    content = bytearray((saved / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (saved / name).write_bytes(content)
+    with pytest.raises(OperationalError, match=f"{name}: missing or damaged"):
+        load(saved)
+
+
+@pytest.mark.parametrize("name", [*FILES, "index.json"])
+def test_a_cut_or_missing_file_is_found_and_named(saved: Path, name: str):
+    content = (saved / name).read_bytes()
+    (saved / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(OperationalError, match=name):
+        load(saved)
+    (saved / name).unlink()
+    with pytest.raises(OperationalError, match=name):
+        load(saved)
+
+
+def test_other_settings_are_refused_and_told_apart(saved: Path):
+    with pytest.raises(BadInput, match=r"a was 1, is 2; c was None, is 3"):
+        load_checkpoint(saved, trainee(1), {"a": 2, "b": "x", "c": 3}, seed=9)
+
+
+def test_another_format_says_who_made_it(saved: Path):
+    index = json.loads((saved / "index.json").read_text())
+    (saved / "index.json").write_text(
+        json.dumps({**index, "format": "seqgen-checkpoint-9", "version": "9.1"})
+    )
+    with pytest.raises(BadInput, match=r"made by seqgen 9\.1"):
+        load(saved)
+
+
+class Payload:
+    """What a hostile pickle runs when it is loaded."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_hostile_pickle_is_refused_and_does_not_run(saved: Path, tmp_path: Path):
+    target = tmp_path / "ran"
+    (saved / "optimiser.pt").write_bytes(pickle.dumps(Payload(target), protocol=2))
+    index = json.loads((saved / "index.json").read_text())
+    index["files"]["optimiser.pt"] = file_sha256(saved / "optimiser.pt")
+    (saved / "index.json").write_text(json.dumps(index))
+    with pytest.raises(OperationalError, match=r"optimiser\.pt"):
+        load(saved)
+    assert not target.exists()

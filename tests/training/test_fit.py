@@ -1,0 +1,198 @@
+"""The loop in one process: what it minimises, measures, averages and refuses."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data_prep.config import DataConfig
+from data_prep.errors import BadInput, NumericalError
+from seqgen.config import ModelConfig, TrainConfig
+from seqgen.data import ImageSet
+from seqgen.models import Bound, build
+from seqgen.training import Progress, SaveFn, fit
+from tests.training.child import DATA, MODEL, TRAIN, digits
+
+PLAIN = MODEL.model_copy(update={"conditional": False})
+STATIC = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")
+
+
+def settings(**changes: object) -> TrainConfig:
+    return TRAIN.model_copy(update=changes)
+
+
+class Rows:
+    """An `on_epoch` that keeps what it was told."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.rows: list[Progress] = []
+        self.stop_after = stop_after
+
+    def __call__(self, progress: Progress, save: SaveFn) -> bool:
+        self.rows.append(progress)
+        return progress.epoch == self.stop_after
+
+    def metric(self, name: str) -> list[float]:
+        return [row.metrics[name] for row in self.rows]
+
+
+class Probe(nn.Module):
+    """A model whose free energy is its one weight times the inked pixels, and not finite where asked."""
+
+    def __init__(self, broken: int = -1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.config, self.broken = PLAIN, broken
+
+    def noise_shape(self, batch: int) -> tuple[int, int, int]:
+        return 2, batch, 3
+
+    def forward(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Bound:
+        ink = x.sum((1, 2, 3))
+        energy = self.weight * torch.where(ink == self.broken, math.inf, ink)
+        return Bound(-energy, torch.zeros(2, len(x)))
+
+
+def ink(count: int) -> ImageSet:
+    """Image i has i + 1 inked pixels."""
+    images = torch.zeros(count, 28 * 28, dtype=torch.uint8)
+    for number in range(count):
+        images[number, : number + 1] = 1
+    unknown = torch.full((count,), -1)
+    return ImageSet(images.view(count, 28, 28), 2, unknown, unknown, ())
+
+
+def test_training_lowers_the_free_energy_and_the_held_out_bound():
+    rows = Rows()
+    torch.manual_seed(0)
+    fit(build(MODEL, 28, 28), digits(60), digits(31), DATA, settings(epochs=12), on_epoch=rows)
+    for name in ("train/free_energy", "valid/dynamic/free_energy"):
+        assert rows.metric(name)[-1] < 0.8 * rows.metric(name)[0]
+    first = rows.rows[0]
+    assert (first.epoch, first.step, first.last) == (1, 5, False)
+    assert (rows.rows[-1].epoch, rows.rows[-1].step, rows.rows[-1].last) == (12, 60, True)
+    known = {"train/free_energy", "train/kl", "train/log_likelihood", "valid/dynamic/free_energy"}
+    assert set(first.metrics) == {*known, "learning_rate", "grad_norm", "images_per_second", "seconds"}
+    parts = first.metrics["train/kl"] - first.metrics["train/log_likelihood"]
+    assert first.metrics["train/free_energy"] == pytest.approx(parts)
+
+
+@pytest.mark.parametrize("count", [1, 12, 31])
+def test_every_held_out_image_counts_once(count: int):
+    rows = Rows()
+    probe = Probe()
+    fit(probe, ink(12), ink(count), STATIC, settings(epochs=1, ema=0.0), on_epoch=rows)  # type: ignore[arg-type]
+    expected = (count + 1) / 2 * float(probe.weight.detach())
+    assert rows.metric("valid/static/free_energy") == pytest.approx([expected])
+
+
+def test_the_held_out_bound_is_measured_every_so_often_and_at_the_end():
+    rows = Rows()
+    fit(Probe(), ink(12), ink(5), STATIC, settings(epochs=5, evaluate_every=2), on_epoch=rows)  # type: ignore[arg-type]
+    measured = [row.epoch for row in rows.rows if "valid/static/free_energy" in row.metrics]
+    assert measured == [2, 4, 5]
+
+
+def test_true_stops_the_run():
+    rows = Rows(stop_after=2)
+    fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(epochs=9), on_epoch=rows)
+    assert [row.epoch for row in rows.rows] == [1, 2]
+
+
+def test_without_averaging_the_weights_themselves_come_back():
+    model = build(PLAIN, 28, 28)
+    average = fit(model, digits(24), None, DATA, settings(epochs=2, ema=0.0))
+    for name, tensor in average.state_dict().items():
+        assert tensor.equal(model.state_dict()[name])
+    assert not any(parameter.requires_grad for parameter in average.parameters())
+
+
+def test_the_average_follows_its_definition():
+    probe, seen = Probe(), []
+
+    def on_epoch(progress: Progress, save: SaveFn) -> None:
+        seen.append(float(probe.weight.detach()))
+
+    average = fit(probe, ink(12), None, STATIC, settings(epochs=30, ema=0.6), on_epoch=on_epoch)  # type: ignore[arg-type]
+    expected = 1.0
+    for step, weight in enumerate(seen):  # a step an epoch
+        decay = min(0.6, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+    assert float(average.weight) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_kl_of_the_loss_is_weighted_and_that_of_the_metric_is_not():
+    rows = {}
+    for steps in (0, 10**6):
+        rows[steps] = Rows()
+        torch.manual_seed(0)
+        model = build(PLAIN, 28, 28)
+        fit(model, digits(60), None, DATA, settings(epochs=12, kl_warmup_steps=steps), on_epoch=rows[steps])
+    free = rows[10**6]
+    assert free.metric("train/kl")[-1] > 2 * rows[0].metric("train/kl")[-1]
+    parts = free.rows[-1].metrics
+    assert parts["train/free_energy"] == pytest.approx(parts["train/kl"] - parts["train/log_likelihood"])
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step():
+    probe = Probe(broken=5)
+    with pytest.raises(NumericalError, match=r"epoch 1, step 0, seed 7; no step taken"):
+        fit(probe, ink(12), None, STATIC, settings())  # type: ignore[arg-type]
+    assert float(probe.weight.detach()) == 1.0
+
+
+def test_clipping_bounds_the_step_but_the_metric_is_the_norm_itself():
+    rows = Rows()
+    fit(Probe(), ink(12), None, STATIC, settings(epochs=1, clip=0.5), on_epoch=rows)  # type: ignore[arg-type]
+    assert rows.metric("grad_norm") == pytest.approx([6.5])
+
+
+def test_bfloat16_trains_and_its_metrics_are_close_to_those_of_float32():
+    bounds = []
+    for precision in ("float32", "bfloat16"):
+        rows = Rows()
+        torch.manual_seed(0)
+        model = build(PLAIN.model_copy(update={"canvas": "additive"}), 28, 28)
+        fit(model, digits(24), digits(24), DATA, settings(epochs=2, precision=precision), on_epoch=rows)
+        bounds.append(rows.metric("valid/dynamic/free_energy")[-1])
+        assert model.h0.dtype == torch.float32
+    assert bounds[1] == pytest.approx(bounds[0], rel=0.01)
+    assert bounds[1] != bounds[0]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_gives_the_numbers_of_the_plain_one():
+    bounds = []
+    for compiled in (False, True):
+        rows = Rows()
+        torch.manual_seed(0)
+        model = build(PLAIN, 28, 28)
+        average = fit(
+            model, digits(24), digits(30), DATA, settings(epochs=2, compile=compiled), on_epoch=rows
+        )
+        bounds.append(rows.metric("valid/dynamic/free_energy"))
+        assert average.state_dict().keys() == model.state_dict().keys()
+    assert bounds[1] == pytest.approx(bounds[0], rel=1e-4)
+
+
+def test_a_batch_larger_than_the_set_is_refused():
+    with pytest.raises(BadInput, match=r"train\.batch=12 exceeds the 8 training images"):
+        fit(build(PLAIN, 28, 28), digits(8), None, DATA, settings())
+
+
+def test_a_damaged_checkpoint_and_another_runs_checkpoint_are_refused(tmp_path: Path):
+    def on_epoch(progress: Progress, save: SaveFn) -> None:
+        save(tmp_path)
+
+    fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(epochs=1), on_epoch=on_epoch)
+    other = ModelConfig(**{**PLAIN.model_dump(), "steps": 3})
+    with pytest.raises(BadInput, match=r"model\.steps was 2, is 3"):
+        fit(build(other, 28, 28), digits(24), None, DATA, settings(), resume=tmp_path)
+    with pytest.raises(BadInput, match=r"train\.seed was 7, is 8"):
+        fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(seed=8), resume=tmp_path)
+    with pytest.raises(BadInput, match=r"data was None, is 'x'"):
+        fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(), resume=tmp_path, settings={"data": "x"})
