@@ -148,7 +148,7 @@ def _drawings(strokes: list[Stroke], random: np.random.Generator) -> list[bytes]
     tilt, slant = random.normal(0, 0.06, DRAWERS), random.normal(0, 0.12, DRAWERS)
     reach = SIDE * random.uniform(0.29, 0.4, (DRAWERS, 1)) * random.uniform(0.9, 1.1, (DRAWERS, 2))
     centre = SIDE / 2 + random.normal(0, 3, (DRAWERS, 2))
-    radius = random.uniform(1.3, 2.0, DRAWERS)  # of the pen, pixels
+    radius = random.uniform(1.5, 2.2, DRAWERS)  # of the pen, pixels
 
     wobble = _HOLD @ random.normal(0, 0.05, (*shape, _KNOTS, 2))  # slow drift of the hand along a stroke
     stretch, shift = random.normal(1, 0.05, (*shape, 1, 2)), random.normal(0, 0.04, (*shape, 1, 2))

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Literal
 
 from data_prep.errors import BadInput, OperationalError, StoppedEarly
-from pipelines.signals import raise_on_stop
+from pipelines.signals import check_stop, raise_on_stop
 from seqgen.config import Recipe
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -79,6 +79,7 @@ def connected() -> Iterator[Resources]:
 
     try:
         _start(ray)
+        check_stop()
         raise_on_stop()
         total = ray.cluster_resources()
         cpus, gpus, memory = (int(total.get(name, 0)) for name in ("CPU", "GPU", "memory"))

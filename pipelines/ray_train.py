@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from data_prep.errors import BadInput, NumericalError, OperationalError
 from pipelines.history import Row
 from pipelines.progress import Display
+from pipelines.signals import check_stop
 from pipelines.storage import RunStorage
 from pipelines.worker import SCORE, News, Task, train_worker
 from seqgen.config import Recipe
@@ -95,7 +96,9 @@ def _follow(
     thread.start()
     while thread.is_alive():
         _hear(news, display, on_row, wait=0.5)
+        check_stop()
     _hear(news, display, on_row, wait=0)
+    check_stop()
     if "error" in done:
         raise _failure(done["error"], storage)
     return done["result"]

@@ -8,6 +8,7 @@ from types import FrameType
 from data_prep.errors import StoppedEarly
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+_stopped_by: str | None = None
 
 
 def raise_on_stop() -> None:
@@ -19,7 +20,15 @@ def raise_on_stop() -> None:
         signal.signal(number, _stop)
 
 
+def check_stop() -> None:
+    """Raise StoppedEarly if a signal has come; native code it interrupted may have swallowed the exception."""
+    if _stopped_by is not None:
+        raise StoppedEarly(f"stopped by {_stopped_by}")
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
+    global _stopped_by
     for stopping in _STOPPING:
         signal.signal(stopping, signal.SIG_DFL)
-    raise StoppedEarly(f"stopped by {signal.Signals(number).name}")
+    _stopped_by = signal.Signals(number).name
+    check_stop()

@@ -145,6 +145,7 @@ def _run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: R
     os.environ |= {
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         # It warns when epochs are shorter than this many seconds.
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

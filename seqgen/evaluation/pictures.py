@@ -67,7 +67,7 @@ def outline(image: Image.Image, corners: np.ndarray, scale: int, colour: Colour,
     larger than the image still shows. Where the two do not meet nothing is drawn.
     """
     inset = width / 2
-    ring = [(float(x) * scale, float(y) * scale) for y, x in corners]
+    ring = [(float(x) * scale, float(y) * scale) for x, y in corners]
     ring = clip(ring, inset, inset, image.width - inset, image.height - inset)
     if not ring:
         return

@@ -23,7 +23,7 @@ class GatedCanvas(nn.Module):
     gradient reaches the first of many steps.
     """
 
-    def __init__(self, channels: int, kernel: int = 3, keep: float = 1.0) -> None:
+    def __init__(self, channels: int, kernel: int = 3, keep: float = 2.0) -> None:
         super().__init__()
         self.gates = nn.Conv2d(channels, 2 * channels, kernel, padding="same")
         self.candidate = nn.Conv2d(channels, channels, kernel, padding="same")

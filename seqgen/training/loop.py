@@ -111,7 +111,7 @@ class _Run:
         self.forward: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
         if world.size > 1:  # also gives every rank the first one's weights
             self.forward = nn.parallel.DistributedDataParallel(
-                self.forward, broadcast_buffers=False, gradient_as_bucket_view=True
+                self.forward, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.averages: list[Tensor] = list(self.average.parameters())

@@ -308,8 +308,9 @@ def test_the_life_of_a_search(long_study: Study):
     until(driver, lambda line: "epoch 1/6" in line)
     victim = next(trial_processes(driver.pid))
     victim.kill()
-    text = until(driver, lambda line: "failed" in line)
-    failed = next(line for line in text.splitlines() if "failed" in line)[: len("trial 1/3")]
+    text = until(driver, lambda line: "failed: " in line)
+    failed = text.splitlines()[-1][: len("trial 1/3")]
+    assert "died" in text.splitlines()[-1], "the reason"
     until(driver, lambda line: line.startswith("trial 3/3"))
 
     # SIGTERM: state saved, exit 4, statuses right.
