@@ -62,7 +62,7 @@ def evaluate_trained(trained: Trained) -> dict[str, Any]:
     with whole_directory(trained.places.evaluate) as directory:
         _write_numbers(directory, trained, manifest, measurement, metrics)
         for name, sheet in sheets.items():
-            write_bytes(directory / f"{name}.png", pictures.png(sheet))
+            write_bytes(directory / trained.places.pictures.name / f"{name}.png", pictures.png(sheet))
     return metrics
 
 

@@ -52,7 +52,7 @@ def contents(trained: Trained, tags: Mapping[str, str]) -> dict[str, Any]:
         "sheets": [
             {"caption": caption, "data": _data_uri(path.read_bytes(), "image/png")}
             for name, caption in _SHEETS.items()
-            if (path := places.evaluate / f"{name}.png").is_file()
+            if (path := places.pictures / f"{name}.png").is_file()
         ],
         "trials": _trials(places.search / "trials.csv"),
         "found": found,

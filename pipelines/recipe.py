@@ -94,8 +94,13 @@ class Places:
 
     @property
     def evaluate(self) -> Path:
-        """`metrics.json` and the pictures."""
+        """`metrics.json`, `evaluation.json`, `bounds.npy`, `kl_per_step.csv` and `pictures/`."""
         return self.root / "evaluate"
+
+    @property
+    def pictures(self) -> Path:
+        """The sheets: samples, reconstructions, canvas and, for conditional models, exemplars."""
+        return self.evaluate / "pictures"
 
     @property
     def register(self) -> Path:

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -114,8 +115,7 @@ class StudyLog(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial failed; the search goes on."""
-        lines = str(trial.get_error()).strip().splitlines()
-        self._say(trial, f"failed: {lines[-1] if lines else 'no reason given'}")
+        self._say(trial, f"failed: {_reason(trial)}")
         self._end(trial, FAILED)
 
     def _end(self, trial: Trial, how: str) -> None:
@@ -154,3 +154,13 @@ class StudyLog(Callback):
             action()
         except Exception as error:
             print(f"warning: tracking: {' '.join(str(error).split())[:200]}", file=sys.stderr, flush=True)
+
+
+def _reason(trial: Trial) -> str:
+    """The line of Tune's error file that says why: the last of a traceback, the first of a lost process."""
+    try:
+        text = Path(trial.error_file).read_text()
+    except (OSError, TypeError):
+        return "no reason is known"
+    lines = text.rpartition("Failure # ")[2].strip().splitlines()[1:]
+    return lines[-1 if any("Traceback" in line for line in lines) else 0] if lines else "no reason is known"

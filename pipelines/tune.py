@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import logging
 import math
 import os
 import signal
@@ -150,6 +151,7 @@ def _run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: R
         # It warns when epochs are shorter than this many seconds.
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler
 

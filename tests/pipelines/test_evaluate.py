@@ -29,6 +29,12 @@ def project(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
+def contents(directory):
+    """The bytes of every file, by its path in `directory`."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+
 def test_evaluate_leaves_numbers_and_pictures_and_tells_the_run(project):
     recipe = tiny_recipe(project, conditional=True)
     trained = train_line(recipe)
@@ -36,9 +42,14 @@ def test_evaluate_leaves_numbers_and_pictures_and_tells_the_run(project):
     evaluate(str(recipe), None)
 
     directory = trained.places.evaluate
-    assert {path.name for path in directory.iterdir()} == {
+    assert set(contents(directory)) == {
         *("metrics.json", "evaluation.json", "bounds.npy", "kl_per_step.csv"),
-        *("samples.png", "reconstructions.png", "canvas.png", "exemplars.png"),
+        *(
+            "pictures/samples.png",
+            "pictures/reconstructions.png",
+            "pictures/canvas.png",
+            "pictures/exemplars.png",
+        ),
     }
     metrics = json.loads((directory / "metrics.json").read_text())["test"]["static"]
     comparable = json.loads((directory / "evaluation.json").read_text())
@@ -58,7 +69,7 @@ def test_evaluate_leaves_numbers_and_pictures_and_tells_the_run(project):
         rows = list(csv.DictReader(stream))
     assert [row["step"] for row in rows] == ["1", "2"]
     assert sum(float(row["kl"]) for row in rows) == pytest.approx(metrics["kl"], abs=1e-5)
-    for sheet in directory.glob("*.png"):
+    for sheet in directory.glob("pictures/*.png"):
         with Image.open(sheet) as picture:
             assert picture.width > 300
 
@@ -68,17 +79,19 @@ def test_evaluate_leaves_numbers_and_pictures_and_tells_the_run(project):
     assert logged["test/static/bound"] == pytest.approx(metrics["bound"])
     assert logged["test/static/iwae_2_se"] == pytest.approx(metrics["iwae_2_se"])
     attached = {artifact.path for artifact in client.list_artifacts(run_id, "evaluate")}
-    assert {"evaluate/samples.png", "evaluate/metrics.json"} <= attached
+    assert {"evaluate/pictures", "evaluate/metrics.json"} <= attached
+    sheets = {artifact.path for artifact in client.list_artifacts(run_id, "evaluate/pictures")}
+    assert "evaluate/pictures/samples.png" in sheets
 
 
 def test_evaluating_twice_gives_the_same_bytes_and_settings_choose_the_images(project):
     recipe = tiny_recipe(project)
     trained = train_line(recipe)
     evaluate_trained(trained)
-    first = {path.name: path.read_bytes() for path in trained.places.evaluate.iterdir()}
+    first = contents(trained.places.evaluate)
     evaluate_trained(trained)
-    assert first == {path.name: path.read_bytes() for path in trained.places.evaluate.iterdir()}
-    assert "exemplars.png" not in first
+    assert first == contents(trained.places.evaluate)
+    assert "pictures/exemplars.png" not in first
 
     fewer = load_trained(str(recipe), ["evaluate.images=6", "evaluate.split=valid"])
     metrics = evaluate_trained(fewer)
@@ -114,7 +127,7 @@ def test_a_server_that_is_down_costs_an_error_and_not_the_files(project, monkeyp
         evaluate(str(recipe), None)
     assert "secret" not in str(caught.value)
     assert (trained.places.evaluate / "metrics.json").is_file()
-    assert (trained.places.evaluate / "canvas.png").is_file()
+    assert (trained.places.pictures / "canvas.png").is_file()
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     trained.run["run_id"] = "0" * 32
