@@ -10,7 +10,17 @@ from pathlib import Path
 from data_prep.config import Source
 from data_prep.errors import BadInput, OperationalError
 from data_prep.files import publish
-from data_prep.places import Absent, Interrupted, LocalFile, Mirror, Place, Reply, WebFile, open_mirror
+from data_prep.places import (
+    Absent,
+    Interrupted,
+    LocalFile,
+    Mirror,
+    PartRefused,
+    Place,
+    Reply,
+    WebFile,
+    open_mirror,
+)
 from data_prep.sources import RAW_FILES, RawFile
 from data_prep.strokes import write_archives
 
@@ -49,7 +59,7 @@ def fetch(
             if path.is_file() and file.mismatch(path) is None:
                 notice(f"{file.path}: here already")
                 continue
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             come_from = _fetch_one(file, path, _places(file, opened), notice, progress)
             notice(f"{file.path}: {path.stat().st_size:,} bytes from {come_from}")
     return paths
@@ -115,13 +125,14 @@ def _transfer(file: RawFile, place: Place, part: Path, progress: Progress) -> bo
                 resumed = resumed and reply.start > 0
                 _copy(file, reply, part, progress)
             return resumed
-        except Interrupted:
+        except Interrupted as error:
             if attempt == _ATTEMPTS - 1:
                 raise
-            if have and part.stat().st_size == have:
-                part.unlink()  # no byte more: perhaps the part itself is what the place refuses
+            if isinstance(error, PartRefused):
+                part.unlink(missing_ok=True)
                 resumed = False
-            time.sleep(_PAUSE * 2**attempt)
+            else:
+                time.sleep(_PAUSE * 2**attempt)
     raise AssertionError("unreachable")
 
 
@@ -149,8 +160,16 @@ def _copy(file: RawFile, reply: Reply, part: Path, progress: Progress) -> None:
         raise Interrupted(f"broke off after {done:,} of {reply.size:,} bytes")
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperationalError(f"{path}: cannot be made: {error.strerror}") from error
+
+
 def _draw_strokes(raw: Path, notice: Notice) -> list[Path]:
     folder = raw / RAW_FILES["omniglot-strokes"][0].folder
+    _make_folder(folder)
     paths = list(write_archives(folder))
     for path in paths:
         notice(f"{folder.name}/{path.name}: {path.stat().st_size:,} bytes drawn here (NOT Omniglot)")

@@ -27,6 +27,10 @@ class Interrupted(Exception):
     """The transfer broke off; it may go on when tried again."""
 
 
+class PartRefused(Interrupted):
+    """The place has no bytes from there on: the part is not of this file."""
+
+
 @dataclass
 class Reply:
     """An open file: bytes from `start` on (0 where the place cannot resume), and its whole size if told."""
@@ -143,7 +147,9 @@ class WebFile:
                 yield _web_reply(answer, start)
         except urllib.error.HTTPError as error:
             reason = f"HTTP {error.code} {error.reason}"
-            if error.code == 416 or error.code == 429 or error.code >= 500:
+            if error.code == 416:
+                raise PartRefused(reason) from error
+            if error.code == 429 or error.code >= 500:
                 raise Interrupted(reason) from error
             raise Absent(reason) from error
         except urllib.error.URLError as error:
@@ -227,7 +233,7 @@ class _S3File:
                 answer = self._mirror.client.get_object(Bucket=self._mirror.bucket, Key=self._key, **wanted)
             except self._mirror.errors.ClientError as error:
                 if error.response["Error"]["Code"] == "InvalidRange":
-                    raise Interrupted("the part is longer than the file") from error
+                    raise PartRefused("the part is longer than the file") from error
                 raise
         with contextlib.closing(answer["Body"]) as body:
             try:

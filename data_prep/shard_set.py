@@ -14,7 +14,7 @@ import numpy as np
 from data_prep.archive import CheckedZip
 from data_prep.config import DataConfig
 from data_prep.digits import read_digits
-from data_prep.errors import BadInput
+from data_prep.errors import BadInput, OperationalError
 from data_prep.fetch import checked_files
 from data_prep.files import directory_writer, file_sha256
 from data_prep.manifest import Manifest, Shard, SourceFile, SplitIndex
@@ -80,10 +80,19 @@ def shard_set(data: DataConfig, raw: Path, directory: Path, processes: int | Non
     """Make the shards of `data` from the fetched files below `raw`, in place of `directory`; its manifest.
 
     The bytes depend on the raw files and on `data` alone. Raises BadInput for raw files that are absent or
-    wrong (nothing is written then).
+    wrong (nothing is written then), OperationalError if the disk does not take them.
     """
     files = checked_files(data.source, raw)
     splits = _character_splits(data, files) if data.is_omniglot else _digit_splits(data, files)
+    try:
+        return _write_set(data, files, splits, directory, processes)
+    except OSError as error:
+        raise OperationalError(f"{directory}: cannot be written: {error}") from error
+
+
+def _write_set(
+    data: DataConfig, files: dict[str, Path], splits: dict[str, Split], directory: Path, processes: int | None
+) -> Manifest:
     with directory_writer(directory) as building:
         jobs = [job for name, split in splits.items() for job in _jobs(building, name, split, data)]
         written = dict(

@@ -14,8 +14,7 @@ MirrorOption = Annotated[
     str | None,
     typer.Option(
         "--mirror",
-        envvar="SEQGEN_MIRROR",
-        help="Ask here first: a folder, s3://bucket/prefix or https://host/path.",
+        help="Ask here first: a folder, s3://bucket/prefix or https://host/path. Default: SEQGEN_MIRROR.",
     ),
 ]
 
@@ -29,6 +28,7 @@ def fetch(recipe: RecipeOption = None, settings: SetOption = None, mirror: Mirro
     from data_prep.sources import RawFile
 
     resolved = load_recipe(recipe, settings or ())
+    mirror = mirror or os.environ.get("SEQGEN_MIRROR") or None
     raw = places(resolved).raw
     sources = [data.source for data in (resolved.data, *resolved.also_shard)]
     console = Console(stderr=True)
@@ -42,7 +42,7 @@ def fetch(recipe: RecipeOption = None, settings: SetOption = None, mirror: Mirro
                 task = tasks[file.path] = bars.add_task(file.path)
             bars.update(task, completed=done, total=total, visible=done != total)  # type: ignore[arg-type]
 
-        paths = fetch_sources(sources, raw, mirror or None, notice=print, progress=progress)
+        paths = fetch_sources(sources, raw, mirror, notice=print, progress=progress)
     print(f"fetched {len(paths)} files to {os.path.relpath(raw)}")
 
 

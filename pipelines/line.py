@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from data_prep.errors import BadInput, NumericalError, OperationalError, SeqgenError, StoppedEarly
+from seqgen.yaml import read_yaml
 
 VERBS = ("fetch", "shard", "tune", "train", "evaluate", "register", "report")
 GRACE = 120.0  # seconds in which a stopped training writes its checkpoint
@@ -21,18 +23,32 @@ _ERRORS: dict[int, type[SeqgenError]] = {2: BadInput, 3: NumericalError, 4: Stop
 _STAGE_CODE = re.compile(rb"exited with (\d+)")
 
 
-def run_line(last: str, options: list[str], *, force: bool = False, keep: tuple[int, ...] = ()) -> None:
-    """Run the line's verbs up to `last`.
+def run_line(
+    recipe: str, last: str, settings: Sequence[str] = (), *, force: bool = False, keep: tuple[int, ...] = ()
+) -> None:
+    """Run the line's verbs up to `last` for `recipe`.
 
-    In a DVC project and without `options` (--recipe, --set) that is `dvc repro`, which skips what is up to
-    date; otherwise every verb gets the `options`. The processes inherit the file descriptors `keep`.
+    Where it is one of DVC's recipes and there are no `settings` (--set) that is `dvc repro`, which skips what
+    is up to date; otherwise every verb runs with them. The processes inherit the file descriptors `keep`.
     Raises the error that the failing verb's exit code stands for.
     """
-    if Path("dvc.yaml").is_file() and Path(".dvc").is_dir() and not options:
-        _run([sys.executable, "-m", "dvc", "repro", *(["--force"] if force else []), last], keep)
+    if not settings and recipe in dvc_recipes():
+        _run(
+            [sys.executable, "-m", "dvc", "repro", *(["--force"] if force else []), f"{last}@{recipe}"], keep
+        )
         return
     for verb in VERBS[: VERBS.index(last) + 1]:
-        _run([sys.executable, "-m", f"pipelines.{verb}", *options], keep)
+        command = [sys.executable, "-m", f"pipelines.{verb}", "--recipe", recipe]
+        _run([*command, *(f"--set={text}" for text in settings)], keep)
+
+
+def dvc_recipes() -> list[str]:
+    """The recipes that `dvc repro` takes through the line here; none outside a DVC project."""
+    if not (Path("dvc.yaml").is_file() and Path(".dvc").is_dir() and Path("params.yaml").is_file()):
+        return []
+    params = read_yaml(Path("params.yaml"))
+    recipes = params.get("recipes") if isinstance(params, dict) else None
+    return [str(recipe) for recipe in recipes] if isinstance(recipes, list) else []
 
 
 def _run(command: list[str], keep: tuple[int, ...]) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from data_prep.errors import BadInput, SeqgenError, StoppedEarly
 from data_prep.manifest import read_manifest
 from pipelines import lineage
-from pipelines.line import run_line
+from pipelines.line import dvc_recipes, run_line
 from pipelines.recipe import load_recipe, places
 from pipelines.register import summary
 from pipelines.signals import raise_on_stop
@@ -33,15 +35,29 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Run the line even if
 def retrain(recipe: RecipeOption = None, settings: SetOption = None, force: ForceOption = False) -> None:
     """Retrain if the manifest, the code of seqgen and data_prep, or the settings are not the champion's.
 
-    Promoted or not, exit 0; one at a time: a second retraining exits 0 and names the first.
+    Without --recipe, all that params.yaml names. Exit 0 whether promoted or not; one retraining at a time: a
+    second one exits 0 and names the first.
     """
     raise_on_stop()
+    names = [recipe] if recipe else dvc_recipes()
+    if not names:
+        raise BadInput("no --recipe given, and this is no DVC project whose params.yaml names recipes")
+    recipes = {name: load_recipe(name, settings or ()) for name in names}
     with sole(LOCK) as (descriptor, holder):
         if descriptor is None:
             print(f"already running (holder {holder})")
             return
-        options = [*(["--recipe", recipe] if recipe else []), *(f"--set={text}" for text in settings or ())]
-        _retrain(load_recipe(recipe, settings or ()), options, force, (descriptor,))
+        failed: list[SeqgenError] = []
+        for name, resolved in recipes.items():
+            try:
+                _retrain(name, resolved, settings or [], force, (descriptor,))
+            except StoppedEarly:
+                raise
+            except SeqgenError as error:  # one recipe's trouble is not the next one's
+                print(f"error: {name}: {error}", file=sys.stderr)
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
 
 @contextlib.contextmanager
@@ -66,20 +82,20 @@ def sole(path: Path) -> Iterator[tuple[int | None, str]]:
         yield stream.fileno(), ""
 
 
-def _retrain(recipe: Recipe, options: list[str], force: bool, keep: tuple[int, ...]) -> None:
+def _retrain(name: str, recipe: Recipe, settings: list[str], force: bool, keep: tuple[int, ...]) -> None:
     from pipelines import registry, tracking
 
-    client, name, where = tracking.connect(), recipe.register_.name, places(recipe)
-    champion = registry.by_alias(client, name, registry.CHAMPION)
+    client, model, where = tracking.connect(), recipe.register_.name, places(recipe)
+    champion = registry.by_alias(client, model, registry.CHAMPION)
     if champion is None:
-        print(f"{name} has no champion yet")
+        print(f"{model} has no champion yet")
     else:
-        run_line("shard", options, keep=keep)
+        run_line(name, "shard", settings, keep=keep)
         state = _state(recipe, where.shards)
         changed = changes(state, champion)
         for line in changed:
             print(f"since champion version {champion.version} was made, {line}")
-        newest = registry.by_alias(client, name, registry.CANDIDATE)
+        newest = registry.by_alias(client, model, registry.CANDIDATE)
         if not force and not changed:
             print(
                 f"nothing to do: champion version {champion.version} is made of this data, code and settings"
@@ -90,7 +106,7 @@ def _retrain(recipe: Recipe, options: list[str], force: bool, keep: tuple[int, .
             print(f"nothing to do: version {newest.version}, made from all this, was not promoted ({reason})")
             return
     before = _result(where.register)
-    run_line("report", options, force=force, keep=keep)
+    run_line(name, "report", settings, force=force, keep=keep)
     after = _result(where.register)
     if after is None or after == before:
         print("no new model: no stage of the line depends on what changed (`--force` runs them all)")

@@ -67,7 +67,7 @@ class StudyLog(Callback):
         self.ended, self._numbers = state["ended"], state["numbers"]
 
     def number(self, trial: Trial) -> int:
-        """The trial's number, from 1 in the order of their first start."""
+        """The trial's number, from 1 in the order in which Tune made them."""
         return self._numbers.setdefault(trial.trial_id, len(self._numbers) + 1)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -77,6 +77,8 @@ class StudyLog(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Open the trial's run, or its former one after a restart."""
+        for each in trials:
+            self.number(each)
         self.ended.pop(trial.trial_id, None)
         epoch = trial.last_result.get("epoch")
         self._say(trial, f"goes on after epoch {epoch}" if epoch else "starts")

@@ -120,6 +120,16 @@ def test_a_killed_download_goes_on_at_the_next_call(server, one_file, tmp_path):
     assert _names(tmp_path) == ["mnist/file.bin"]
 
 
+def test_an_outage_does_not_cost_what_is_here_already(server, one_file, tmp_path):
+    (tmp_path / "mnist").mkdir()
+    part = tmp_path / "mnist/file.bin.part"
+    part.write_bytes(CONTENT[:3_000_000])
+    server.failures = [503] * 4
+    with pytest.raises(OperationalError, match="HTTP 503"):
+        fetch(["mnist"], tmp_path)
+    assert part.read_bytes() == CONTENT[:3_000_000]
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("part", [b"x" * 3_000_000, CONTENT, CONTENT + b"more"])
 def test_a_part_that_does_not_fit_is_started_again(server, one_file, tmp_path, part, ranges):

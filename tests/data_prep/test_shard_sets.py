@@ -162,6 +162,12 @@ def test_wrong_raw_files_leave_nothing(make, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
 
 
+def test_a_place_that_cannot_be_written_is_one_error(make, small_raw, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OperationalError, match="cannot be written"):
+        shard_set(make.data, small_raw, tmp_path / "file" / "set", processes=1)
+
+
 def test_a_killed_process_of_the_pool_is_one_error():
     with pytest.raises(OperationalError, match="was killed"):
         list(parallel_map(os._exit, [1, 1], processes=2))

@@ -1,4 +1,4 @@
-"""The train verb: what it refuses before anything starts, and real runs that are killed, stopped and gone on with."""
+"""The train verb: what it refuses before anything starts; real runs that are killed, stopped, gone on with."""
 
 from __future__ import annotations
 
@@ -74,8 +74,7 @@ def train(place: Path, *arguments: str, **variables: str) -> subprocess.Complete
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workers", "9999", "--set", "train.batch=9999"], "train.batch=9999 exceeds the 64"),
-        (["--workers", "4096", "--set", "train.batch=4096"], "train.batch=4096 exceeds the 64"),
+        (["--set", "train.batch=9998"], "train.batch=9998 exceeds the 64"),
         (["--set", "model.steps=0"], "model.steps=0"),
         (["--set", "train.epoch=3"], "did you mean epochs?"),
         (["--workers", "3"], "not divisible by train.workers=3"),

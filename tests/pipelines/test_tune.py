@@ -351,3 +351,26 @@ def test_the_life_of_a_search(long_study: Study):
 
     # It is over: the same command is a new search.
     assert not any("goes on" in line for line in until(study.start(), lambda line: "starts" in line))
+
+
+@pytest.mark.slow
+def test_trials_of_two_workers_take_turns_on_two_cpus(tmp_path: Path):
+    """Two at once would wait for each other for ever; ASHA stops the second, and Optuna chose its settings."""
+    space = {"model.steps": [2, 3], "train.learning_rate": {"low": 0.0001, "high": 0.01, "log": True}}
+    study = Study(tmp_path, space, 64, trials=2, epochs=2, workers=2, minutes=8)
+    try:
+        code, text = study.run()
+    finally:
+        study.end()
+    assert code == 0, text
+    assert "2 trials by Optuna, " in text
+    rows = study.trials()
+    assert len(rows) == 2
+    assert {row["status"] for row in rows} <= {"finished", "asha"}
+    assert rows[0]["epochs"] == "2"
+    assert all(float(row["bound"]) > 0 for row in rows)
+    (parent,), children = study.runs()
+    assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 3
+    assert all(child.data.params["train.workers"] == "2" for child in children)
+    stopped = [child for child, row in zip(children, rows, strict=True) if row["status"] == "asha"]
+    assert all(child.data.tags["seqgen.stopped_by"] == "asha" for child in stopped)
