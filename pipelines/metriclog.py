@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import queue
 import sys
 import threading
@@ -29,6 +31,15 @@ class Point(NamedTuple):
     step: int
 
 
+def secure_environment() -> None:
+    """Set what our processes want of MLflow before they import it: no pickle, no telemetry, no chatter."""
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
 def reachable(uri: str) -> bool:
     """Whether something answers at `uri` within 5 seconds, without retries; a SQLite file always does."""
     if uri.startswith("sqlite:"):
@@ -53,6 +64,7 @@ class Sender:
 
     def send(self, points: Iterable[Point]) -> None:
         """Send what the run does not have. Raises ConnectionError (nothing answers) or MLflow's errors."""
+        secure_environment()
         from mlflow import MlflowClient
         from mlflow.entities import Metric
 

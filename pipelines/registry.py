@@ -32,8 +32,8 @@ def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None
     try:
         return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        if 400 <= error.get_http_status_code() < 500:
-            return None
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None  # no such model; no such alias
         raise
 
 

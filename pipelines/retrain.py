@@ -47,17 +47,18 @@ def retrain(recipe: RecipeOption = None, settings: SetOption = None, force: Forc
         if descriptor is None:
             print(f"already running (holder {holder})")
             return
-        failed: list[SeqgenError] = []
+        first: SeqgenError | None = None
         for name, resolved in recipes.items():
             try:
                 _retrain(name, resolved, settings or [], force, (descriptor,))
             except StoppedEarly:
                 raise
             except SeqgenError as error:  # one recipe's trouble is not the next one's
-                print(f"error: {name}: {error}", file=sys.stderr)
-                failed.append(error)
-        if failed:
-            raise failed[0]
+                if first is not None:
+                    print(f"error: {error}", file=sys.stderr)
+                first = first or error
+        if first is not None:
+            raise first
 
 
 @contextlib.contextmanager
@@ -102,8 +103,8 @@ def _retrain(name: str, recipe: Recipe, settings: list[str], force: bool, keep: 
             )
             return
         if not force and newest is not None and not changes(state, newest):
-            reason = newest.tags.get("promotion_reason", "unknown")
-            print(f"nothing to do: version {newest.version}, made from all this, was not promoted ({reason})")
+            verdict = f"{newest.tags.get('promotion')}: {newest.tags.get('promotion_reason')}"
+            print(f"nothing to do: version {newest.version} is made of all this already ({verdict})")
             return
     before = _result(where.register)
     run_line(name, "report", settings, force=force, keep=keep)

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 _STATE, _COMPLETE = "seqgen-run.json", "seqgen-complete.json"
 _REFUSALS = (
     "ACCESS_DENIED",
-    "NO_SUCH_BUCKET",
-    "INVALID_ACCESS_KEY_ID",
-    "SIGNATURE_DOES_NOT_MATCH",
     "AccessDenied",
+    "allow_bucket_creation",  # the bucket is not there
+    "INVALID_ACCESS_KEY_ID",
+    "NO_SUCH_BUCKET",
+    "SIGNATURE_DOES_NOT_MATCH",
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 from data_prep.errors import BadInput, OperationalError
 from data_prep.manifest import Manifest
 from pipelines import lineage
-from pipelines.metriclog import MetricLog, reachable, spool_status
+from pipelines.metriclog import MetricLog, reachable, secure_environment, spool_status
 from seqgen.config import Recipe, flatten
 
 if TYPE_CHECKING:
@@ -50,15 +49,6 @@ def redact(uri: str) -> str:
     except ValueError:
         return "(not a URI)"
     return uri.replace(f":{password}@", ":***@") if password else uri
-
-
-def secure_environment() -> None:
-    """Set what our processes want of MLflow: no pickle on loading, no telemetry, no chatter."""
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager

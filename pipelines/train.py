@@ -146,7 +146,7 @@ def _tracked(recipe: Recipe, manifest: Manifest, storage: RunStorage, device: Li
         status = "KILLED"
         raise
     finally:
-        log.close()
+        log.close(timeout=5 if status == "KILLED" else 30)  # who stops us may not wait long
         tracking.close_run(run_id, status)
     for name in ("recipe.json", FILE_NAME):
         tracking.attach(run_id, target / name, "train")

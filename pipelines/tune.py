@@ -165,8 +165,10 @@ def _run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: R
     unfinished = ray_tune.Tuner.can_restore(f"{storage.root}/{storage.name}")
     searcher = None
     if not is_grid(asked):
+        import optuna
         from ray.tune.search.optuna import OptunaSearch
 
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         searcher = OptunaSearch(seed=asked.seed)
     with _stop_requests(log):
         # tune.run and not Tuner, because Tuner.restore brings back a copy of the callbacks of its own.

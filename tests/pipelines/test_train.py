@@ -1,4 +1,4 @@
-"""The train verb: what it refuses before anything starts; real runs that are killed, stopped, gone on with."""
+"""The train verb: what it refuses before anything starts; real runs, killed, stopped and gone on with."""
 
 from __future__ import annotations
 

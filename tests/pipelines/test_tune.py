@@ -355,7 +355,7 @@ def test_the_life_of_a_search(long_study: Study):
 
 @pytest.mark.slow
 def test_trials_of_two_workers_take_turns_on_two_cpus(tmp_path: Path):
-    """Two at once would wait for each other for ever; ASHA stops the second, and Optuna chose its settings."""
+    """Two at once would wait for each other for ever. Their settings are Optuna's choice."""
     space = {"model.steps": [2, 3], "train.learning_rate": {"low": 0.0001, "high": 0.01, "log": True}}
     study = Study(tmp_path, space, 64, trials=2, epochs=2, workers=2, minutes=8)
     try:

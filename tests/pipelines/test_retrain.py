@@ -1,0 +1,188 @@
+"""Retraining: when there is something to do, what it says, and that it is alone and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from data_prep.errors import BadInput, NumericalError, OperationalError
+from pipelines import retrain, tracking
+from tests.line import outside, tiny_recipe, work_in
+
+# A line whose training is instant: `dvc repro` runs it, and what it leaves is what the real one leaves.
+STAGE = """
+import shutil, sys, time
+from pathlib import Path
+from pipelines import register
+from pipelines.lineage import request_digest
+from pipelines.recipe import load_recipe, places
+from tests.line import train_line
+from tests.sets import write_digits
+verb, recipe = sys.argv[1:]
+knobs = dict(line.split("=") for line in Path("knobs.txt").read_text().split())
+where = places(load_recipe(recipe))
+if verb == "shard":
+    write_digits(where.shards, seed=int(Path("data.txt").read_text()))
+elif "wait" in knobs:
+    Path("waiting").touch()
+    time.sleep(600)
+elif "exit" in knobs:
+    sys.exit(int(knobs["exit"]))
+else:
+    trained = train_line(Path(recipe), mean=float(knobs["mean"]))
+    print(register.summary(register.register_trained(trained, request_digest(load_recipe(recipe)))))
+"""
+STAGES = {
+    "shard": {"deps": ["data.txt"], "outs": ["artifacts/tiny/shards"]},
+    "report": {
+        "deps": ["knobs.txt", "artifacts/tiny/shards", "${item.recipe}"],
+        "outs": [f"artifacts/tiny/{verb}" for verb in ("train", "evaluate", "register")],
+    },
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory in which signal handlers and the import path are put back afterwards."""
+    work_in(tmp_path, monkeypatch)
+    monkeypatch.setenv("PYTHONPATH", outside()["PYTHONPATH"])
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield tmp_path
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def project(here: Path) -> Path:
+    """A DVC project with one recipe, tiny.yaml."""
+    tiny_recipe(here)
+    (here / "stage.py").write_text(STAGE)
+    (here / "data.txt").write_text("0")
+    (here / "knobs.txt").write_text("mean=0.5")
+    (here / "params.yaml").write_text("recipes: [tiny.yaml]\n")
+    stages = {
+        verb: {
+            "matrix": {"recipe": "${recipes}"},
+            "cmd": f"python stage.py {verb} ${{item.recipe}}",
+            **parts,
+        }
+        for verb, parts in STAGES.items()
+    }
+    (here / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "config", "core.analytics", "false"], check=True)
+    return here
+
+
+def said(capfd: pytest.CaptureFixture) -> str:
+    capfd.readouterr()
+    retrain.retrain()
+    return capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_retrains_when_something_changed_and_only_then(project: Path, capfd: pytest.CaptureFixture) -> None:
+    first = said(capfd)
+    assert "tiny has no champion yet" in first
+    assert "promoted tiny version 1" in first
+    (project / "data.txt").write_text("1")
+    (project / "knobs.txt").write_text("mean=0.6")
+    worse = said(capfd)
+    assert "since champion version 1 was made, data changed" in worse
+    assert "kept champion 1; tiny version 2 is a candidate" in worse
+    again = said(capfd)
+    assert "nothing to do: version 2 is made of all this already (not promoted" in again
+
+    tiny_recipe(project, learning_rate=0.002)
+    (project / "knobs.txt").write_text("mean=0.2")
+    better = said(capfd)
+    assert "settings changed" in better
+    assert "promoted tiny version 3" in better
+    assert "nothing to do: champion version 3" in said(capfd)
+
+    (project / "data.txt").write_text("2")
+    (project / "knobs.txt").write_text("exit=3")
+    with pytest.raises(NumericalError, match=r"dvc repro report@tiny\.yaml ended with code 3"):
+        retrain.retrain()
+    client = tracking.connect()
+    assert str(client.get_model_version_by_alias("tiny", "champion").version) == "3"
+
+
+@pytest.mark.slow
+def test_stopped_it_leaves_no_process_and_no_lock(project: Path) -> None:
+    (project / "knobs.txt").write_text("wait=1")
+    command = [sys.executable, "-m", "pipelines.retrain"]
+    process = subprocess.Popen(command, env=outside(), stderr=subprocess.PIPE, text=True)
+    while not (project / "waiting").exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    second = subprocess.run(command, env=outside(), capture_output=True, text=True)
+    assert second.returncode == 0
+    assert f"already running (holder pid {process.pid} on " in second.stdout
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 4
+    assert family
+    assert not [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    with retrain.sole(retrain.LOCK) as (descriptor, _):
+        assert descriptor is not None
+    (project / "knobs.txt").write_text("mean=0.5")
+    retrain.retrain()  # DVC's own locks are free as well
+    assert tracking.connect().get_model_version("tiny", "1").tags["promotion"] == "promoted"
+
+
+HOLD = "import sys, time; sys.stdin.readline()"
+
+
+def test_a_dead_holder_holds_nothing_and_a_living_child_does(here: Path) -> None:
+    code = (
+        "import subprocess, sys; from pathlib import Path; from pipelines.retrain import sole\n"
+        "with sole(Path('lock')) as (descriptor, _):\n"
+        f"    child = subprocess.Popen([sys.executable, '-c', {HOLD!r}], pass_fds=(descriptor,))\n"
+        "    print('held', flush=True)\n"
+        "    import time; time.sleep(600)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], env=outside(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    assert parent.stdin is not None
+    assert parent.stdout.readline() == "held\n"
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    lock = here / "lock"
+    with retrain.sole(lock) as (descriptor, holder):
+        assert descriptor is None
+        assert holder.startswith(f"pid {parent.pid} on ")
+    parent.stdin.close()  # the child reads the end of its input, and ends
+    while True:
+        with retrain.sole(lock) as (descriptor, _):
+            if descriptor is not None:
+                break
+        time.sleep(0.05)
+
+
+def test_without_recipes_there_is_nothing_to_retrain(here: Path) -> None:
+    with pytest.raises(BadInput, match="no --recipe"):
+        retrain.retrain()
+    with pytest.raises(BadInput, match="nonesuch"):
+        retrain.retrain("nonesuch")
+
+
+def test_server_that_is_down_ends_it_before_the_line_runs(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(OperationalError, match="127"):
+        retrain.retrain(str(tiny_recipe(here)))
+    assert not (here / "artifacts").exists()
