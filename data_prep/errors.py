@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_PASSWORD = re.compile(r"(//[^/:@\s]*):[^/@\s]+@")
+
 
 class SeqgenError(Exception):
     """Base of every error shown without a traceback; `exit_code` is the process's."""
@@ -31,3 +35,13 @@ class StoppedEarly(SeqgenError):
     """The run was asked to stop; what it had is saved and it can be resumed."""
 
     exit_code = 4
+
+
+def redact(text: str) -> str:
+    """`text` with the passwords of its URIs replaced by ***."""
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+def one_line(error: BaseException) -> str:
+    """Another library's error in at most 200 characters of one line, without passwords."""
+    return redact(" ".join(str(error).split()))[:200]

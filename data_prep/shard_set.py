@@ -64,18 +64,6 @@ class Split:
     samples: tuple[Sample, ...]
 
 
-def set_name(data: DataConfig) -> str:
-    """The directory name of a set: everything that tells it from others, like omniglot-strokes-28-30-20."""
-    parts = [data.source, str(data.size)]
-    if data.split != "standard":
-        parts.append(data.split)
-    if data.is_grey:
-        parts.append(data.binarise)
-    if data.source == "multi-mnist":
-        parts.append(f"seed{data.seed}")
-    return "-".join(parts)
-
-
 def shard_set(data: DataConfig, raw: Path, directory: Path, processes: int | None = None) -> Manifest:
     """Make the shards of `data` from the fetched files below `raw`, in place of `directory`; its manifest.
 

@@ -1,4 +1,4 @@
-"""Fetch the raw files of the recipe's sets, verified, from a mirror or where they are published."""
+"""Fetch the raw files of the recipe's set, verified, from a mirror or where they are published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MirrorOption = Annotated[
 
 
 def fetch(recipe: RecipeOption = None, settings: SetOption = None, mirror: MirrorOption = None) -> None:
-    """Fetch the raw files of the recipe's sets, verified, from a mirror or where they are published."""
+    """Fetch the raw files of the recipe's set, verified, from a mirror or where they are published."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -30,7 +30,6 @@ def fetch(recipe: RecipeOption = None, settings: SetOption = None, mirror: Mirro
     resolved = load_recipe(recipe, settings or ())
     mirror = mirror or os.environ.get("SEQGEN_MIRROR") or None
     raw = places(resolved).raw
-    sources = [data.source for data in (resolved.data, *resolved.also_shard)]
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -42,7 +41,7 @@ def fetch(recipe: RecipeOption = None, settings: SetOption = None, mirror: Mirro
                 task = tasks[file.path] = bars.add_task(file.path)
             bars.update(task, completed=done, total=total, visible=done != total)  # type: ignore[arg-type]
 
-        paths = fetch_sources(sources, raw, mirror, notice=print, progress=progress)
+        paths = fetch_sources([resolved.data.source], raw, mirror, notice=print, progress=progress)
     print(f"fetched {len(paths)} files to {os.path.relpath(raw)}")
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from data_prep.errors import one_line
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -157,10 +159,11 @@ class MetricLog:
                 self._waiting = []
                 self._warned.discard("away")
             except Exception as error:
+                line = one_line(error)
                 if _is_final(error):
-                    self._warn("refused", f"the tracking server refuses metrics of this run: {_line(error)}")
+                    self._warn("refused", f"the tracking server refuses metrics of this run: {line}")
                     return
-                self._warn("away", f"tracking: {_line(error)}; metrics wait, training goes on")
+                self._warn("away", f"the tracking server is away ({line}); metrics wait, training goes on")
                 if closing and time.monotonic() + _PAUSE > self._deadline:
                     return
                 time.sleep(_PAUSE) if closing else self._closing.wait(_PAUSE)
@@ -184,10 +187,6 @@ def _is_final(error: Exception) -> bool:
     """Whether trying again cannot help: the server's 4xx, but for time-out and rate limit."""
     status = getattr(error, "get_http_status_code", lambda: 500)()
     return 400 <= status < 500 and status not in (408, 429)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _append(spool: Path, run_id: str, records: list[dict[str, Any]]) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import BadInput
-from seqgen.config import Recipe, build_recipe, flatten, parse_assignment, with_settings
+from seqgen.config import Recipe, build_recipe, parse_assignment, with_settings
 from seqgen.yaml import read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -26,13 +26,11 @@ def load_recipe(
 ) -> Recipe:
     """The resolved recipe of a verb.
 
-    `name` is a recipe's name or the path of a YAML file; without it `params.yaml` of the working directory says
-    which, with its own `set`. `found` holds dotted settings a search chose, then `assignments` (`a.b=c`) win.
+    `name` is a recipe's name or the path of a YAML file; it may be left out where `params.yaml` of the working
+    directory names just one. `found` holds dotted settings a search chose; `assignments` (`a.b=c`) win over it.
     Raises BadInput.
     """
-    settings: dict[str, Any] = {}
-    if name is None:
-        name, settings = _from_params(Path("params.yaml"))
+    name = name or _from_params(Path("params.yaml"))
     path = RECIPES / f"{name}.yaml"
     if not path.is_file():
         path = Path(name)
@@ -43,22 +41,21 @@ def load_recipe(
     tree = read_yaml(path)
     if not isinstance(tree, Mapping):
         raise BadInput(f"{path}: a recipe is a mapping of sections")
-    settings = {**(found or {}), **settings, **dict(parse_assignment(text) for text in assignments)}
+    settings = {**(found or {}), **dict(parse_assignment(text) for text in assignments)}
     return build_recipe(with_settings({"name": path.stem, **tree}, settings), str(path))
 
 
-def _from_params(path: Path) -> tuple[str, dict[str, Any]]:
+def _from_params(path: Path) -> str:
+    known = f"known: {', '.join(recipe_names())}"
     if not path.is_file():
-        raise BadInput("no --recipe given and no params.yaml here; name one of: " + ", ".join(recipe_names()))
+        raise BadInput(f"name a recipe with --recipe ({known}); there is no params.yaml here")
     params = read_yaml(path)
-    if not isinstance(params, Mapping) or not isinstance(params.get("recipe"), str):
-        raise BadInput(f"{path}: needs `recipe: <name>`, one of: {', '.join(recipe_names())}")
-    unknown = sorted(set(params) - {"recipe", "set"})
-    if unknown:
-        raise BadInput(f"{path}: unknown key {unknown[0]}; it has only `recipe` and `set`")
-    if not isinstance(params.get("set") or {}, Mapping):
-        raise BadInput(f"{path}: `set` is a mapping of sections")
-    return params["recipe"], flatten(params.get("set") or {})
+    names = params.get("recipes") if isinstance(params, Mapping) else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise BadInput(f"{path}: needs `recipes: [<name>, ...]` ({known})")
+    if len(names) > 1:
+        raise BadInput(f"name one recipe with --recipe: {path} has {', '.join(names)}")
+    return names[0]
 
 
 @dataclass(frozen=True)
@@ -76,11 +73,6 @@ class Places:
     def shards(self) -> Path:
         """The sharded set the model trains on: tars and manifest."""
         return self.root / "shards"
-
-    @property
-    def also(self) -> Path:
-        """The other sharded sets of the recipe, one directory each, named by `set_name`."""
-        return self.root / "also"
 
     @property
     def search(self) -> Path:

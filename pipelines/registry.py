@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.errors import BadInput
+from data_prep.errors import BadInput, one_line
 from data_prep.files import canonical_digest, file_sha256
 from pipelines import lineage
 from pipelines.package import save_package
@@ -50,7 +50,7 @@ def add_version(client: MlflowClient, trained: Trained, evaluation: Evaluation, 
         run = client.get_run(run_id)
     except MlflowException as error:
         raise BadInput(
-            f"run {run_id} of the training is not on this server ({' '.join(str(error).split())[:200]}); "
+            f"run {run_id} of the training is not on this server ({one_line(error)}); "
             "set MLFLOW_TRACKING_URI to the one it was trained with, or train again"
         ) from None
     tags = {key: value for key, value in run.data.tags.items() if key.startswith(lineage.PREFIX)}

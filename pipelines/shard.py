@@ -1,4 +1,4 @@
-"""Make the shards and manifest of the recipe's sets from the fetched files."""
+"""Make the shards and manifest of the recipe's set from the fetched files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from pipelines.verb import RecipeOption, SetOption, run
 
 
 def shard(recipe: RecipeOption = None, settings: SetOption = None) -> None:
-    """Make the shards and manifest of the recipe's sets from the fetched files."""
-    from data_prep.shard_set import set_name, shard_set
+    """Make the shards and manifest of the recipe's set from the fetched files."""
+    from data_prep.shard_set import shard_set
 
     resolved = load_recipe(recipe, settings or ())
     where = places(resolved)
-    sets = {where.also / set_name(data): data for data in resolved.also_shard}
-    for directory, data in {where.shards: resolved.data, **sets}.items():
-        start = time.monotonic()
-        manifest = shard_set(data, where.raw, directory)
-        size = sum(shard.bytes for index in manifest.splits.values() for shard in index.shards)
-        counts = ", ".join(f"{name} {index.images:,}" for name, index in manifest.splits.items())
-        print(f"{manifest.title}: {counts}; {size / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
-        print(f"  manifest {manifest.digest[:12]} in {directory}")
+    start = time.monotonic()
+    manifest = shard_set(resolved.data, where.raw, where.shards)
+    size = sum(shard.bytes for index in manifest.splits.values() for shard in index.shards)
+    counts = ", ".join(f"{name} {index.images:,}" for name, index in manifest.splits.items())
+    print(f"{manifest.title}: {counts}; {size / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
+    print(f"  manifest {manifest.digest[:12]} in {where.shards}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from data_prep.errors import BadInput, OperationalError
+from data_prep.errors import BadInput, OperationalError, one_line, redact
 from data_prep.manifest import Manifest
 from pipelines import lineage
 from pipelines.metriclog import MetricLog, reachable, secure_environment, spool_status
@@ -40,15 +40,6 @@ def tracking_uri() -> str:
             "file stores are no longer kept by MLflow, and a database is reached through `mlflow server`"
         )
     return uri
-
-
-def redact(uri: str) -> str:
-    """`uri` with its password replaced by ***."""
-    try:
-        password = urlsplit(uri).password
-    except ValueError:
-        return "(not a URI)"
-    return uri.replace(f":{password}@", ":***@") if password else uri
 
 
 @contextlib.contextmanager
@@ -88,11 +79,8 @@ def connect(uri: str | None = None) -> MlflowClient:
 
 def explain(uri: str, error: Exception) -> str:
     """One line for an error of the tracking server, without the password."""
-    password = urlsplit(uri).password
-    cause = " ".join(str(error).split())
-    cause = cause.replace(password, "***") if password else cause
     return (
-        f"the tracking server {redact(uri)} does not serve us ({cause[:200]}); start it, or set "
+        f"the tracking server {redact(uri)} does not serve us ({one_line(error)}); start it, or set "
         "MLFLOW_TRACKING_URI (unset: a local SQLite file)"
     )
 
@@ -149,9 +137,7 @@ def open_run(
             client.update_run(run_id, status="RUNNING")
         except MlflowException as error:
             where = redact(client.tracking_uri)
-            raise BadInput(
-                f"run {run_id} cannot be resumed on {where}: {' '.join(str(error).split())}"
-            ) from None
+            raise BadInput(f"run {run_id} cannot be resumed on {where}: {one_line(error)}") from None
         return run_id
     tags = lineage.lineage_tags(recipe, manifest) | {lineage.PREFIX + "kind": kind}
     if parent:

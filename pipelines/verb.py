@@ -11,7 +11,8 @@ import typer
 from data_prep.errors import SeqgenError
 
 RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", help="Recipe name or YAML file; default: the one params.yaml names.")
+    str | None,
+    typer.Option("--recipe", help="Recipe name or YAML file; default: params.yaml's, if it names one."),
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one setting: train.epochs=3.")]
 

@@ -25,16 +25,22 @@ class ModelConfig(Strict):
     steps: int = Field(default=80, ge=1, le=1000, description="T, the number of drawing steps")
     latents: Positive = Field(default=4, description="K, the latents of one step z_t")
     hidden: Positive = Field(default=400, description="D, the LSTM's size")
-    attention: Attention = Field(default="spatial-transformer", description="how x is read and the canvas written")
+    attention: Attention = Field(
+        default="spatial-transformer", description="how x is read and the canvas written"
+    )
     read_size: Positive = Field(default=12, description="side of the glimpse; not used by full")
     write_size: Positive = Field(default=12, description="side of the sprite; not used by full")
     canvas: Literal["additive", "cgru"] = "cgru"
     canvas_channels: Positive = 4
-    observation: Literal["conv", "identity"] = Field(default="conv", description="f_o: 1x1 convolution or c_T itself")
+    observation: Literal["conv", "identity"] = Field(
+        default="conv", description="f_o: 1x1 convolution or c_T itself"
+    )
     inference: Literal["shared", "encoder"] = Field(
         default="shared", description="posterior from h_{t-1} (the paper) or from an encoder LSTM (DRAW)"
     )
-    posterior_hidden: Positive = Field(default=256, description="width of the posterior's MLP; inference=shared only")
+    posterior_hidden: Positive = Field(
+        default=256, description="width of the posterior's MLP; inference=shared only"
+    )
     error_image: bool = Field(default=False, description="read x - x_hat_{t-1} beside x (DRAW)")
     conditional: bool = Field(default=False, description="draw given a context image x' (eq. 4)")
 
@@ -50,7 +56,9 @@ class TrainConfig(Strict):
 
     epochs: Positive
     batch: Positive = Field(description="images per step over all workers")
-    workers: Positive = Field(default=2, description="data-parallel processes; does not change the mathematics")
+    workers: Positive = Field(
+        default=2, description="data-parallel processes; does not change the mathematics"
+    )
     learning_rate: float = Field(gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the rate rises from 0")
     final_rate: float = Field(default=0.1, gt=0, le=1, description="rate at the end, as a share (cosine)")
@@ -83,7 +91,9 @@ class EvaluateConfig(Strict):
     """How a trained model is measured. Bounds in nats per image."""
 
     split: Literal["valid", "test"] = "test"
-    images: Positive | None = Field(default=None, description="images of the split for the bound; all if absent")
+    images: Positive | None = Field(
+        default=None, description="images of the split for the bound; all if absent"
+    )
     importance_samples: Positive = Field(default=50, description="k of the importance-weighted bound")
     importance_images: Positive = Field(default=500, description="images for that bound")
     seed: int = Field(default=0, ge=0)
@@ -102,7 +112,6 @@ class Recipe(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     description: str
     data: DataConfig
-    also_shard: tuple[DataConfig, ...] = Field(default=(), description="sets to prepare besides the one trained on")
     model: ModelConfig
     train: TrainConfig
     search: SearchConfig | None = None
@@ -136,8 +145,12 @@ class Recipe(Strict):
 
     def digest(self) -> str:
         """The sha256 of the settings that decide what is learned (not workers, cadence, search or registry)."""
-        train = self.train.model_dump(exclude={"workers", "evaluate_every", "checkpoint_every", "max_failures"})
-        return canonical_digest({"data": self.data.model_dump(), "model": self.model.model_dump(), "train": train})
+        train = self.train.model_dump(
+            exclude={"workers", "evaluate_every", "checkpoint_every", "max_failures"}
+        )
+        return canonical_digest(
+            {"data": self.data.model_dump(), "model": self.model.model_dump(), "train": train}
+        )
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -161,7 +174,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def with_settings(tree: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of `tree` in which each dotted key of `settings` has its value. Raises BadInput."""
-    result: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    result: dict[str, Any] = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()
+    }
     for dotted, value in settings.items():
         node = result
         *path, leaf = dotted.split(".")
@@ -214,6 +229,9 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
             (f for n, f in schema.model_fields.items() if part in (n, f.alias)),
             None,
         )
-        kinds = [getattr(field, "annotation", None), *getattr(getattr(field, "annotation", None), "__args__", ())]
+        kinds = [
+            getattr(field, "annotation", None),
+            *getattr(getattr(field, "annotation", None), "__args__", ()),
+        ]
         schema = next((k for k in kinds if isinstance(k, type) and issubclass(k, Strict)), Recipe)
     return [field.alias or name for name, field in schema.model_fields.items()]

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.errors import BadInput, OperationalError
+from data_prep.errors import BadInput, OperationalError, one_line
 from seqgen.models import SequentialGenerator, load_model
 from seqgen.models.files import DESCRIPTION, WEIGHTS
 
@@ -53,9 +53,7 @@ def find_version(client: MlflowClient, uri: str) -> ModelVersion:
     except MlflowException as error:
         if 400 <= error.get_http_status_code() < 500:
             raise BadInput(f"{uri}: {_what_there_is(client, name)}") from None
-        raise OperationalError(
-            f"{uri}: the registry does not answer: {' '.join(str(error).split())[:200]}"
-        ) from None
+        raise OperationalError(f"{uri}: the registry does not answer: {one_line(error)}") from None
 
 
 def _what_there_is(client: MlflowClient, name: str) -> str:
@@ -102,5 +100,5 @@ def fetch_part(client: MlflowClient, version: ModelVersion, part: str, into: Pat
             registry_uri=client.tracking_uri,
         )
     except Exception as error:  # each kind of artifact store raises its own
-        raise OperationalError(f"{uri}: cannot be fetched: {' '.join(str(error).split())[:200]}") from None
+        raise OperationalError(f"{uri}: cannot be fetched: {one_line(error)}") from None
     return Path(found)

@@ -37,7 +37,9 @@ def affine_sample(image: Tensor, matrix: Tensor, height: int, width: int) -> Ten
     `matrix` [B,2,3] maps output coordinates in [-1,1] (pixel centres, align_corners=False) to input coordinates;
     points outside the input read zero.
     """
-    grid = functional.affine_grid(matrix, [image.shape[0], image.shape[1], height, width], align_corners=False)
+    grid = functional.affine_grid(
+        matrix, [image.shape[0], image.shape[1], height, width], align_corners=False
+    )
     return functional.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -126,7 +128,9 @@ class _GaussianWindow(nn.Module):
     def forward(self, h: Tensor) -> FilterBank:
         """`h` [B,D] -> filters, each normalised to sum 1 over the image (DRAW eqs. 25-26)."""
         centre_y, centre_x, variance, gamma = self.centres(h)
-        return FilterBank(_filters(centre_y, variance, self.height), _filters(centre_x, variance, self.width), gamma)
+        return FilterBank(
+            _filters(centre_y, variance, self.height), _filters(centre_x, variance, self.width), gamma
+        )
 
     def corners(self, h: Tensor) -> Tensor:
         """The rectangle through the outermost filter centres, [B,4,2]."""
@@ -173,12 +177,16 @@ class GaussianWriter(nn.Module):
         self.sprite = nn.Linear(hidden, channels * size * size)
         # Normalised filters spread a patch value over stride^2 pixels; gamma starts so that the gain is one.
         stride = (max(height, width) - 1) / max(size - 1, 1)
-        self.window = _GaussianWindow(hidden, size, height, width, log_gamma=-2 * math.log(stride) if stride else 0.0)
+        self.window = _GaussianWindow(
+            hidden, size, height, width, log_gamma=-2 * math.log(stride) if stride else 0.0
+        )
 
     def forward(self, h: Tensor) -> Tensor:
         """`h` [B,D] -> [B,C,H,W]."""
         bank = self.window(h)
-        sprite = self.sprite(h).view(-1, self.channels, self.size, self.size) / bank.gamma[:, None, None, None]
+        sprite = (
+            self.sprite(h).view(-1, self.channels, self.size, self.size) / bank.gamma[:, None, None, None]
+        )
         return bank.y.mT[:, None] @ sprite @ bank.x[:, None]
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor:

@@ -139,7 +139,9 @@ class SequentialGenerator(nn.Module):
         steps: list[Step] = []
         for noise_t in noise:
             windows["read"].append(None if x is None else self._corners(self.reader, state.h))
-            windows["context"].append(None if context is None else self._corners(self.context_reader, state.h))
+            windows["context"].append(
+                None if context is None else self._corners(self.context_reader, state.h)
+            )
             state, step = self.step(state, noise_t, x, context, features)
             windows["write"].append(self._corners(self.writer, state.h))
             canvases.append(self.observation(state.canvas).sigmoid())

@@ -82,7 +82,9 @@ def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> Se
         writer=_writer(config, height, width),
         context_reader=context_reader,
         posterior=posterior,
-        transition=LstmCell(config.latents + (context_reader.features if context_reader else 0), config.hidden),
+        transition=LstmCell(
+            config.latents + (context_reader.features if context_reader else 0), config.hidden
+        ),
         canvas=GatedCanvas(config.canvas_channels) if config.canvas == "cgru" else AdditiveCanvas(),
         observation=(
             IdentityObservation(mean)

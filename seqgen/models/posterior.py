@@ -35,7 +35,9 @@ class SharedPosterior(nn.Module):
         self.inner = nn.Linear(glimpse + hidden, width)
         self.head = _gaussian_head(width, latents)
 
-    def forward(self, glimpse: Tensor, h: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, tuple]:
+    def forward(
+        self, glimpse: Tensor, h: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple]:
         """`glimpse` [B,F], `h` [B,D] -> mean [B,K], log sigma [B,K], `state` untouched."""
         mean, log_std = _split(self.head(self.inner(torch.cat([glimpse, h], 1)).tanh()))
         return mean, log_std, state
@@ -50,7 +52,9 @@ class EncoderPosterior(nn.Module):
         self.cell = LstmCell(glimpse + hidden, hidden)
         self.head = _gaussian_head(hidden, latents)
 
-    def forward(self, glimpse: Tensor, h: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, tuple]:
+    def forward(
+        self, glimpse: Tensor, h: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple]:
         """`glimpse` [B,F], `h` [B,D], `state` (h^enc, cell^enc) -> mean [B,K], log sigma [B,K], the next state."""
         state = self.cell(torch.cat([glimpse, h], 1), *state)
         mean, log_std = _split(self.head(state[0]))

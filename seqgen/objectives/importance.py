@@ -28,7 +28,9 @@ def importance_weighted(
     for start in range(0, samples, each):
         k = min(each, samples - start)
         noise = torch.randn(model.noise_shape(k * len(x)), generator=generator).to(x.device)
-        log_weights = _log_weights(model, _repeat(x, k), None if context is None else _repeat(context, k), noise)
+        log_weights = _log_weights(
+            model, _repeat(x, k), None if context is None else _repeat(context, k), noise
+        )
         total = torch.logaddexp(total, log_weights.view(k, len(x)).logsumexp(0))
     return total - math.log(samples)
 

@@ -67,7 +67,9 @@ def test_overrides_are_typed():
 
 
 def test_assignments_win_over_a_search_result():
-    recipe = load_recipe("quickstart", ["model.steps=5"], found={"model.steps": 3, "train.learning_rate": 0.5})
+    recipe = load_recipe(
+        "quickstart", ["model.steps=5"], found={"model.steps": 3, "train.learning_rate": 0.5}
+    )
     assert (recipe.model.steps, recipe.train.learning_rate) == (5, 0.5)
 
 
@@ -93,14 +95,18 @@ def test_bad_recipe_files_are_refused(tmp_path, content):
         load_recipe(str(path))
 
 
-def test_params_yaml_of_the_working_directory_chooses(tmp_path, monkeypatch):
+def test_params_yaml_of_the_working_directory_chooses_if_it_names_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    params = tmp_path / "params.yaml"
     with pytest.raises(BadInput, match=r"no params\.yaml"):
         load_recipe(None)
-    (tmp_path / "params.yaml").write_text("recipe: quickstart\nset: {train: {epochs: 7}, model: {}}\n")
-    assert load_recipe(None).train.epochs == 7
-    (tmp_path / "params.yaml").write_text("recipe: quickstart\nsett: {}\n")
-    with pytest.raises(BadInput, match="sett"):
+    params.write_text("recipes: [quickstart]\n")
+    assert load_recipe(None).name == "quickstart"
+    params.write_text("recipes: [quickstart, mnist-first]\n")
+    with pytest.raises(BadInput, match="quickstart, mnist-first"):
+        load_recipe(None)
+    params.write_text("recipe: quickstart\n")
+    with pytest.raises(BadInput, match="needs `recipes"):
         load_recipe(None)
 
 

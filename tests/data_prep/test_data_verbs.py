@@ -6,7 +6,7 @@ import socket
 
 from data_prep.manifest import read_manifest
 
-MNIST = ("--recipe", "quickstart", "--set", "also_shard=[]", "--set", "data.source=mnist")
+MNIST = ("--recipe", "quickstart", "--set", "data.source=mnist")
 
 
 def test_the_quickstart_line_from_nothing_to_verified(verb, tmp_path):
@@ -79,11 +79,11 @@ def test_verify_of_nothing_is_bad_input(verb, tmp_path):
 
 
 def test_a_stale_set_is_replaced_as_a_whole(verb, tmp_path):
-    assert verb("fetch", "--recipe", "quickstart", "--set", "also_shard=[]").returncode == 0
+    assert verb("fetch", "--recipe", "quickstart").returncode == 0
     shards = tmp_path / "artifacts/quickstart/shards"
     shards.mkdir()
     (shards / "train-000099.tar").touch()
-    assert verb("shard", "--recipe", "quickstart", "--set", "also_shard=[]").returncode == 0
+    assert verb("shard", "--recipe", "quickstart").returncode == 0
     assert sorted(path.name for path in shards.iterdir()) == [
         "manifest.json",
         "test-000000.tar",

@@ -21,7 +21,7 @@ from data_prep.files import directory_writer
 from data_prep.manifest import Manifest, check_shard_bytes, read_manifest
 from data_prep.omniglot import decode_drawing
 from data_prep.parallel import parallel_map
-from data_prep.shard_set import set_name, shard_set
+from data_prep.shard_set import shard_set
 from data_prep.shards import encode_sample, read_shard, write_shard
 from data_prep.shrink import shrink
 from data_prep.verify import verify
@@ -171,23 +171,6 @@ def test_a_place_that_cannot_be_written_is_one_error(make, small_raw, tmp_path):
 def test_a_killed_process_of_the_pool_is_one_error():
     with pytest.raises(OperationalError, match="was killed"):
         list(parallel_map(os._exit, [1, 1], processes=2))
-
-
-def test_set_names_tell_sets_apart():
-    names = [
-        set_name(DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")),
-        set_name(DataConfig(source="mnist", size=28, binarise="dynamic")),
-        set_name(DataConfig(source="mnist", size=28, binarise="threshold")),
-        set_name(DataConfig(source="multi-mnist", size=64, binarise="static", seed=3)),
-        set_name(DataConfig(source="binarized-mnist", size=28, binarise="static")),
-    ]
-    assert names == [
-        "omniglot-strokes-28-30-20",
-        "mnist-28-dynamic",
-        "mnist-28-threshold",
-        "multi-mnist-64-seed3",
-        "binarized-mnist-28",
-    ]
 
 
 def _rewrite(directory: Path, **changes) -> None:

@@ -61,13 +61,17 @@ def test_verbs_and_their_options_exist():
 
 def test_recipes_named_in_the_docs_exist():
     for page in PAGES:
-        for name in re.findall(r"(?:--recipe|-S recipe=|seqgen show) ?([a-z0-9][a-z0-9-]*)", page.read_text()):
+        for name in re.findall(
+            r"(?:--recipe|-S recipe=|seqgen show) ?([a-z0-9][a-z0-9-]*)", page.read_text()
+        ):
             assert name in recipe_names(), (page.name, name)
 
 
 def test_no_machine_path_in_what_is_tracked():
     try:
-        tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        tracked = subprocess.run(
+            ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a git checkout")
     for name in tracked.split():

@@ -13,7 +13,10 @@ from seqgen.models import build
 KINDS = [
     {"attention": attention, "canvas": canvas, "inference": inference, "conditional": conditional}
     for attention, canvas, inference, conditional in itertools.product(
-        ("spatial-transformer", "gaussian", "full"), ("additive", "cgru"), ("shared", "encoder"), (False, True)
+        ("spatial-transformer", "gaussian", "full"),
+        ("additive", "cgru"),
+        ("shared", "encoder"),
+        (False, True),
     )
 ]
 DRAW = {
