@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -65,7 +66,8 @@ def up(port: int, dashboard_port: int, agent_port: int) -> dict[str, Any]:
         return state
     for name, number in (("port", port), ("dashboard-port", dashboard_port), ("agent-port", agent_port)):
         _check_port(name, number)
-    environment = _environment()
+    # RAY_API_SERVER_ADDRESS: as in ray_cluster, so that Ray's watching actors ask this cluster.
+    environment = _environment() | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}"}
     _make_token(environment)
     _LOG.parent.mkdir(exist_ok=True)
     command = [
@@ -164,6 +166,7 @@ def down() -> bool:
     state = running()
     if state:
         _stop(state["pid"])
+        _forget(state["port"])
     _STATE.unlink(missing_ok=True)
     return state is not None
 
@@ -173,7 +176,7 @@ def running() -> dict[str, Any] | None:
     try:
         state = json.loads(_STATE.read_text())
         return state if _start_time(state["pid"]) == state["started"] else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -197,6 +200,16 @@ def _stop(pid: int) -> None:
     for process in left:
         process.kill()
     psutil.wait_procs(left, timeout=_STOP_SECONDS)
+
+
+def _forget(port: int) -> None:
+    """Remove Ray's note of the cluster to connect to by default, if it names ours, which has ended."""
+    from ray._common.utils import get_ray_address_file
+
+    note = Path(get_ray_address_file(None))
+    with contextlib.suppress(OSError):
+        if note.read_text().strip().endswith(f":{port}"):
+            note.unlink()
 
 
 def _explain(state: dict[str, Any]) -> str:

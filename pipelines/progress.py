@@ -63,7 +63,7 @@ class Display:
     def say(self, text: str) -> None:
         """A plain line."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, flush=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,9 +101,26 @@ def _start(ray: ModuleType) -> None:
         os.environ["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{known}" if known else str(_ROOT)
         # It warns of a cloud's reclaimed nodes; here it would be one more process that imports for seconds.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        ray.init("local", num_cpus=machine.cpus, num_gpus=machine.gpus, dashboard_host="127.0.0.1", **quiet)
+        # Ray's actors that watch a training ask its state at this address; without it they may find another
+        # cluster of this machine, miss the training there, and take its workers' resources away.
+        port = _free_port()
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        ray.init(
+            "local",
+            num_cpus=machine.cpus,
+            num_gpus=machine.gpus,
+            dashboard_host="127.0.0.1",
+            dashboard_port=port,
+            **quiet,
+        )
     except SystemExit as stopped:  # what Ray makes of a SIGTERM while it starts
         raise StoppedEarly("stopped by SIGTERM") from stopped
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = os.environ.get("RAY_ADDRESS", "a local cluster")
         raise OperationalError(f"Ray ({where}) cannot be reached or started: {error}") from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -256,7 +256,7 @@ def _print_table(rows: list[dict[str, Any]], winner: dict[str, Any]) -> None:
     for column in rows[0]:
         table.add_column(column, overflow="fold")
     for row in rows:
-        cells = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()]
+        cells = [f"{value:.5g}" if isinstance(value, float) else str(value) for value in row.values()]
         table.add_row(*cells, style="bold" if row is winner else None)
     Console(width=None if sys.stdout.isatty() else 110).print(table)
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqgen.models.slots import Reader, Writer
+
 
 def _window_head(hidden: int, bias: list[float]) -> nn.Linear:
     """A linear map from h to window parameters that starts near `bias`, the same for every h."""
@@ -43,7 +45,7 @@ def affine_sample(image: Tensor, matrix: Tensor, height: int, width: int) -> Ten
     return functional.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-class AffineReader(nn.Module):
+class AffineReader(Reader):
     """Reads a P x P glimpse at 6 affine numbers from h: r = ST(x, lambda(h)) (eqs. 4, 11)."""
 
     def __init__(self, hidden: int, size: int, channels: int) -> None:
@@ -64,7 +66,7 @@ class AffineReader(nn.Module):
         return (points + 1) / 2 * points.new_tensor([width, height])
 
 
-class AffineWriter(nn.Module):
+class AffineWriter(Writer):
     """Writes a P x P sprite: f_w(h) = ST(sprite(h), lambda(h)), zero outside the window (sec. 3.2.3).
 
     lambda maps canvas coordinates to sprite coordinates directly (no inversion), so the window on the canvas is
@@ -149,7 +151,7 @@ def _filters(centres: Tensor, variance: Tensor, length: int) -> Tensor:
     return logits.softmax(-1)
 
 
-class GaussianReader(nn.Module):
+class GaussianReader(Reader):
     """Reads gamma * F_Y x F_X^T, P x P numbers a channel (DRAW eq. 27)."""
 
     def __init__(self, hidden: int, size: int, channels: int, height: int, width: int) -> None:
@@ -168,7 +170,7 @@ class GaussianReader(nn.Module):
         return self.window.corners(h)
 
 
-class GaussianWriter(nn.Module):
+class GaussianWriter(Writer):
     """Writes (1/gamma) F_Y^T w F_X with a P x P patch w a channel (DRAW eq. 29)."""
 
     def __init__(self, hidden: int, size: int, channels: int, height: int, width: int) -> None:
@@ -194,22 +196,41 @@ class GaussianWriter(nn.Module):
         return self.window.corners(h)
 
 
-class FullReader(nn.Module):
+class FullReader(Reader):
     """Reads the whole image, flattened: no attention."""
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.features = channels * height * width
 
-    def forward(self, image: Tensor, h: Tensor) -> Tensor:
-        """`image` [B,C,H,W] -> [B, C*H*W]; `h` is not looked at."""
+    def prepare(self, image: Tensor) -> Tensor:
+        """`image` [B,C,H,W] -> [B, C*H*W]."""
         return image.flatten(1)
 
-    def corners(self, h: Tensor, height: int, width: int) -> None:
-        """There is no window."""
+    def forward(self, prepared: Tensor, h: Tensor) -> Tensor:
+        """`prepared` as it is; `h` is not looked at."""
+        return prepared
 
 
-class FullWriter(nn.Module):
+class FullContext(Reader):
+    """Context without attention: x' through one linear map, the same at every step."""
+
+    features = 144  # as many numbers as a 12 x 12 glimpse
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(height * width, self.features)
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """`image` [B,1,H,W] -> [B,144]."""
+        return self.projection(image.flatten(1))
+
+    def forward(self, prepared: Tensor, h: Tensor) -> Tensor:
+        """`prepared` as it is; `h` is not looked at."""
+        return prepared
+
+
+class FullWriter(Writer):
     """Writes every pixel of the canvas: f_w(h) = reshape(W h + b)."""
 
     def __init__(self, hidden: int, channels: int, height: int, width: int) -> None:
@@ -220,6 +241,3 @@ class FullWriter(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """`h` [B,D] -> [B,C,H,W]."""
         return self.sprite(h).view(-1, *self.shape)
-
-    def corners(self, h: Tensor, height: int, width: int) -> None:
-        """There is no window."""

@@ -27,9 +27,10 @@ class GatedCanvas(nn.Module):
         super().__init__()
         self.gates = nn.Conv2d(channels, 2 * channels, kernel, padding="same")
         self.candidate = nn.Conv2d(channels, channels, kernel, padding="same")
-        with torch.no_grad():
-            self.gates.bias.copy_(torch.cat([torch.full((channels,), keep), torch.zeros(channels)]))
-            self.candidate.bias.zero_()
+        assert self.gates.bias is not None and self.candidate.bias is not None
+        nn.init.zeros_(self.gates.bias)
+        nn.init.constant_(self.gates.bias[:channels], keep)
+        nn.init.zeros_(self.candidate.bias)
 
     def forward(self, canvas: Tensor, written: Tensor) -> Tensor:
         """Both [B,C,H,W]."""
@@ -37,4 +38,5 @@ class GatedCanvas(nn.Module):
         s = (canvas + written).contiguous(memory_format=torch.channels_last)
         update, reset = self.gates(s).sigmoid().chunk(2, dim=1)
         candidate = functional.tanh(self.candidate(reset * s))
-        return torch.lerp(candidate, s, update)
+        # Under autocast the convolutions are bfloat16; the canvas itself stays float32 over the steps.
+        return torch.lerp(candidate.to(s.dtype), s, update.to(s.dtype))

@@ -10,6 +10,7 @@ from torch.distributions import Bernoulli, Independent, Normal
 
 from seqgen.config import ModelConfig
 from seqgen.models.observation import bernoulli_log_prob, full_precision
+from seqgen.models.slots import Observation, Posterior, Reader, Writer
 
 
 class State(NamedTuple):
@@ -22,11 +23,22 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one step leaves: the latent and, under the posterior, its mean and log sigma ([B,K] each)."""
+    """What one step leaves: z and the mean and log sigma of what it was drawn from ([B,K] each)."""
 
     z: Tensor
-    mean: Tensor | None
-    log_std: Tensor | None
+    mean: Tensor
+    log_std: Tensor
+
+
+class Seen(NamedTuple):
+    """The images of a run, with what is read from them alike at every step done once.
+
+    `x` [B,1,H,W] and `prepared` are None when drawing from the prior; `context` is prepared, None if unconditional.
+    """
+
+    x: Tensor | None
+    prepared: Tensor | None
+    context: Tensor | None
 
 
 class Bound(NamedTuple):
@@ -79,13 +91,13 @@ class SequentialGenerator(nn.Module):
         width: int,
         mean: float,
         *,
-        reader: nn.Module,
-        writer: nn.Module,
-        context_reader: nn.Module | None,
-        posterior: nn.Module,
+        reader: Reader,
+        writer: Writer,
+        context_reader: Reader | None,
+        posterior: Posterior,
         transition: nn.Module,
         canvas: nn.Module,
-        observation: nn.Module,
+        observation: Observation,
     ) -> None:
         super().__init__()
         self.config, self.height, self.width, self.mean = config, height, width, mean
@@ -95,8 +107,7 @@ class SequentialGenerator(nn.Module):
         # The paper leaves the initial state open; here it is learned, a constant a channel for the canvas.
         self.h0 = nn.Parameter(torch.zeros(config.hidden))
         self.cell0 = nn.Parameter(torch.zeros(config.hidden))
-        start = float(observation.initial_canvas)
-        self.canvas0 = nn.Parameter(torch.full((config.canvas_channels,), start))
+        self.canvas0 = nn.Parameter(torch.full((config.canvas_channels,), observation.initial_canvas))
 
     def noise_shape(self, batch: int) -> tuple[int, int, int]:
         """(T, batch, K)."""
@@ -104,27 +115,19 @@ class SequentialGenerator(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Bound:
         """The bound of eq. 8 for `x` [B,1,H,W] in [0,1], given `context` x' [B,1,H,W] for conditional models."""
-        state, steps = self._run(noise, x, context)
-        mean = torch.stack([step.mean for step in steps])
-        log_std = torch.stack([step.log_std for step in steps])
-        logits = self.observation(state.canvas)
-        return Bound(bernoulli_log_prob(logits, x), gaussian_kl(mean, log_std))
+        canvas, drawn = self._run(noise, x, context)
+        return Bound(bernoulli_log_prob(self.observation(canvas), x), gaussian_kl(drawn.mean, drawn.log_std))
 
     def infer(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Inference:
         """One posterior sample of z for every image, with q(z | x) and p(x | z) as distributions."""
-        state, steps = self._run(noise, x, context)
-        mean = torch.stack([step.mean for step in steps])
-        std = torch.stack([step.log_std for step in steps]).exp()
-        return Inference(
-            Normal(mean, std, validate_args=False),
-            torch.stack([step.z for step in steps]),
-            self._likelihood(state.canvas),
-        )
+        canvas, drawn = self._run(noise, x, context)
+        posterior = Normal(drawn.mean, drawn.log_std.exp(), validate_args=False)
+        return Inference(posterior, drawn.z, self._likelihood(canvas))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Independent:
         """p(x | z, x') for `z` [T,B,K], as a distribution over [1,H,W]."""
-        state, _ = self._run(z, None, context)
-        return self._likelihood(state.canvas)
+        canvas, _ = self._run(z, None, context)
+        return self._likelihood(canvas)
 
     def sample(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
         """Ancestral samples: the Bernoulli means [B,1,H,W] of images drawn from z = `noise` [T,B,K]."""
@@ -133,24 +136,25 @@ class SequentialGenerator(nn.Module):
     @torch.no_grad()
     def trace(self, noise: Tensor, x: Tensor | None = None, context: Tensor | None = None) -> Trace:
         """Watch a drawing: from the posterior of `x` if given, else from the prior."""
-        state, features = self.initial_state(noise.shape[1]), self._context_features(context)
-        canvases: list[Tensor] = []
-        windows: dict[str, list[Tensor | None]] = {"read": [], "write": [], "context": []}
-        steps: list[Step] = []
+        seen, state = self._look(x, context), self.initial_state(noise.shape[1])
+        canvases, steps = [], []
+        read, write, context_read = [], [], []
         for noise_t in noise:
-            windows["read"].append(None if x is None else self._corners(self.reader, state.h))
-            windows["context"].append(
-                None if context is None else self._corners(self.context_reader, state.h)
-            )
-            state, step = self.step(state, noise_t, x, context, features)
-            windows["write"].append(self._corners(self.writer, state.h))
+            if x is not None:
+                read.append(self.reader.corners(state.h, self.height, self.width))
+            if self.context_reader is not None:
+                context_read.append(self.context_reader.corners(state.h, self.height, self.width))
+            state, step = self.step(state, noise_t, seen)
+            write.append(self.writer.corners(state.h, self.height, self.width))
             canvases.append(self.observation(state.canvas).sigmoid())
             steps.append(step)
-        kl = None
-        if x is not None:
-            kl = gaussian_kl(torch.stack([s.mean for s in steps]), torch.stack([s.log_std for s in steps]))
+        drawn = _stack_steps(steps)
         return Trace(
-            torch.stack(canvases), *(_stack(windows[name]) for name in ("read", "write", "context")), kl
+            torch.stack(canvases),
+            _stack(read),
+            _stack(write),
+            _stack(context_read),
+            None if x is None else gaussian_kl(drawn.mean, drawn.log_std),
         )
 
     def initial_state(self, batch: int) -> State:
@@ -159,47 +163,47 @@ class SequentialGenerator(nn.Module):
         zeros = self.h0.new_zeros(batch, self.posterior.state_size)
         return State(self.h0.expand(batch, -1), self.cell0.expand(batch, -1), canvas, (zeros, zeros))
 
-    def step(
-        self, state: State, noise: Tensor, x: Tensor | None, context: Tensor | None, features: Tensor | None
-    ) -> tuple[State, Step]:
-        """One step t: read, infer or take z_t, advance h, write (eqs. 3-6, 11-12)."""
+    def step(self, state: State, noise: Tensor, seen: Seen) -> tuple[State, Step]:
+        """One step t: read, infer or take z_t, advance h, write (eqs. 3-6, 11-12). `noise` is [B,K]."""
         encoder = state.encoder
-        if x is None:
-            step = Step(noise, None, None)
+        if seen.x is None:
+            step = Step(noise, torch.zeros_like(noise), torch.zeros_like(noise))
         else:
-            seen = x
+            prepared = seen.prepared
             if self.config.error_image:
-                seen = torch.cat([x, x - self.observation(state.canvas).sigmoid()], 1)
-            mean, log_std, encoder = self.posterior(self.reader(seen, state.h), state.h, encoder)
+                error = seen.x - self.observation(state.canvas).sigmoid()
+                prepared = self.reader.prepare(torch.cat([seen.x, error], 1))
+            mean, log_std, encoder = self.posterior(self.reader(prepared, state.h), state.h, encoder)
             step = Step(mean + log_std.exp() * noise, mean, log_std)
         inputs = step.z
-        if context is not None:
-            glimpse = self.context_reader(context, state.h) if features is None else features
-            inputs = torch.cat([inputs, glimpse], 1)
+        if self.context_reader is not None:
+            inputs = torch.cat([inputs, self.context_reader(seen.context, state.h)], 1)
         h, cell = self.transition(inputs, state.h, state.cell)
         return State(h, cell, self.canvas(state.canvas, self.writer(h)), encoder), step
 
-    def _run(self, noise: Tensor, x: Tensor | None, context: Tensor | None) -> tuple[State, list[Step]]:
-        if (context is None) == self.config.conditional:
-            raise ValueError("a conditional model needs context images, an unconditional one takes none")
-        state, features = self.initial_state(noise.shape[1]), self._context_features(context)
+    def _run(self, noise: Tensor, x: Tensor | None, context: Tensor | None) -> tuple[Tensor, Step]:
+        """c_T, and the steps stacked to [T,B,K]."""
+        seen, state = self._look(x, context), self.initial_state(noise.shape[1])
         steps = []
         for noise_t in noise:
-            state, step = self.step(state, noise_t, x, context, features)
+            state, step = self.step(state, noise_t, seen)
             steps.append(step)
-        return state, steps
+        return state.canvas, _stack_steps(steps)
 
-    def _context_features(self, context: Tensor | None) -> Tensor | None:
-        """What the context reader gives at every step alike, computed once; None if it depends on h."""
-        if context is None or not hasattr(self.context_reader, "embed"):
-            return None
-        return self.context_reader.embed(context)
-
-    def _corners(self, part: nn.Module, h: Tensor) -> Tensor | None:
-        return part.corners(h, self.height, self.width)
+    def _look(self, x: Tensor | None, context: Tensor | None) -> Seen:
+        if (context is None) == self.config.conditional:
+            raise ValueError("a conditional model needs context images, an unconditional one takes none")
+        prepared = None if x is None or self.config.error_image else self.reader.prepare(x)
+        if self.context_reader is None or context is None:
+            return Seen(x, prepared, None)
+        return Seen(x, prepared, self.context_reader.prepare(context))
 
     def _likelihood(self, canvas: Tensor) -> Independent:
         return Independent(Bernoulli(logits=full_precision(self.observation(canvas)), validate_args=False), 3)
+
+
+def _stack_steps(steps: list[Step]) -> Step:
+    return Step(*(torch.stack(parts) for parts in zip(*steps, strict=True)))
 
 
 def _stack(windows: list[Tensor | None]) -> Tensor | None:

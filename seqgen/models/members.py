@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 from seqgen.config import ModelConfig
 from seqgen.models.attention import (
     AffineReader,
     AffineWriter,
+    FullContext,
     FullReader,
     FullWriter,
     GaussianReader,
@@ -17,27 +16,11 @@ from seqgen.models.canvas import AdditiveCanvas, GatedCanvas
 from seqgen.models.generator import SequentialGenerator
 from seqgen.models.observation import ConvObservation, IdentityObservation
 from seqgen.models.posterior import EncoderPosterior, SharedPosterior
+from seqgen.models.slots import Posterior, Reader, Writer
 from seqgen.models.transition import LstmCell
 
 
-class FullContext(nn.Module):
-    """Context without attention: x' flattened and projected, the same at every step."""
-
-    features = 144  # as many numbers as a 12 x 12 glimpse
-
-    def __init__(self, height: int, width: int) -> None:
-        super().__init__()
-        self.projection = nn.Linear(height * width, self.features)
-
-    def embed(self, context: Tensor) -> Tensor:
-        """`context` [B,1,H,W] -> [B,144]."""
-        return self.projection(context.flatten(1))
-
-    def corners(self, h: Tensor, height: int, width: int) -> None:
-        """There is no window."""
-
-
-def _reader(config: ModelConfig, channels: int, height: int, width: int) -> nn.Module:
+def _reader(config: ModelConfig, channels: int, height: int, width: int) -> Reader:
     match config.attention:
         case "spatial-transformer":
             return AffineReader(config.hidden, config.read_size, channels)
@@ -47,7 +30,7 @@ def _reader(config: ModelConfig, channels: int, height: int, width: int) -> nn.M
             return FullReader(channels, height, width)
 
 
-def _writer(config: ModelConfig, height: int, width: int) -> nn.Module:
+def _writer(config: ModelConfig, height: int, width: int) -> Writer:
     channels = config.canvas_channels
     match config.attention:
         case "spatial-transformer":
@@ -64,13 +47,12 @@ def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> Se
     `mean` sets where the image starts (the output bias), as in every implementation that trains well.
     """
     reader = _reader(config, 2 if config.error_image else 1, height, width)
-    context_reader: nn.Module | None = None
+    context_reader: Reader | None = None
     if config.conditional:
-        context_reader = (
-            FullContext(height, width) if config.attention == "full" else _reader(config, 1, height, width)
-        )
+        full = config.attention == "full"
+        context_reader = FullContext(height, width) if full else _reader(config, 1, height, width)
     if config.inference == "encoder":
-        posterior: nn.Module = EncoderPosterior(reader.features, config.hidden, config.latents)
+        posterior: Posterior = EncoderPosterior(reader.features, config.hidden, config.latents)
     else:
         posterior = SharedPosterior(reader.features, config.hidden, config.posterior_hidden, config.latents)
     return SequentialGenerator(

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from seqgen.models.slots import Observation
+
 
 def logit(probability: float) -> float:
     """log p / (1 - p), with p kept away from 0 and 1."""
@@ -14,12 +16,13 @@ def logit(probability: float) -> float:
     return math.log(p / (1 - p))
 
 
-class ConvObservation(nn.Module):
+class ConvObservation(Observation):
     """f_o = a 1 x 1 convolution from the canvas's channels to logits; its bias starts at the mean pixel's logit."""
 
     def __init__(self, channels: int, mean: float) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 1, 1)
+        assert self.conv.bias is not None
         nn.init.constant_(self.conv.bias, logit(mean))
         self.initial_canvas = 0.0
 
@@ -28,7 +31,7 @@ class ConvObservation(nn.Module):
         return self.conv(canvas)
 
 
-class IdentityObservation(nn.Module):
+class IdentityObservation(Observation):
     """The one-channel canvas is the logits (DRAW); it starts at the mean pixel's logit."""
 
     def __init__(self, mean: float) -> None:

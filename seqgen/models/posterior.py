@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from seqgen.models.slots import Posterior
 from seqgen.models.transition import LstmCell
 
 # Standard deviations between e^-7 and e^3: beyond, the KL's exponentials leave float32.
@@ -25,7 +26,7 @@ def _split(parameters: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_std.clamp(*_LOG_STD_RANGE)
 
 
-class SharedPosterior(nn.Module):
+class SharedPosterior(Posterior):
     """The paper's: no recurrence of its own; mu, sigma = MLP([r_t ; h_{t-1}])."""
 
     state_size = 0
@@ -43,7 +44,7 @@ class SharedPosterior(nn.Module):
         return mean, log_std, state
 
 
-class EncoderPosterior(nn.Module):
+class EncoderPosterior(Posterior):
     """DRAW's: an encoder LSTM reads [r_t ; h_{t-1}]; mu, sigma = W h^enc_t (DRAW eqs. 5-6)."""
 
     def __init__(self, glimpse: int, hidden: int, latents: int) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.config import DataConfig
 from data_prep.errors import BadInput, OperationalError
 from data_prep.files import directory_writer
 from data_prep.manifest import Manifest, check_shard_bytes, read_manifest

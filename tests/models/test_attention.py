@@ -18,7 +18,7 @@ from seqgen.models.attention import (
 
 
 def bilinear_double_loop(image: np.ndarray, matrix: np.ndarray, height: int, width: int) -> np.ndarray:
-    """out[i,j] = sum_n sum_m image[n,m] k(py_ij - n) k(px_ij - m), k(d) = max(0, 1 - |d|) (model_spec, eq. ST)."""
+    """out[i,j] = sum_n sum_m image[n,m] k(py_ij - n) k(px_ij - m), k(d) = max(0, 1 - |d|) (Jaderberg et al. 2015)."""
     rows, columns = image.shape
     out = np.zeros((height, width))
     for i in range(height):
@@ -67,7 +67,7 @@ def gaussian_filters(centre, stride, variance, size, length):
     return bank
 
 
-@pytest.mark.parametrize("height,width", [(10, 8), (8, 8)])
+@pytest.mark.parametrize(("height", "width"), [(10, 8), (8, 8)])
 def test_gaussian_read_and_write_are_draws_equations(height, width):
     size, bias = 3, [0.2, -0.1, 0.3, -0.7, 0.4]
     stride = (max(height, width) - 1) / (size - 1) * math.exp(bias[3])

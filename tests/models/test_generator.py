@@ -135,7 +135,7 @@ def test_one_step_is_a_plain_vae():
     torch.testing.assert_close(bound.kl[0], kl.sum(1))
 
 
-@pytest.mark.parametrize("kind", KINDS[::5] + [DRAW], ids=str)
+@pytest.mark.parametrize("kind", [*KINDS[::5], DRAW], ids=str)
 def test_trace_ends_in_what_sample_and_infer_give(kind):
     model, x, context, noise = example(small(**kind))
     torch.testing.assert_close(model.trace(noise, None, context).canvas[-1], model.sample(noise, context))

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CODE = ["pipelines/train.py", "pipelines/recipes/own.yaml", "seqgen/data/batches.py", "data_prep/fetch.py"]
 PRIVATE = [
     ".venv/lib/python3.11/site-packages/torch/__init__.py", ".git/config", ".dvc/cache/files/md5/0a/b1",
-    ".dvc/config.local", ".dvc/tmp/lock", ".seqgen/ray/run/weights.pt", "artifacts/own/shards/train-000000.tar",
+    ".dvc/config.local", ".dvc/tmp/lock", ".seqgen/ray/run/weights.pt", "artifacts/own/shards/t.tar",
     "artifacts/own/raw/omniglot.zip", "mlflow.db", "mlflow.db-wal", "mlartifacts/1/model/weights.safetensors",
     "data/train-images-idx3-ubyte", "benchmarks/out.npy", "pipelines/__pycache__/train.cpython-311.pyc",
     ".pytest_cache/v/nodeids", ".env", ".env.production", "infra/server.env", "credentials", ".aws/config",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import BadInput, OperationalError
+from data_prep.errors import BadInput, OperationalError, one_line
 from data_prep.manifest import Manifest, read_manifest
 from pipelines import lineage, metriclog, replay, tracking
 from pipelines.recipe import load_recipe
@@ -67,6 +67,12 @@ def test_server_that_is_down_is_named_without_its_password(monkeypatch: pytest.M
         tracking.connect()
     assert "canary" not in str(caught.value)
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_passwords_are_taken_out_of_any_text() -> None:
+    said = one_line(ValueError("http://a:canary@h/x\nand postgresql://b:can:ary@h, https://:canary@h"))
+    assert said == "http://a:***@h/x and postgresql://b:***@h, https://:***@h"
+    assert tracking.redact("sqlite:////a/b@c") == "sqlite:////a/b@c"
 
 
 def test_run_has_settings_and_lineage_and_reopens(here: Path, recipe: Recipe, manifest: Manifest) -> None:

@@ -151,12 +151,13 @@ def test_clipping_bounds_the_step_but_the_metric_is_the_norm_itself():
     assert rows.metric("grad_norm") == pytest.approx([6.5])
 
 
-def test_bfloat16_trains_and_its_metrics_are_close_to_those_of_float32():
+@pytest.mark.parametrize("canvas", ["additive", "cgru"])
+def test_bfloat16_trains_and_its_metrics_are_close_to_those_of_float32(canvas: str):
     bounds = []
     for precision in ("float32", "bfloat16"):
         rows = Rows()
         torch.manual_seed(0)
-        model = build(PLAIN.model_copy(update={"canvas": "additive"}), 28, 28)
+        model = build(PLAIN.model_copy(update={"canvas": canvas}), 28, 28)
         fit(model, digits(24), digits(24), DATA, settings(epochs=2, precision=precision), on_epoch=rows)
         bounds.append(rows.metric("valid/dynamic/free_energy")[-1])
         assert model.h0.dtype == torch.float32

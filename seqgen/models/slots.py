@@ -1,0 +1,42 @@
+"""What each slot of the generator must be. A new kind is a new module beside the others, and a line in `members`."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Reader(nn.Module):
+    """Reads `features` numbers from an image: forward(prepared, h [B,D]) -> [B, features]."""
+
+    features: int
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """What does not depend on h, from `image` [B,C,H,W]: computed once for all T steps."""
+        return image
+
+    def corners(self, h: Tensor, height: int, width: int) -> Tensor | None:
+        """The window's corners on the image in pixels, [B,4,2] as (x, y); None if there is no window."""
+        return None
+
+
+class Writer(nn.Module):
+    """Writes on the canvas, f_w: forward(h [B,D]) -> [B,C,H,W]."""
+
+    def corners(self, h: Tensor, height: int, width: int) -> Tensor | None:
+        """The window's corners on the canvas in pixels, [B,4,2] as (x, y); None if there is no window."""
+        return None
+
+
+class Posterior(nn.Module):
+    """q(z_t | z_{<t}, x): forward(glimpse [B,F], h [B,D], state) -> mean [B,K], log sigma [B,K], state.
+
+    `state` is a pair of [B, state_size], the recurrence of the posterior's own.
+    """
+
+    state_size: int
+
+
+class Observation(nn.Module):
+    """p(x | c_T): forward(canvas [B,C,H,W]) -> Bernoulli logits [B,1,H,W]; `initial_canvas` is where c_0 starts."""
+
+    initial_canvas: float
