@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -128,7 +126,12 @@ def lock(client: MlflowClient, name: str) -> FileLock:
     """The lock under which this machine's processes of one user move the aliases of model `name`."""
     from filelock import FileLock
 
-    key = hashlib.sha256(json.dumps([client.tracking_uri, name, os.getuid()]).encode()).hexdigest()[:16]
+    uri = client.tracking_uri
+    if uri.startswith("sqlite:///"):
+        directory = Path(uri.removeprefix("sqlite:///")).with_name(".seqgen")
+        directory.mkdir(exist_ok=True)
+        return FileLock(directory / f"registry-{name}.lock", timeout=600)
+    key = canonical_digest([uri, name, os.getuid()])[:16]
     return FileLock(Path(tempfile.gettempdir()) / f"seqgen-registry-{key}.lock", timeout=600)
 
 

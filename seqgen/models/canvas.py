@@ -27,7 +27,8 @@ class GatedCanvas(nn.Module):
         super().__init__()
         self.gates = nn.Conv2d(channels, 2 * channels, kernel, padding="same")
         self.candidate = nn.Conv2d(channels, channels, kernel, padding="same")
-        assert self.gates.bias is not None and self.candidate.bias is not None
+        assert self.gates.bias is not None
+        assert self.candidate.bias is not None
         nn.init.zeros_(self.gates.bias)
         nn.init.constant_(self.gates.bias[:channels], keep)
         nn.init.zeros_(self.candidate.bias)
