@@ -18,8 +18,10 @@ def rollback(name: NameArgument) -> None:
     from seqgen.loading import find_version
 
     client = tracking.connect()
+    uri = f"models:/{name}@{registry.CHAMPION}"
+    find_version(client, uri)
     with registry.lock(client, name):
-        champion = find_version(client, f"models:/{name}@{registry.CHAMPION}")
+        champion = find_version(client, uri)
         previous = champion.tags.get("previous_champion", "none")
         if previous == "none":
             raise BadInput(

@@ -129,6 +129,8 @@ def test_better_replaces_worse_and_is_rolled_back(here: Path, capsys: pytest.Cap
         rollback.rollback("tiny")
     with pytest.raises(BadInput, match="known: tiny"):
         rollback.rollback("tony")
+    with pytest.raises(BadInput, match="write models:/"):
+        rollback.rollback("../tiny")
 
 
 def test_equal_is_not_better_and_a_gain_can_be_asked_for(here: Path) -> None:
