@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import logging
 import math
-import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,15 +17,13 @@ from data_prep.errors import BadInput, OperationalError, StoppedEarly
 from data_prep.files import canonical_digest, write_bytes, write_json
 from data_prep.manifest import Manifest
 from pipelines.recipe import load_recipe, places
-from pipelines.space import checked_recipes, describe, is_grid, trial_count
+from pipelines.space import checked_recipes, describe, trial_count
 from pipelines.verb import RecipeOption, SetOption, run
 from seqgen.config import Recipe
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from pipelines.ray_cluster import Resources
-    from pipelines.storage import RunStorage
     from pipelines.studylog import StudyLog
 
 
@@ -66,6 +61,7 @@ def study_name(recipe: Recipe, manifest: Manifest) -> str:
 def _check(recipe: Recipe) -> Manifest:
     """All that can be known before anything starts: space, shards, room for a trial."""
     from pipelines import ray_cluster
+    from pipelines.study import room
     from pipelines.train import check
 
     assert recipe.search is not None
@@ -78,21 +74,6 @@ def _check(recipe: Recipe) -> Manifest:
     if not ray_cluster.elsewhere():
         room(recipe, ray_cluster.this_machine())
     return manifest
-
-
-def room(recipe: Recipe, resources: Resources) -> tuple[int, str]:
-    """How many trials run at once, each with all its workers, and on which device.
-
-    Raises BadInput if one trial is too large for the cluster.
-    """
-    assert recipe.search is not None
-    workers = recipe.search.workers
-    if workers > resources.cpus:
-        where = "this machine" if resources.here else "the Ray cluster"
-        raise BadInput(f"search.workers={workers}: {where} has {resources.cpus} CPUs; use at most that many")
-    devices = {resources.check(trial, "auto") for trial in checked_recipes(recipe)}
-    device = "cuda" if devices == {"cuda"} else "cpu"
-    return (resources.gpus if device == "cuda" else resources.cpus) // workers, device
 
 
 @contextlib.contextmanager
@@ -112,6 +93,7 @@ def _search(recipe: Recipe, manifest: Manifest, name: str, target: Path) -> dict
     from pipelines import ray_cluster, tracking
     from pipelines.signals import raise_on_stop
     from pipelines.storage import RunStorage, storage_root
+    from pipelines.study import run_trials
     from pipelines.studylog import StudyLog
     from pipelines.trials import objective
 
@@ -126,8 +108,8 @@ def _search(recipe: Recipe, manifest: Manifest, name: str, target: Path) -> dict
     status: tracking.Status = "FAILED"
     try:
         with ray_cluster.connected() as resources:
-            trials = _run_trials(recipe, storage, log, resources)
-        best = _conclude(target, recipe, log, trials)
+            trials = run_trials(recipe, storage, log, resources)
+        best = conclude(target, recipe, log, trials)
         storage.complete()
         status = "FINISHED"
         return best
@@ -140,87 +122,11 @@ def _search(recipe: Recipe, manifest: Manifest, name: str, target: Path) -> dict
         tracking.close_run(log.run_id, status)
 
 
-def _run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Resources) -> list[Trial]:
-    """Let Tune run the trials, or what is left of them, and return them all as they ended."""
-    # One place prints; and Tune must not take Ctrl-C, which it would not tell us of.
-    os.environ |= {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        # It warns when epochs are shorter than this many seconds.
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    }
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
-    from ray import tune as ray_tune
-    from ray.tune.schedulers import ASHAScheduler
+def conclude(target: Path, recipe: Recipe, log: StudyLog, trials: list[Trial]) -> dict[str, Any]:
+    """Choose the trial with the lowest bound, print the table and write the two files; returns best.json.
 
-    from pipelines.trials import domains, trainable
-
-    asked = recipe.search
-    assert asked is not None
-    concurrent, device = room(recipe, resources)
-    points = f"all {log.trials} points" if is_grid(asked) else f"{log.trials} trials by Optuna"
-    print(f"search {storage.name}: {points}, {concurrent} at once", flush=True)
-    unfinished = ray_tune.Tuner.can_restore(f"{storage.root}/{storage.name}")
-    searcher = None
-    if not is_grid(asked):
-        import optuna
-        from ray.tune.search.optuna import OptunaSearch
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        searcher = OptunaSearch(seed=asked.seed)
-    with _stop_requests(log):
-        # tune.run and not Tuner, because Tuner.restore brings back a copy of the callbacks of its own.
-        analysis = ray_tune.run(
-            trainable(recipe, storage, device),
-            name=storage.name,
-            storage_path=storage.root,
-            config=domains(recipe),
-            metric=log.objective,
-            mode="min",
-            num_samples=1 if is_grid(asked) else asked.trials,
-            search_alg=searcher,
-            scheduler=ASHAScheduler(
-                time_attr="epoch",
-                max_t=asked.epochs,
-                grace_period=asked.grace_epochs,
-                reduction_factor=asked.reduction,
-            ),
-            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
-            max_concurrent_trials=concurrent,
-            reuse_actors=asked.workers == 1,
-            time_budget_s=asked.minutes * 60,
-            resume="AUTO+ERRORED" if unfinished else None,
-            raise_on_failed_trial=False,
-            callbacks=[log],
-            verbose=0,
-        )
-    log.close_trials(analysis.trials)
-    if log.stop.is_set():
-        raise StoppedEarly("")
-    return analysis.trials
-
-
-@contextlib.contextmanager
-def _stop_requests(log: StudyLog) -> Iterator[None]:
-    """SIGTERM and Ctrl-C ask Tune to save its state and end; a second one ends the process at once."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-
-    def ask(number: int, frame: object) -> None:
-        log.stop.set()
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _conclude(target: Path, recipe: Recipe, log: StudyLog, trials: list[Trial]) -> dict[str, Any]:
+    Raises OperationalError if no trial that did not fail has a bound.
+    """
     from pipelines.studylog import FAILED
 
     assert recipe.search is not None
@@ -237,6 +143,8 @@ def _conclude(target: Path, recipe: Recipe, log: StudyLog, trials: list[Trial]) 
     winner = min(measured, key=lambda row: row["bound"])
     settings = {key: winner[key] for key in recipe.search.space}
     _print_table(rows, winner)
+    if missing := trial_count(recipe.search) - len(rows):
+        print(f"the time was up before {missing} more trials: search.minutes={recipe.search.minutes:g}")
     print(f"best: {describe(settings)}, bound {winner['bound']:.2f} nats; written to {target / 'best.json'}")
     best = {
         "settings": settings,

@@ -32,6 +32,11 @@ class GatedCanvas(nn.Module):
         nn.init.zeros_(self.gates.bias)
         nn.init.constant_(self.gates.bias[:channels], keep)
         nn.init.zeros_(self.candidate.bias)
+        # Gates that hardly look at the canvas at first: with torch's default they feed back on a canvas that
+        # writing has made large, and the gradient through T steps explodes.
+        with torch.no_grad():
+            self.gates.weight.mul_(0.1)
+            self.candidate.weight.mul_(0.1)
 
     def forward(self, canvas: Tensor, written: Tensor) -> Tensor:
         """Both [B,C,H,W]."""

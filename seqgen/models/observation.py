@@ -17,12 +17,17 @@ def logit(probability: float) -> float:
 
 
 class ConvObservation(Observation):
-    """f_o = a 1 x 1 convolution from the canvas's channels to logits; its bias starts at the mean pixel's logit."""
+    """f_o = a 1 x 1 convolution from the canvas's channels to logits.
+
+    Its bias starts at the mean pixel's logit, its weights large enough that a canvas of order one (the range of
+    the CGRU's tanh) reaches confident pixels; torch's default, six times smaller, learns much more slowly.
+    """
 
     def __init__(self, channels: int, mean: float) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 1, 1)
         assert self.conv.bias is not None
+        nn.init.uniform_(self.conv.weight, -6 / math.sqrt(channels), 6 / math.sqrt(channels))
         nn.init.constant_(self.conv.bias, logit(mean))
         self.initial_canvas = 0.0
 

@@ -16,12 +16,13 @@ import psutil
 import pytest
 import yaml
 
-from data_prep.errors import BadInput
+from data_prep.errors import BadInput, OperationalError
 from data_prep.manifest import read_manifest
 from pipelines.ray_cluster import Resources
 from pipelines.space import checked_recipes, describe, is_grid, trial_count, trial_recipe
+from pipelines.study import room
 from pipelines.trials import domains
-from pipelines.tune import room, search, study_name
+from pipelines.tune import conclude, search, study_name
 from seqgen.config import Recipe, build_recipe
 from tests.sets import write_digits
 
@@ -168,6 +169,51 @@ def test_a_recipe_without_search_says_so_in_its_result(
     assert "no search section" in capsys.readouterr().out
 
 
+class Ended:
+    """A search that is over, as `conclude` sees it: rows for trials."""
+
+    objective = "valid/dynamic/free_energy"
+
+    def row(self, trial: tuple[int, float | None, str]) -> dict[str, Any]:
+        steps, bound, status = trial
+        settings = {"model.steps": steps, "model.attention": "full"}
+        return {"trial": steps, **settings, "epochs": 1, "bound": bound, "seconds": 1.5, "status": status}
+
+
+def test_the_best_trial_that_did_not_fail_wins(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    trials = [(1, 90.0, "asha"), (2, 80.5, "finished"), (3, 70.0, "failed"), (4, None, "out of time")]
+    space = {"model.steps": [1, 2, 3, 4, 5], "model.attention": ["full"]}
+    best = conclude(tmp_path, tiny(space, trials=5, minutes=2.0), Ended(), trials)
+    assert best["settings"] == {"model.steps": 2, "model.attention": "full"}
+    assert (best["objective"], best["trials"], best["failed"]) == (80.5, 4, 1)
+    assert json.loads((tmp_path / "best.json").read_text()) == best
+    assert (tmp_path / "trials.csv").read_text().splitlines() == [
+        "trial,model.steps,model.attention,epochs,bound,seconds,status",
+        "1,1,full,1,90.0,1.5,asha",
+        "2,2,full,1,80.5,1.5,finished",
+        "3,3,full,1,70.0,1.5,failed",
+        "4,4,full,1,,1.5,out of time",
+    ]
+    shown = capsys.readouterr().out
+    assert "the time was up before 1 more trials: search.minutes=2\n" in shown
+    assert "best: model.steps=2 model.attention=full, bound 80.50 nats" in shown
+
+
+@pytest.mark.parametrize(
+    ("trials", "reason"),
+    [
+        ([(1, None, "failed"), (2, 70.0, "failed")], "2 of 2 failed"),
+        ([(1, None, "out of time")], "time was up before the first epoch"),
+    ],
+)
+def test_a_search_without_a_bound_fails_and_writes_nothing(
+    tmp_path: Path, trials: list[tuple[int, float | None, str]], reason: str
+):
+    with pytest.raises(OperationalError, match=reason):
+        conclude(tmp_path, tiny(), Ended(), trials)
+    assert not list(tmp_path.iterdir())
+
+
 def test_settings_on_one_line():
     assert describe({"model.steps": 4, "train.learning_rate": 0.00123456}) == (
         "model.steps=4 train.learning_rate=0.001235"
@@ -233,11 +279,11 @@ class Study:
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL a driver, wait for it, and then for the cluster it started to follow."""
+    """SIGKILL a driver and what is left of the cluster it started."""
     cluster = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    _, left = psutil.wait_procs(cluster, timeout=30)
+    _, left = psutil.wait_procs(cluster, timeout=5)
     for orphan in left:
         orphan.kill()
 
@@ -332,6 +378,7 @@ def test_the_life_of_a_search(long_study: Study):
 
     code, text = study.run()
     assert code == 0, text
+    assert "goes on after epoch" in text
     rows = study.trials()
     assert [(row["model.steps"], row["epochs"], row["status"]) for row in rows] == [
         (steps, "6", "finished") for steps in "456"
