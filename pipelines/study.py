@@ -42,6 +42,7 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Re
     os.environ |= {
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "5",  # how often it saves its state
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         # It warns when epochs are shorter than this many seconds.
@@ -55,7 +56,7 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Re
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from pipelines.trials import domains, trainable
+    from pipelines.trials import CHECKPOINTS_KEPT, domains, trainable
 
     asked = recipe.search
     assert asked is not None
@@ -86,7 +87,7 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Re
                 grace_period=asked.grace_epochs,
                 reduction_factor=asked.reduction,
             ),
-            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=2),
+            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             max_concurrent_trials=concurrent,
             reuse_actors=asked.workers == 1,
             time_budget_s=asked.minutes * 60,

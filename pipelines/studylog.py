@@ -81,7 +81,7 @@ class StudyLog(Callback):
             self.number(each)
         self.ended.pop(trial.trial_id, None)
         epoch = trial.last_result.get("epoch")
-        self._say(trial, f"goes on after epoch {epoch}" if epoch else "starts")
+        self._say(trial, f"goes on, was at epoch {epoch}" if epoch else "starts")
         self._tracked(lambda: self._open(trial))
 
     def _open(self, trial: Trial) -> None:

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from seqgen.training import Progress, SaveFn, World
 
 CPUS_PER_WORKER = 1
+# Between two checkpoints of a trial. Tune restores a trial from the checkpoint that its saved state names: that
+# state may be older by its own period (study.py), in which the checkpoint must not have been replaced.
+CHECKPOINT_SECONDS = 10.0
+CHECKPOINTS_KEPT = 3
 _ROW = "row.json"
 Row = dict[str, Any]
-# Tells Tune of an epoch: its metrics, and the directory of a complete checkpoint (from the first worker).
+# Tells Tune of an epoch: its metrics, and the directory of a complete checkpoint, if there is one.
 Report = Callable[[Row, Path | None], None]
 
 
@@ -80,7 +84,8 @@ def train_alone(settings: Mapping[str, Any], recipe: Row, shards: str) -> None:
     from seqgen.training import World
 
     def report(row: Row, directory: Path | None) -> None:
-        tune.report(row, checkpoint=tune.Checkpoint.from_directory(str(directory)))
+        checkpoint = tune.Checkpoint.from_directory(str(directory)) if directory else None
+        tune.report(row, checkpoint=checkpoint)
 
     world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     _train(settings, recipe, shards, world, tune.get_checkpoint(), report)
@@ -104,7 +109,7 @@ def train_together(settings: Mapping[str, Any], recipe: Row, shards: str, storag
         run_config=RunConfig(
             name=tune.get_context().get_trial_id(),
             storage_path=storage,
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
         ),
     ).fit()
@@ -128,7 +133,7 @@ def train_worker(task: Row) -> None:
 def _train(
     settings: Mapping[str, Any], recipe: Row, shards: str, world: World, checkpoint: Any, report: Report
 ) -> None:
-    """Train the trial from `checkpoint` (None: from the start); reports every epoch, with a checkpoint."""
+    """Train the trial from `checkpoint` (None: from the start); reports every epoch."""
     import torch
 
     from seqgen.models import build

@@ -378,7 +378,7 @@ def test_the_life_of_a_search(long_study: Study):
 
     code, text = study.run()
     assert code == 0, text
-    assert "goes on after epoch" in text
+    assert "goes on, was at epoch" in text
     rows = study.trials()
     assert [(row["model.steps"], row["epochs"], row["status"]) for row in rows] == [
         (steps, "6", "finished") for steps in "456"
