@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from ray._common.utils import get_ray_address_file
 
 from data_prep.errors import BadInput
 from pipelines import cluster
@@ -107,6 +108,7 @@ class Site:
     """A directory with shards and a local cluster; its own home, so that its token is its own."""
 
     where: Path
+    port: int
     dashboard: str
     environment: dict[str, str]
 
@@ -119,8 +121,19 @@ class Site:
 
     def submit(self, *verb: str, **changes: str) -> tuple[int, str]:
         ray = str(Path(sys.executable).with_name("ray"))
-        submit = [ray, "job", "submit", "--address", self.dashboard, "--working-dir", str(ROOT), "--"]
-        return self.call(*submit, "python", "-m", *verb, RAY_AUTH_MODE="token", **changes)
+        submit = [ray, "job", "submit", "--address", self.dashboard, "--working-dir", str(ROOT)]
+        commit = json.dumps({"env_vars": {"SEQGEN_COMMIT": "abc123"}})
+        return self.call(
+            *submit,
+            "--runtime-env-json",
+            commit,
+            "--",
+            "python",
+            "-m",
+            *verb,
+            RAY_AUTH_MODE="token",
+            **changes,
+        )
 
 
 @pytest.fixture
@@ -133,7 +146,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "SEQGEN_"))
     }
     environment = {**outside, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home")}
-    made = Site(tmp_path, f"http://127.0.0.1:{dashboard}", environment)
+    made = Site(tmp_path, port, f"http://127.0.0.1:{dashboard}", environment)
     verb = (sys.executable, "-m", "pipelines.cluster")
     try:
         code, text = made.call(
@@ -170,6 +183,7 @@ def test_jobs_from_up_to_down(site: Site):
     tracked = MlflowClient(f"sqlite:///{site.where / 'mlflow.db'}").get_run(run["run_id"])
     assert tracked.info.status == "FINISHED"
     assert tracked.data.tags["seqgen.ray_job"].startswith("raysubmit_")
+    assert tracked.data.tags["seqgen.git_commit"] == "abc123"
 
     # A run that is refused: its reason is streamed, and the submission fails.
     code, text = site.submit("pipelines.train", *tiny, "--set", "model.steps=0")
@@ -184,3 +198,5 @@ def test_jobs_from_up_to_down(site: Site):
     assert (code, text) == (0, "stopped\n")
     assert not [process for process in family if process.is_running() and process.status() != "zombie"]
     assert site.call(*verb, "status")[0] == 1
+    note = Path(get_ray_address_file(None))
+    assert not note.exists() or not note.read_text().endswith(f":{site.port}"), "of a cluster that has ended"
