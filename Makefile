@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 
 .PHONY: quickstart environment test test-fast lint cluster-up cluster-down clean
 
-quickstart: environment  ## the whole line, from raw files to the report, with the recipe of params.yaml
+quickstart: environment  ## the whole line, from raw files to the report, with the recipes of params.yaml
 	@# A source archive has no Git, which DVC wants to be told.
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true
 	$(BIN)/dvc repro

@@ -1,1 +1,1 @@
-"""One verb a file: composes data_prep and seqgen with Ray, MLflow and S3."""
+"""One verb a file; what they share is in `support`. The only place that knows Ray, MLflow and S3."""

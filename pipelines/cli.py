@@ -11,14 +11,14 @@ from typing import Annotated
 
 import typer
 
-from pipelines.verb import SetOption, run
+from pipelines.support.verb import SetOption, run
 
 _ORDER = ("fetch", "shard", "verify", "tune", "train", "evaluate", "register", "report")
 
 
 def recipes() -> None:
     """List the recipes that come with the project, with what each is for."""
-    from pipelines.recipe import RECIPES, recipe_names
+    from pipelines.support.recipe import RECIPES, recipe_names
     from seqgen.yaml import read_yaml
 
     names = recipe_names()
@@ -36,7 +36,7 @@ def show(
     """Print a recipe in full, every default filled in, as YAML that is itself a recipe."""
     import yaml
 
-    from pipelines.recipe import load_recipe
+    from pipelines.support.recipe import load_recipe
 
     tree = load_recipe(recipe, settings or ()).model_dump(mode="json", by_alias=True)
     print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100), end="")

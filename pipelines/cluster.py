@@ -21,8 +21,8 @@ import typer
 
 from data_prep.errors import BadInput, OperationalError
 from data_prep.files import write_json
-from pipelines.tracking import tracking_uri
-from pipelines.verb import run
+from pipelines.support.tracking import tracking_uri
+from pipelines.support.verb import run
 
 _STATE = Path(".seqgen/cluster.json")
 _LOG = Path(".seqgen/cluster.log")

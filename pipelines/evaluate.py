@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import BadInput, OperationalError
 from data_prep.files import sync_directory, write_bytes, write_json
-from pipelines.trained import Trained, load_trained
-from pipelines.verb import RecipeOption, SetOption, run
+from pipelines.support.trained import Trained, load_trained
+from pipelines.support.verb import RecipeOption, SetOption, run
 from seqgen.config import flatten
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def publish(trained: Trained, metrics: dict[str, Any]) -> None:
     """
     from mlflow.entities import Metric
 
-    from pipelines import tracking
+    from pipelines.support import tracking
 
     kept = f"the files are kept in {trained.places.evaluate}; run this again when it is up"
     run_id, step, now = trained.run["run_id"], trained.run["epochs"], time.time_ns() // 1_000_000

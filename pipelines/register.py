@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import BadInput, OperationalError, SeqgenError
 from data_prep.files import write_json
-from pipelines.lineage import request_digest
-from pipelines.recipe import load_recipe
-from pipelines.trained import Trained, load_trained
-from pipelines.verb import RecipeOption, SetOption, run
+from pipelines.support.lineage import request_digest
+from pipelines.support.recipe import load_recipe
+from pipelines.support.trained import Trained, load_trained
+from pipelines.support.verb import RecipeOption, SetOption, run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from pipelines.promotion import Decision, Evaluation
+    from pipelines.support.promotion import Decision, Evaluation
 
 
 def register(recipe: RecipeOption = None, settings: SetOption = None) -> None:
@@ -44,8 +44,8 @@ def register_trained(trained: Trained, request: str) -> dict[str, Any]:
     Raises BadInput if there is nothing complete to register, OperationalError for the server. The alias
     `champion` moves only after the new version was fetched back and loaded.
     """
-    from pipelines import package, registry, tracking
-    from pipelines.promotion import Evaluation
+    from pipelines.support import package, registry, tracking
+    from pipelines.support.promotion import Evaluation
 
     for path in package.parts(trained).values():
         if not path.exists():
@@ -85,7 +85,7 @@ def _promote(
     client: MlflowClient, version: ModelVersion, trained: Trained, evaluation: Evaluation
 ) -> Decision:
     """Compare-and-set: judged against the champion there is, and again if another was put there meanwhile."""
-    from pipelines import registry
+    from pipelines.support import registry
 
     with registry.lock(client, version.name):
         while True:
@@ -108,8 +108,8 @@ def _judge(
     trained: Trained,
     evaluation: Evaluation,
 ) -> Decision:
-    from pipelines.promotion import Decision, decide
-    from pipelines.registry import fetch_evaluation
+    from pipelines.support.promotion import Decision, decide
+    from pipelines.support.registry import fetch_evaluation
 
     min_gain = trained.recipe.register_.min_gain
     if champion is None:
@@ -134,7 +134,7 @@ def _evaluate_again(
 
     Raises BadInput if the champion is a model of other images.
     """
-    from pipelines.promotion import Evaluation
+    from pipelines.support.promotion import Evaluation
     from seqgen.data import load_split
     from seqgen.evaluation.bounds import free_energies, hold_out
     from seqgen.loading import fetch_model

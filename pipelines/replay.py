@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from data_prep.errors import OperationalError
-from pipelines import metriclog, tracking
-from pipelines.verb import run
+from pipelines.support import metriclog, tracking
+from pipelines.support.verb import run
 
 
 def replay() -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from data_prep.errors import OperationalError
 from data_prep.files import write_bytes
-from pipelines.findings import bound_rows, contents, evaluation, read_json
-from pipelines.trained import Trained, load_trained
-from pipelines.verb import RecipeOption, SetOption, run
+from pipelines.support.findings import bound_rows, contents, evaluation, read_json
+from pipelines.support.trained import Trained, load_trained
+from pipelines.support.verb import RecipeOption, SetOption, run
 
 
 def report(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     """Write artifacts/<recipe>/report/report.html, attach it to the run and print the final table."""
     trained = load_trained(recipe, settings or ())
 
-    from pipelines import tracking
+    from pipelines.support import tracking
 
     client = tracking.connect()
     try:
@@ -37,10 +37,10 @@ def write_report(trained: Trained, tags: Mapping[str, str]) -> Path:
     """
     import jinja2
 
-    from pipelines import tracking
+    from pipelines.support import tracking
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "support" / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -60,7 +60,7 @@ def print_summary(trained: Trained, path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pipelines import tracking
+    from pipelines.support import tracking
 
     measured, metrics = evaluation(trained)
     console = Console(highlight=False)
@@ -87,7 +87,7 @@ def print_summary(trained: Trained, path: Path) -> None:
 
 def view_command(uri: str) -> str:
     """What to type, or to open, to look at the runs of a tracking server."""
-    from pipelines.tracking import redact
+    from pipelines.support.tracking import redact
 
     return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite:") else redact(uri)
 

@@ -17,12 +17,12 @@ import typer
 
 from data_prep.errors import BadInput, SeqgenError, StoppedEarly
 from data_prep.manifest import read_manifest
-from pipelines import lineage
-from pipelines.line import dvc_recipes, run_line
-from pipelines.recipe import load_recipe, places
 from pipelines.register import summary
-from pipelines.signals import raise_on_stop
-from pipelines.verb import RecipeOption, SetOption, run
+from pipelines.support import lineage
+from pipelines.support.line import dvc_recipes, run_line
+from pipelines.support.recipe import load_recipe, places
+from pipelines.support.signals import raise_on_stop
+from pipelines.support.verb import RecipeOption, SetOption, run
 from seqgen.config import Recipe
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def sole(path: Path) -> Iterator[tuple[int | None, str]]:
 
 
 def _retrain(name: str, recipe: Recipe, settings: list[str], force: bool, keep: tuple[int, ...]) -> None:
-    from pipelines import registry, tracking
+    from pipelines.support import registry, tracking
 
     client, model, where = tracking.connect(), recipe.register_.name, places(recipe)
     champion = registry.by_alias(client, model, registry.CHAMPION)

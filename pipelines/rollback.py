@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from data_prep.errors import BadInput
-from pipelines.verb import run
+from pipelines.support.verb import run
 
 NameArgument = Annotated[str, typer.Argument(help="Name of the registered model.")]
 
 
 def rollback(name: NameArgument) -> None:
     """Make the previous champion of NAME champion again; it is fetched and loaded before the alias moves."""
-    from pipelines import registry, tracking
+    from pipelines.support import registry, tracking
     from seqgen.loading import find_version
 
     client = tracking.connect()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from pipelines.recipe import load_recipe, places
-from pipelines.verb import RecipeOption, SetOption, run
+from pipelines.support.recipe import load_recipe, places
+from pipelines.support.verb import RecipeOption, SetOption, run
 
 
 def shard(recipe: RecipeOption = None, settings: SetOption = None) -> None:

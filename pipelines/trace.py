@@ -12,8 +12,8 @@ import typer
 
 from data_prep.errors import OperationalError
 from data_prep.manifest import Manifest, read_manifest
-from pipelines import lineage
-from pipelines.verb import run
+from pipelines.support import lineage
+from pipelines.support.verb import run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,7 +27,7 @@ def trace(model: ModelArgument) -> None:
 
     The registry's digests are compared with the files stored with the version: exit 1 if they differ.
     """
-    from pipelines import tracking
+    from pipelines.support import tracking
     from seqgen.loading import find_version
 
     client = tracking.connect()

@@ -14,13 +14,13 @@ import typer
 from data_prep.errors import BadInput, OperationalError, StoppedEarly
 from data_prep.files import canonical_digest, write_json
 from data_prep.manifest import Manifest, check_shard_bytes, read_manifest
-from pipelines.history import FILE_NAME, Row, read_history, write_history
-from pipelines.ray_cluster import Device, connected, elsewhere, this_machine
-from pipelines.recipe import load_recipe, places
-from pipelines.signals import raise_on_stop
-from pipelines.storage import RunStorage, storage_root
-from pipelines.verb import RecipeOption, SetOption, run
-from pipelines.worker import SCORE
+from pipelines.support.history import FILE_NAME, Row, read_history, write_history
+from pipelines.support.ray_cluster import Device, connected, elsewhere, this_machine
+from pipelines.support.recipe import load_recipe, places
+from pipelines.support.signals import raise_on_stop
+from pipelines.support.storage import RunStorage, storage_root
+from pipelines.support.verb import RecipeOption, SetOption, run
+from pipelines.support.worker import SCORE
 from seqgen.config import Recipe, flatten
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def train_recipe(recipe: Recipe, device: Device = "auto", again: str = "") -> Pa
     """
     from filelock import FileLock, Timeout
 
-    from pipelines import tracking
+    from pipelines.support import tracking
 
     raise_on_stop()
     manifest = check(recipe)
@@ -124,8 +124,8 @@ def _show(recipe: Recipe, storage: RunStorage) -> None:
 
 def _tracked(recipe: Recipe, manifest: Manifest, storage: RunStorage, device: Literal["cpu", "cuda"]) -> Path:
     """Train within one MLflow run, whose last status tells how it ended."""
-    from pipelines import tracking
-    from pipelines.ray_train import run_workers
+    from pipelines.support import tracking
+    from pipelines.support.ray_train import run_workers
 
     uri = tracking.tracking_uri()
     run_id = tracking.open_run(recipe, manifest, run_id=storage.state().get("run_id"), name=storage.name)
@@ -157,7 +157,7 @@ def _write_products(
     recipe: Recipe, manifest: Manifest, storage: RunStorage, run_id: str, result: Result
 ) -> Path:
     """Write `artifacts/<recipe>/train`, whole or not at all; the weights are those of the best epoch."""
-    from pipelines import tracking
+    from pipelines.support import tracking
     from seqgen.models import build, save_model
     from seqgen.training.checkpoint import load_average
 

@@ -16,15 +16,15 @@ from filelock import FileLock, Timeout
 from data_prep.errors import BadInput, OperationalError, StoppedEarly
 from data_prep.files import canonical_digest, write_bytes, write_json
 from data_prep.manifest import Manifest
-from pipelines.recipe import load_recipe, places
-from pipelines.space import checked_recipes, describe, trial_count
-from pipelines.verb import RecipeOption, SetOption, run
+from pipelines.support.recipe import load_recipe, places
+from pipelines.support.space import checked_recipes, describe, trial_count
+from pipelines.support.verb import RecipeOption, SetOption, run
 from seqgen.config import Recipe
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from pipelines.studylog import StudyLog
+    from pipelines.support.studylog import StudyLog
 
 
 def tune(recipe: RecipeOption = None, settings: SetOption = None) -> None:
@@ -50,7 +50,7 @@ def search(recipe: Recipe) -> dict[str, Any]:
 
 def study_name(recipe: Recipe, manifest: Manifest) -> str:
     """The name of the search: another space, data or code is another study, more minutes are not."""
-    from pipelines.lineage import code_digest
+    from pipelines.support.lineage import code_digest
 
     assert recipe.search is not None
     asked = recipe.search.model_dump(mode="json", exclude={"minutes"})
@@ -60,8 +60,8 @@ def study_name(recipe: Recipe, manifest: Manifest) -> str:
 
 def _check(recipe: Recipe) -> Manifest:
     """All that can be known before anything starts: space, shards, room for a trial."""
-    from pipelines import ray_cluster
-    from pipelines.study import room
+    from pipelines.support import ray_cluster
+    from pipelines.support.study import room
     from pipelines.train import check
 
     assert recipe.search is not None
@@ -90,12 +90,12 @@ def _only_one(name: str) -> Iterator[str]:
 
 
 def _search(recipe: Recipe, manifest: Manifest, name: str, target: Path) -> dict[str, Any]:
-    from pipelines import ray_cluster, tracking
-    from pipelines.signals import raise_on_stop
-    from pipelines.storage import RunStorage, storage_root
-    from pipelines.study import run_trials
-    from pipelines.studylog import StudyLog
-    from pipelines.trials import objective
+    from pipelines.support import ray_cluster, tracking
+    from pipelines.support.signals import raise_on_stop
+    from pipelines.support.storage import RunStorage, storage_root
+    from pipelines.support.study import run_trials
+    from pipelines.support.studylog import StudyLog
+    from pipelines.support.trials import objective
 
     raise_on_stop()
     assert recipe.search is not None
@@ -127,7 +127,7 @@ def conclude(target: Path, recipe: Recipe, log: StudyLog, trials: list[Trial]) -
 
     Raises OperationalError if no trial that did not fail has a bound.
     """
-    from pipelines.studylog import FAILED
+    from pipelines.support.studylog import FAILED
 
     assert recipe.search is not None
     rows = sorted((log.row(trial) for trial in trials), key=lambda row: row["trial"])

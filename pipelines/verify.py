@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.recipe import load_recipe, places
-from pipelines.verb import RecipeOption, SetOption, run
+from pipelines.support.recipe import load_recipe, places
+from pipelines.support.verb import RecipeOption, SetOption, run
 
 DirectoryOption = Annotated[
     Path | None, typer.Option("--directory", help="One sharded set; default: the recipe's.")

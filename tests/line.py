@@ -16,15 +16,22 @@ import torch
 import yaml
 
 from data_prep.manifest import read_manifest
-from pipelines import tracking
-from pipelines.recipe import load_recipe, places
-from pipelines.trained import Trained, load_trained
+from pipelines.support import tracking
+from pipelines.support.recipe import load_recipe, places
+from pipelines.support.trained import Trained, load_trained
 from seqgen.data import load_split
 from seqgen.evaluation.bounds import free_energies, hold_out
 from seqgen.models import build, save_model
 from tests.sets import write_digits, write_strokes
 
-MODEL = {"steps": 2, "latents": 3, "hidden": 8, "attention": "full", "canvas": "additive", "canvas_channels": 1}
+MODEL = {
+    "steps": 2,
+    "latents": 3,
+    "hidden": 8,
+    "attention": "full",
+    "canvas": "additive",
+    "canvas_channels": 1,
+}
 
 
 def tiny_recipe(directory: Path, *, conditional: bool = False, name: str = "tiny", **train: Any) -> Path:

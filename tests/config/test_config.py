@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from data_prep.errors import BadInput
-from pipelines.recipe import load_recipe, recipe_names
+from pipelines.support.recipe import load_recipe, recipe_names
 from seqgen.config import build_recipe
 from seqgen.yaml import parse_yaml
 
@@ -119,7 +119,7 @@ def test_digest_ignores_what_does_not_decide_the_result():
 
 def test_reading_a_recipe_imports_nothing_heavy():
     code = (
-        "import sys; from pipelines.recipe import load_recipe; load_recipe('quickstart'); "
+        "import sys; from pipelines.support.recipe import load_recipe; load_recipe('quickstart'); "
         "print([m for m in ('torch', 'ray', 'mlflow', 'matplotlib', 'boto3') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from pipelines.recipe import recipe_names
+from pipelines.support.recipe import recipe_names
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "infra" / "README.md"]
@@ -35,7 +35,7 @@ def test_links_resolve(page):
 
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for page, command in commands(r"\bmake ([a-z][a-z-]+)(?=\s|`|$)"):
+    for page, command in commands(r"(?:(?<=    )|(?<=`))make [a-z][a-z-]+(?=\s|`|$)"):
         assert re.search(rf"^{command.split()[1]}:", makefile, re.M), (page, command)
 
 

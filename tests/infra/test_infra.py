@@ -84,7 +84,7 @@ def test_pods_have_no_rights_they_do_not_need() -> None:
         if "ray" in spec["containers"][0]["name"]:
             assert (
                 spec["terminationGracePeriodSeconds"] > 120
-            )  # pipelines.line.GRACE: the checkpoint is saved
+            )  # pipelines.support.line.GRACE: the checkpoint is saved
     assert document("CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
     for cluster in (
         document("RayCluster")["spec"],

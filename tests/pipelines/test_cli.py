@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipelines.cli import main, verbs
-from pipelines.recipe import load_recipe, recipe_names
+from pipelines.support.recipe import load_recipe, recipe_names
 from seqgen.config import build_recipe
 
 HEAVY = ("torch", "ray", "mlflow", "dvc", "matplotlib", "pandas", "pyarrow", "boto3")

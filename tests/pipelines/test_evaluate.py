@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from data_prep.errors import BadInput, OperationalError
-from pipelines import tracking
 from pipelines.evaluate import evaluate, evaluate_trained, lines, publish, whole_directory
-from pipelines.trained import load_trained
+from pipelines.support import tracking
+from pipelines.support.trained import load_trained
 from tests.line import tiny_recipe, train_line
 
 

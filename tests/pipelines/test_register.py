@@ -16,9 +16,10 @@ import torch
 
 import seqgen
 from data_prep.errors import BadInput, OperationalError
-from pipelines import promotion, register, registry, rollback, trace, tracking
-from pipelines.promotion import Evaluation, decide
-from pipelines.trained import Trained, load_trained
+from pipelines import register, rollback, trace
+from pipelines.support import promotion, registry, tracking
+from pipelines.support.promotion import Evaluation, decide
+from pipelines.support.trained import Trained, load_trained
 from tests.line import evaluate_line, outside, tiny_recipe, train_line, work_in, write_bounds
 from tests.mlflow_server import MlflowServer
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from data_prep.errors import BadInput
-from pipelines import tracking
 from pipelines.evaluate import evaluate_trained
-from pipelines.findings import bound_rows, commands
-from pipelines.recipe import load_recipe
 from pipelines.report import report, view_command
+from pipelines.support import tracking
+from pipelines.support.findings import bound_rows, commands
+from pipelines.support.recipe import load_recipe
 from tests.line import tiny_recipe, train_line
 
 EVIL = "<script>alert('x')</script>"

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from data_prep.errors import BadInput, NumericalError, OperationalError
-from pipelines import retrain, tracking
+from pipelines import retrain
+from pipelines.support import tracking
 from tests.line import outside, tiny_recipe, work_in
 
 # A line whose training is instant: `dvc repro` runs it, and what it leaves is what the real one leaves.
@@ -23,8 +24,8 @@ STAGE = """
 import shutil, sys, time
 from pathlib import Path
 from pipelines import register
-from pipelines.lineage import request_digest
-from pipelines.recipe import load_recipe, places
+from pipelines.support.lineage import request_digest
+from pipelines.support.recipe import load_recipe, places
 from tests.line import train_line
 from tests.sets import write_digits
 verb, recipe = sys.argv[1:]

@@ -11,8 +11,9 @@ import pytest
 
 from data_prep.errors import BadInput, OperationalError, one_line
 from data_prep.manifest import Manifest, read_manifest
-from pipelines import lineage, metriclog, replay, tracking
-from pipelines.recipe import load_recipe
+from pipelines import replay
+from pipelines.support import lineage, metriclog, tracking
+from pipelines.support.recipe import load_recipe
 from seqgen.config import Recipe
 from tests.line import tiny_recipe, work_in
 from tests.mlflow_server import MlflowServer

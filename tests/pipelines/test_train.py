@@ -18,7 +18,7 @@ import pytest
 
 from data_prep.errors import BadInput, OperationalError
 from data_prep.files import file_sha256
-from pipelines.recipe import load_recipe
+from pipelines.support.recipe import load_recipe
 from pipelines.train import check, run_name, with_search
 from tests.sets import write_digits, write_strokes
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import BadInput, OperationalError
-from pipelines.history import read_history, write_history
-from pipelines.progress import Display, EpochLines, clock
-from pipelines.ray_cluster import Resources
-from pipelines.recipe import load_recipe
-from pipelines.storage import RunStorage, storage_root
+from pipelines.support.history import read_history, write_history
+from pipelines.support.progress import Display, EpochLines, clock
+from pipelines.support.ray_cluster import Resources
+from pipelines.support.recipe import load_recipe
+from pipelines.support.storage import RunStorage, storage_root
 
 OBJECTIVE = "valid/dynamic/free_energy"
 
@@ -137,8 +137,8 @@ def test_without_a_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixtur
 STOPPED = """
 import contextlib, os, signal, time
 from data_prep.errors import StoppedEarly
-from pipelines.signals import check_stop, raise_on_stop
-from pipelines.verb import run
+from pipelines.support.signals import check_stop, raise_on_stop
+from pipelines.support.verb import run
 
 def work() -> None:
     raise_on_stop()

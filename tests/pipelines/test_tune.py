@@ -18,10 +18,10 @@ import yaml
 
 from data_prep.errors import BadInput, OperationalError
 from data_prep.manifest import read_manifest
-from pipelines.ray_cluster import Resources
-from pipelines.space import checked_recipes, describe, is_grid, trial_count, trial_recipe
-from pipelines.study import room
-from pipelines.trials import domains
+from pipelines.support.ray_cluster import Resources
+from pipelines.support.space import checked_recipes, describe, is_grid, trial_count, trial_recipe
+from pipelines.support.study import room
+from pipelines.support.trials import domains
 from pipelines.tune import conclude, search, study_name
 from seqgen.config import Recipe, build_recipe
 from tests.sets import write_digits

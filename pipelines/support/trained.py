@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.errors import BadInput
 from data_prep.manifest import Manifest, read_manifest
-from pipelines.recipe import Places, load_recipe, places
+from pipelines.support.recipe import Places, load_recipe, places
 from seqgen.config import Recipe, build_recipe, flatten, parse_assignment
 
 _LATER = ("evaluate.", "register.")

@@ -15,7 +15,7 @@ from data_prep.files import canonical_digest, file_sha256
 from data_prep.manifest import Manifest
 from seqgen.config import Recipe
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LEARNING_CODE = ("seqgen", "data_prep")
 PREFIX = "seqgen."
 

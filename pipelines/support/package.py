@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.lineage import ROOT
-from pipelines.trained import Trained
+from pipelines.support.lineage import ROOT
+from pipelines.support.trained import Trained
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
@@ -28,7 +28,7 @@ _CODE = (
     "data_prep/files.py",
 )
 _REQUIREMENTS = ("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch")
-SERVING = ROOT / "pipelines" / "serving.py"
+SERVING = ROOT / "pipelines" / "support" / "serving.py"
 
 
 def parts(trained: Trained) -> dict[str, Path]:

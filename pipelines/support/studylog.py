@@ -13,8 +13,8 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from data_prep.manifest import Manifest
-from pipelines import tracking
-from pipelines.space import describe, trial_recipe
+from pipelines.support import tracking
+from pipelines.support.space import describe, trial_recipe
 from seqgen.config import Recipe
 
 FINISHED, STOPPED, FAILED = "finished", "asha", "failed"

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.space import is_grid, trial_recipe
+from pipelines.support.space import is_grid, trial_recipe
 from seqgen.config import Recipe, build_recipe
 
 if TYPE_CHECKING:
-    from pipelines.storage import RunStorage
+    from pipelines.support.storage import RunStorage
     from seqgen.data import ImageSet
     from seqgen.training import Progress, SaveFn, World
 
@@ -60,7 +60,7 @@ def trainable(recipe: Recipe, storage: RunStorage, device: str) -> Any:
     """What Tune runs for each trial, with the resources it takes."""
     from ray import tune
 
-    from pipelines.recipe import places
+    from pipelines.support.recipe import places
 
     assert recipe.search is not None
     tree, shards = recipe.model_dump(mode="json", by_alias=True), str(places(recipe).shards)

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from data_prep.errors import BadInput, StoppedEarly
-from pipelines.space import checked_recipes, is_grid
+from pipelines.support.space import checked_recipes, is_grid
 from seqgen.config import Recipe
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from pipelines.ray_cluster import Resources
-    from pipelines.storage import RunStorage
-    from pipelines.studylog import StudyLog
+    from pipelines.support.ray_cluster import Resources
+    from pipelines.support.storage import RunStorage
+    from pipelines.support.studylog import StudyLog
 
 
 def room(recipe: Recipe, resources: Resources) -> tuple[int, str]:
@@ -56,7 +56,11 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Re
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler
 
+<<<<<<< HEAD:pipelines/study.py
     from pipelines.trials import CHECKPOINTS_KEPT, domains, trainable
+=======
+    from pipelines.support.trials import domains, trainable
+>>>>>>> 3282aac24799e2d1a2bafebaa08b6f68e5fcff93:pipelines/support/study.py
 
     asked = recipe.search
     assert asked is not None

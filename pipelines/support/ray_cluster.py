@@ -12,11 +12,11 @@ from types import ModuleType
 from typing import Literal
 
 from data_prep.errors import BadInput, OperationalError, StoppedEarly
-from pipelines.signals import check_stop, raise_on_stop
+from pipelines.support.signals import check_stop, raise_on_stop
 from seqgen.config import Recipe
 
 Device = Literal["auto", "cpu", "cuda"]
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 from data_prep.errors import BadInput
 from data_prep.manifest import Manifest
-from pipelines.lineage import PREFIX
-from pipelines.recipe import load_recipe
-from pipelines.trained import Trained
+from pipelines.support.lineage import PREFIX
+from pipelines.support.recipe import load_recipe
+from pipelines.support.trained import Trained
 from seqgen.config import Recipe, flatten
 
 _VERBS = ("fetch", "shard", "tune", "train", "evaluate", "register", "report")

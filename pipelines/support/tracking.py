@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from data_prep.errors import BadInput, OperationalError, one_line, redact
 from data_prep.manifest import Manifest
-from pipelines import lineage
-from pipelines.metriclog import MetricLog, reachable, secure_environment, spool_status
+from pipelines.support import lineage
+from pipelines.support.metriclog import MetricLog, reachable, secure_environment, spool_status
 from seqgen.config import Recipe, flatten
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from data_prep.errors import BadInput, NumericalError
 from data_prep.manifest import read_manifest
-from pipelines.history import FILE_NAME, Row, read_history, write_history
+from pipelines.support.history import FILE_NAME, Row, read_history, write_history
 from seqgen.config import build_recipe
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from data_prep.errors import BadInput, NumericalError, OperationalError
-from pipelines.history import Row
-from pipelines.progress import Display
-from pipelines.signals import check_stop
-from pipelines.storage import RunStorage
-from pipelines.worker import SCORE, News, Task, train_worker
+from pipelines.support.history import Row
+from pipelines.support.progress import Display
+from pipelines.support.signals import check_stop
+from pipelines.support.storage import RunStorage
+from pipelines.support.worker import SCORE, News, Task, train_worker
 from seqgen.config import Recipe
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from data_prep.errors import BadInput, one_line
 from data_prep.files import canonical_digest, file_sha256
-from pipelines import lineage
-from pipelines.package import save_package
-from pipelines.promotion import Evaluation
-from pipelines.trained import Trained
+from pipelines.support import lineage
+from pipelines.support.package import save_package
+from pipelines.support.promotion import Evaluation
+from pipelines.support.trained import Trained
 from seqgen.loading import WEIGHTS_TAG, fetch_model, fetch_part
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from data_prep.errors import BadInput
 from seqgen.config import Recipe, build_recipe, parse_assignment, with_settings
 from seqgen.yaml import read_yaml
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def recipe_names() -> list[str]:

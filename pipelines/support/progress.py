@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipelines.history import Row
+from pipelines.support.history import Row
 
 if TYPE_CHECKING:
     from rich.progress import Progress

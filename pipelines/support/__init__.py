@@ -1,0 +1,1 @@
+"""What the verbs share: recipes and places, Ray, MLflow, storage, the registry."""
