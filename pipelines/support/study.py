@@ -56,11 +56,7 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Re
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler
 
-<<<<<<< HEAD:pipelines/study.py
-    from pipelines.trials import CHECKPOINTS_KEPT, domains, trainable
-=======
-    from pipelines.support.trials import domains, trainable
->>>>>>> 3282aac24799e2d1a2bafebaa08b6f68e5fcff93:pipelines/support/study.py
+    from pipelines.support.trials import CHECKPOINTS_KEPT, domains, trainable
 
     asked = recipe.search
     assert asked is not None
