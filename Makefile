@@ -35,7 +35,8 @@ cluster-down: environment  ## stop it
 
 clean:  ## remove what was made here: products, runs, caches; not .venv
 	@test ! -e .seqgen/cluster.json || $(BIN)/python -m pipelines.cluster down
-	rm -rf artifacts .seqgen mlflow.db mlartifacts build .pytest_cache .mypy_cache .ruff_cache
+	@# With the registry goes what DVC believes to be in it.
+	rm -rf dvc.lock .dvc/cache .dvc/tmp artifacts .seqgen mlflow.db mlartifacts build .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
 
 # torch first: the build that is then installed satisfies the pin, so that a CPU build is not replaced by a CUDA one.

@@ -67,6 +67,8 @@ class DataConfig(Strict):
             )
         if not self.is_grey and self.binarise != "static":
             problems.append(f"binarise={self.binarise}: {self.source} is binary already; use static")
+        if self.seed and self.source != "multi-mnist":
+            problems.append(f"seed={self.seed}: nothing of {self.source} is generated from it; leave it out")
         if problems:
             raise ValueError("; ".join(problems))
         return self

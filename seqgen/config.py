@@ -48,6 +48,10 @@ class ModelConfig(Strict):
     def _check(self) -> ModelConfig:
         if self.observation == "identity" and self.canvas_channels != 1:
             raise ValueError(f"observation=identity needs canvas_channels=1, not {self.canvas_channels}")
+        if self.inference == "encoder" and self.posterior_hidden != 256:
+            raise ValueError(
+                f"posterior_hidden={self.posterior_hidden}: inference=encoder has no such network; leave it out"
+            )
         return self
 
 

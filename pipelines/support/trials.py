@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ def train_alone(settings: Mapping[str, Any], recipe: Row, shards: str) -> None:
         tune.report(row, checkpoint=checkpoint)
 
     world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    _train(settings, recipe, shards, world, tune.get_checkpoint(), report)
+    train_trial(settings, recipe, shards, world, tune.get_checkpoint(), report)
 
 
 def train_together(settings: Mapping[str, Any], recipe: Row, shards: str, storage: str, gpu: bool) -> None:
@@ -127,10 +128,10 @@ def train_worker(task: Row) -> None:
         ray.train.report(row, checkpoint=checkpoint)
 
     world = World.joined(ray.train.torch.get_device())
-    _train(task["settings"], task["recipe"], task["shards"], world, ray.train.get_checkpoint(), report)
+    train_trial(task["settings"], task["recipe"], task["shards"], world, ray.train.get_checkpoint(), report)
 
 
-def _train(
+def train_trial(
     settings: Mapping[str, Any], recipe: Row, shards: str, world: World, checkpoint: Any, report: Report
 ) -> None:
     """Train the trial from `checkpoint` (None: from the start); reports every epoch."""
@@ -145,22 +146,26 @@ def _train(
     train, valid, mean = _sets(shards, recipe["search"]["train_images"])
     model = build(resolved.model, train.height, train.width, mean)
 
+    saved = time.monotonic()
+
     def on_epoch(progress: Progress, save: SaveFn) -> None:
+        nonlocal saved
         # Tune counts its own iterations anew after a restore, so the epoch is ours.
         row = {"epoch": progress.epoch, "step": progress.step, **progress.metrics}
+        due = progress.last or time.monotonic() - saved >= CHECKPOINT_SECONDS
+        if world.rank or not due:
+            report(row, None)
+            return
         with tempfile.TemporaryDirectory(prefix="seqgen-trial-") as name:
-            directory = Path(name)
-            if world.rank == 0:
-                (directory / _ROW).write_text(json.dumps(row))
-                save(directory)
-            report(row, directory if world.rank == 0 else None)
+            (Path(name) / _ROW).write_text(json.dumps(row))
+            save(Path(name))
+            report(row, Path(name))
+        saved = time.monotonic()
 
     with checkpoint.as_directory() if checkpoint else contextlib.nullcontext() as name:
         resume = Path(name) if name else None
         if resume and (row := json.loads((resume / _ROW).read_text()))["epoch"] >= resolved.train.epochs:
-            report(
-                row, resume if world.rank == 0 else None
-            )  # all was done, but Tune was not told before it ended
+            report(row, None)  # all was done, but the driver died before it had saved that
             return
         fit(model, train, valid, resolved.data, resolved.train, world=world, resume=resume, on_epoch=on_epoch)
 

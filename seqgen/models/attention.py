@@ -20,7 +20,7 @@ from seqgen.models.slots import Reader, Writer
 
 
 def _window_head(hidden: int, bias: list[float]) -> nn.Linear:
-    """A linear map from h to window parameters that starts near `bias`, the same for every h."""
+    """A linear map from h to window parameters that starts near `bias` whatever h is."""
     head = nn.Linear(hidden, len(bias))
     with torch.no_grad():
         head.weight.mul_(0.1)

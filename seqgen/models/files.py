@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -65,6 +66,6 @@ def load_model(directory: Path) -> SequentialGenerator:
         raise OperationalError(f"{weights}: missing or altered (sha256 is not the one in {DESCRIPTION})")
     try:
         model.load_state_dict(load_tensors(weights.read_bytes()))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise BadInput(f"{weights}: does not fit the model that {DESCRIPTION} describes: {error}") from error
     return model.eval()

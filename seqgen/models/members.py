@@ -44,7 +44,7 @@ def _writer(config: ModelConfig, height: int, width: int) -> Writer:
 def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> SequentialGenerator:
     """The model of `config` for images of `height` x `width` whose mean pixel is `mean`.
 
-    `mean` sets where the image starts (the output bias), as in every implementation that trains well.
+    `mean` sets where the image starts: the output's bias is its logit.
     """
     reader = _reader(config, 2 if config.error_image else 1, height, width)
     context_reader: Reader | None = None

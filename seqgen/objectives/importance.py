@@ -21,9 +21,12 @@ def importance_weighted(
     """L_k = log (1/k) sum_i p(x, z_i) / q(z_i | x), [B] in nats: a lower bound of log p(x), tighter as k grows.
 
     `x` and `context` are [B,1,H,W]. At most `chunk` (image, sample) pairs are in memory at once; the sum runs in
-    the log domain, so neither k nor T can overflow it. `generator` is a CPU generator.
+    the log domain, so neither k nor T can overflow it. `generator` is a CPU generator. Raises ValueError if not
+    even one sample of every image fits a chunk.
     """
-    each = max(1, chunk // len(x))
+    if len(x) > chunk:
+        raise ValueError(f"{len(x)} images exceed the chunk of {chunk} pairs: give fewer at a time")
+    each = chunk // len(x)
     total = torch.full((len(x),), -math.inf, device=x.device)
     for start in range(0, samples, each):
         k = min(each, samples - start)

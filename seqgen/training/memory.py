@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from seqgen.config import ModelConfig
+from seqgen.models.attention import FullContext
 
 # Floats kept for the backward pass, per step and image, fitted to measured peaks (within a third of them).
 _CGRU, _ADDITIVE, _ERROR_IMAGE = 10, 2.5, 10  # per canvas value, per canvas value, per pixel
@@ -25,7 +26,10 @@ def _weights(model: ModelConfig, pixels: int) -> int:
     read = pixels if full else model.read_size**2
     write = (pixels if full else model.write_size**2) * model.canvas_channels
     glimpse = read * (2 if model.error_image else 1)
-    lstm = 4 * model.hidden * (model.hidden + model.latents + (read if model.conditional else 0))
+    context = (FullContext.features if full else read) if model.conditional else 0
+    lstm = 4 * model.hidden * (model.hidden + model.latents + context)
+    if full:
+        lstm += context * pixels  # the context's projection
     if model.inference == "encoder":
         posterior = 4 * model.hidden * (2 * model.hidden + glimpse)
     else:

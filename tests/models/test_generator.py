@@ -9,6 +9,7 @@ import torch
 
 from seqgen.config import ModelConfig
 from seqgen.models import build
+from seqgen.models.generator import Seen
 
 KINDS = [
     {"attention": attention, "canvas": canvas, "inference": inference, "conditional": conditional}
@@ -65,10 +66,7 @@ def test_gradient_is_the_finite_difference(kind):
     direction = [torch.randn_like(p) for p in model.parameters()]
 
     def bound() -> torch.Tensor:
-        inference = model.infer(x, context, noise)
-        prior = torch.distributions.Normal(0.0, 1.0)
-        kl = torch.distributions.kl_divergence(inference.posterior, prior).sum()
-        return kl - inference.likelihood.log_prob(x).sum()
+        return model(x, context, noise).free_energy().sum()
 
     bound().backward()
     slope = sum((p.grad * d).sum() for p, d in zip(model.parameters(), direction, strict=True))
@@ -83,13 +81,33 @@ def test_gradient_is_the_finite_difference(kind):
     assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope.item(), rel=1e-4, abs=1e-4)
 
 
-def test_only_the_last_canvas_reaches_the_likelihood_and_posterior_is_autoregressive():
+def test_only_the_last_canvas_reaches_the_likelihood():
+    model, _, _, noise = example(small(attention="gaussian"))
+    canvases, state = [], model.initial_state(3)
+    for z in noise:
+        state, _ = model.step(state, z, Seen(None, None, None))
+        canvases.append(model.observation(state.canvas).sigmoid())
+    torch.testing.assert_close(model.sample(noise), canvases[-1])
+    assert (canvases[-1] - canvases[-2]).abs().max() > 1e-3
+
+
+def test_posterior_is_autoregressive():
     model, x, _, noise = example(small(attention="spatial-transformer"))
     changed = noise.clone()
     changed[0] += 1.0
     first, second = model.infer(x, None, noise), model.infer(x, None, changed)
     torch.testing.assert_close(first.posterior.mean[0], second.posterior.mean[0])
     assert (first.posterior.mean[1:] - second.posterior.mean[1:]).abs().max() > 0
+
+
+def test_the_error_image_is_x_less_what_the_canvas_shows():
+    model, x, _, noise = example(small(**DRAW | {"steps": 2}))
+    seen = []
+    model.reader.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    canvases = model.trace(noise, x).canvas
+    start = model.canvas0.detach().sigmoid().view(1, 1, 1, 1)
+    torch.testing.assert_close(seen[0], torch.cat([x, x - start], 1))
+    torch.testing.assert_close(seen[1], torch.cat([x, x - canvases[0]], 1))
 
 
 def test_conditional_model_depends_on_the_context():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +16,18 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from ray.tune import Checkpoint
 
 from data_prep.errors import BadInput, OperationalError
 from data_prep.manifest import read_manifest
+from pipelines.support import trials
 from pipelines.support.ray_cluster import Resources
 from pipelines.support.space import checked_recipes, describe, is_grid, trial_count, trial_recipe
 from pipelines.support.study import room
 from pipelines.support.trials import domains
 from pipelines.tune import conclude, search, study_name
 from seqgen.config import Recipe, build_recipe
+from seqgen.training import World
 from tests.sets import write_digits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,6 +173,35 @@ def test_a_recipe_without_search_says_so_in_its_result(
     assert "no search section" in capsys.readouterr().out
 
 
+def test_a_restored_trial_goes_on_from_its_checkpoint_and_a_done_one_only_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_digits(tmp_path / "shards")
+    tree = tiny().model_dump(mode="json", by_alias=True)
+    monkeypatch.setattr(trials, "CHECKPOINT_SECONDS", 0.0)
+
+    def train(checkpoint: Checkpoint | None, name: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+
+        def report(row: dict[str, Any], directory: Path | None) -> None:
+            rows.append({key: row[key] for key in ("epoch", "step", "valid/dynamic/free_energy")})
+            if directory:
+                shutil.copytree(directory, tmp_path / name / str(row["epoch"]))
+
+        trials.train_trial({"model.steps": 2}, tree, str(tmp_path / "shards"), World(), checkpoint, report)
+        return rows
+
+    whole = train(None, "whole")
+    assert [(row["epoch"], row["step"]) for row in whole] == [(1, 3), (2, 6), (3, 9)]
+    assert train(Checkpoint.from_directory(str(tmp_path / "whole/2")), "rest") == whole[2:]
+    assert train(Checkpoint.from_directory(str(tmp_path / "whole/3")), "none") == whole[2:]
+    assert not (tmp_path / "none").exists()
+
+    monkeypatch.setattr(trials, "CHECKPOINT_SECONDS", 3600.0)
+    assert train(None, "rare") == whole
+    assert [path.name for path in (tmp_path / "rare").iterdir()] == ["3"], "the last one always"
+
+
 class Ended:
     """A search that is over, as `conclude` sees it: rows for trials."""
 
@@ -181,9 +214,9 @@ class Ended:
 
 
 def test_the_best_trial_that_did_not_fail_wins(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    trials = [(1, 90.0, "asha"), (2, 80.5, "finished"), (3, 70.0, "failed"), (4, None, "out of time")]
+    ended = [(1, 90.0, "asha"), (2, 80.5, "finished"), (3, 70.0, "failed"), (4, None, "out of time")]
     space = {"model.steps": [1, 2, 3, 4, 5], "model.attention": ["full"]}
-    best = conclude(tmp_path, tiny(space, trials=5, minutes=2.0), Ended(), trials)
+    best = conclude(tmp_path, tiny(space, trials=5, minutes=2.0), Ended(), ended)
     assert best["settings"] == {"model.steps": 2, "model.attention": "full"}
     assert (best["objective"], best["trials"], best["failed"]) == (80.5, 4, 1)
     assert json.loads((tmp_path / "best.json").read_text()) == best
@@ -200,17 +233,17 @@ def test_the_best_trial_that_did_not_fail_wins(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    ("trials", "reason"),
+    ("ended", "reason"),
     [
         ([(1, None, "failed"), (2, 70.0, "failed")], "2 of 2 failed"),
         ([(1, None, "out of time")], "time was up before the first epoch"),
     ],
 )
 def test_a_search_without_a_bound_fails_and_writes_nothing(
-    tmp_path: Path, trials: list[tuple[int, float | None, str]], reason: str
+    tmp_path: Path, ended: list[tuple[int, float | None, str]], reason: str
 ):
     with pytest.raises(OperationalError, match=reason):
-        conclude(tmp_path, tiny(), Ended(), trials)
+        conclude(tmp_path, tiny(), Ended(), ended)
     assert not list(tmp_path.iterdir())
 
 
