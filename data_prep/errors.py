@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_PASSWORD = re.compile(r"(//[^/:@\s]*):[^/@\s]+@")
+_CREDENTIALS = re.compile(r"(://)[^/\s]+@")
 
 
 class SeqgenError(Exception):
@@ -38,10 +38,10 @@ class StoppedEarly(SeqgenError):
 
 
 def redact(text: str) -> str:
-    """`text` with the passwords of its URIs replaced by ***."""
-    return _PASSWORD.sub(r"\1:***@", text)
+    """`text` with the credentials of its URIs (user, token, password) replaced by ***."""
+    return _CREDENTIALS.sub(r"\1***@", text)
 
 
 def one_line(error: BaseException) -> str:
-    """Another library's error in at most 200 characters of one line, without passwords."""
+    """Another library's error in at most 200 characters of one line, without credentials."""
     return redact(" ".join(str(error).split()))[:200]

@@ -43,7 +43,8 @@ def fetch(
     """Bring every raw file of `sources` to `raw/<folder>/<name>`, verified; what is there and right is kept.
 
     `mirror` (a folder, s3://bucket/prefix or http(s) address) is asked first. Raises BadInput if the mirror
-    is wrong or a file is not the pinned one (it is moved to `.bad`), OperationalError if no place gives it.
+    is wrong or does not answer or a file is not the pinned one (it is moved to `.bad`), OperationalError if no
+    place gives it.
     """
     opened = open_mirror(mirror) if mirror else None
     paths = []
@@ -58,6 +59,7 @@ def fetch(
                 continue
             if path.is_file() and file.mismatch(path) is None:
                 notice(f"{file.path}: here already")
+                _tidy(path)
                 continue
             _make_folder(path.parent)
             come_from = _fetch_one(file, path, _places(file, opened), notice, progress)
@@ -108,11 +110,18 @@ def _fetch_one(file: RawFile, path: Path, places: list[Place], notice: Notice, p
             part.replace(bad)
             raise BadInput(f"{place.name}: {problem}; what came lies in {bad}; use another mirror")
         publish(part, path)
+        _tidy(path)
         return place.name
     raise OperationalError(
         f"{file.path}: no place gives it ({'; '.join(failures)}); check the network, or name a mirror "
         "with --mirror or SEQGEN_MIRROR"
     )
+
+
+def _tidy(path: Path) -> None:
+    """Remove what earlier attempts at the file `path` left; it is here now."""
+    for leftover in (".part", ".bad"):
+        path.with_name(path.name + leftover).unlink(missing_ok=True)
 
 
 def _transfer(file: RawFile, place: Place, part: Path, progress: Progress) -> bool:

@@ -61,8 +61,8 @@ class Mirror(Protocol):
 def open_mirror(address: str) -> Mirror:
     """A mirror from its address: a folder, s3://bucket/prefix or http(s)://host/path.
 
-    Raises BadInput if it is misspelt, does not exist or holds none of the sources, OperationalError if an S3
-    server cannot be reached.
+    Raises BadInput if it is misspelt, does not exist or holds none of the sources, or if an S3 server cannot
+    be reached. A website is asked with the first file.
     """
     scheme, separator, _ = address.partition("://")
     if not separator:
@@ -122,17 +122,17 @@ class LocalFile:
 
 class _Website:
     def __init__(self, address: str) -> None:
-        self._address = address
+        self.address, self.answered = address, False
 
     def place(self, path: str) -> Place:
-        return WebFile(f"{self._address}/{path}")
+        return WebFile(f"{self.address}/{path}", self)
 
 
 class WebFile:
-    """A file at a web address."""
+    """A file at a web address, or on the mirror `site`, which must have answered once to be worth a retry."""
 
-    def __init__(self, address: str) -> None:
-        self._address, self.name = address, shown(address)
+    def __init__(self, address: str, site: _Website | None = None) -> None:
+        self._address, self._site, self.name = address, site, shown(address)
 
     @contextlib.contextmanager
     def open(self, start: int) -> Iterator[Reply]:
@@ -142,10 +142,12 @@ class WebFile:
         try:
             request = urllib.request.Request(self._address, headers=headers)
             with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+                self._heard()
                 if answer.headers.get_content_type() == "text/html":
                     raise Absent("answers with an HTML page, not the file")
                 yield _web_reply(answer, start)
         except urllib.error.HTTPError as error:
+            self._heard()
             reason = f"HTTP {error.code} {error.reason}"
             if error.code == 416:
                 raise PartRefused(reason) from error
@@ -153,11 +155,20 @@ class WebFile:
                 raise Interrupted(reason) from error
             raise Absent(reason) from error
         except urllib.error.URLError as error:
-            raise Interrupted(f"cannot be reached: {error.reason}") from error
+            raise self._silent(f"cannot be reached: {error.reason}") from error
         except (http.client.InvalidURL, ValueError) as error:
             raise BadInput(f"{self.name}: not a web address: {error}") from error
         except (http.client.HTTPException, OSError) as error:
-            raise Interrupted(str(error) or type(error).__name__) from error
+            raise self._silent(str(error) or type(error).__name__) from error
+
+    def _heard(self) -> None:
+        if self._site is not None:
+            self._site.answered = True
+
+    def _silent(self, reason: str) -> Exception:
+        if self._site is None or self._site.answered:
+            return Interrupted(reason)
+        return BadInput(f"mirror {shown(self._site.address)}: {reason}; correct --mirror or SEQGEN_MIRROR")
 
 
 def _web_reply(answer: Any, start: int) -> Reply:
@@ -174,7 +185,7 @@ class _Bucket:
         import botocore.config
         import botocore.exceptions
 
-        self.address = address.rstrip("/")
+        self.address, self.answered = address.rstrip("/"), False
         parts = urlsplit(self.address)
         self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
         if not self.bucket:
@@ -195,6 +206,7 @@ class _Bucket:
             else:
                 if not found.get("KeyCount"):
                     raise BadInput(f"mirror {address}: nothing below this prefix; correct it")
+        self.answered = True
 
     def place(self, path: str) -> Place:
         return _S3File(self, path)
@@ -215,7 +227,8 @@ class _Bucket:
         except (self.errors.NoCredentialsError, self.errors.PartialCredentialsError) as error:
             raise BadInput(f"mirror {what}: no AWS credentials found; set AWS_ACCESS_KEY_ID ...") from error
         except (self.errors.EndpointConnectionError, self.errors.HTTPClientError) as error:
-            raise OperationalError(f"mirror {what}: the S3 server cannot be reached: {error}") from error
+            kind = OperationalError if self.answered else BadInput
+            raise kind(f"mirror {what}: the S3 server cannot be reached: {error}") from error
         except (self.errors.BotoCoreError, ValueError) as error:
             raise BadInput(f"mirror {what}: {error}") from error
 

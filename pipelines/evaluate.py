@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import BadInput, OperationalError
 from data_prep.files import sync_directory, write_bytes, write_json
+from pipelines.support.signals import raise_on_stop
 from pipelines.support.trained import Trained, load_trained
 from pipelines.support.verb import RecipeOption, SetOption, run
 from seqgen.config import flatten
@@ -27,7 +28,11 @@ def evaluate(recipe: RecipeOption = None, settings: SetOption = None) -> None:
 
     Writes artifacts/<recipe>/evaluate and attaches it to the run. `--set evaluate.images=500` takes fewer.
     """
+    from pipelines.support import tracking
+
+    raise_on_stop()
     trained = load_trained(recipe, settings or ())
+    tracking.connect()  # a server that is down is found before the work, not after it
     metrics = evaluate_trained(trained)
     for line in lines(metrics):
         print(line)
@@ -41,6 +46,10 @@ def evaluate_trained(trained: Trained) -> dict[str, Any]:
     for key in ("images", "importance_images"):
         if getattr(config, key) == 1:
             raise BadInput(f"evaluate.{key}=1: a standard error needs at least 2 images")
+    if trained.recipe.data.is_omniglot and config.images is not None and config.images < 4:
+        raise BadInput(
+            f"evaluate.images={config.images}: a standard error needs two drawings of each of 2 concepts, 4"
+        )
     manifest = trained.manifest()
 
     import torch

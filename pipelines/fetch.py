@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.support.recipe import load_recipe, places
+from pipelines.support.signals import raise_on_stop
 from pipelines.support.verb import RecipeOption, SetOption, run
 
 MirrorOption = Annotated[
@@ -27,6 +28,7 @@ def fetch(recipe: RecipeOption = None, settings: SetOption = None, mirror: Mirro
     from data_prep.fetch import fetch as fetch_sources
     from data_prep.sources import RawFile
 
+    raise_on_stop()
     resolved = load_recipe(recipe, settings or ())
     mirror = mirror or os.environ.get("SEQGEN_MIRROR") or None
     raw = places(resolved).raw

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import BadInput, OperationalError, SeqgenError
 from data_prep.files import write_json
-from pipelines.support.lineage import request_digest
-from pipelines.support.recipe import load_recipe
+from pipelines.support.signals import raise_on_stop
 from pipelines.support.trained import Trained, load_trained
 from pipelines.support.verb import RecipeOption, SetOption, run
 
@@ -25,9 +24,8 @@ def register(recipe: RecipeOption = None, settings: SetOption = None) -> None:
 
     Writes register/register.json. Exits 0 whether promoted or not; the reason is printed and kept as a tag.
     """
-    trained = load_trained(recipe, settings or ())
-    result = register_trained(trained, request_digest(load_recipe(recipe, settings or ())))
-    print(summary(result))
+    raise_on_stop()
+    print(summary(register_trained(load_trained(recipe, settings or ()))))
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -38,7 +36,7 @@ def summary(result: dict[str, Any]) -> str:
     return f"kept champion {result['champion'] or '(none)'}; {title} is a candidate: {result['reason']}"
 
 
-def register_trained(trained: Trained, request: str) -> dict[str, Any]:
+def register_trained(trained: Trained) -> dict[str, Any]:
     """Add a version, decide, and write register.json; returns its content.
 
     Raises BadInput if there is nothing complete to register, OperationalError for the server. The alias
@@ -60,7 +58,7 @@ def register_trained(trained: Trained, request: str) -> dict[str, Any]:
         )
     client = tracking.connect()
     try:
-        version = registry.add_version(client, trained, evaluation, request)
+        version = registry.add_version(client, trained, evaluation)
         decision = _promote(client, version, trained, evaluation)
         holder = registry.by_alias(client, version.name, registry.CHAMPION)
     except SeqgenError:

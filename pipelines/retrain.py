@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data_prep.errors import BadInput, SeqgenError, StoppedEarly
+from data_prep.errors import BadInput, OperationalError, SeqgenError, StoppedEarly
 from data_prep.manifest import read_manifest
 from pipelines.register import summary
 from pipelines.support import lineage
@@ -50,7 +50,7 @@ def retrain(recipe: RecipeOption = None, settings: SetOption = None, force: Forc
         first: SeqgenError | None = None
         for name, resolved in recipes.items():
             try:
-                _retrain(name, resolved, settings or [], force, (descriptor,))
+                _retrained(name, resolved, settings or [], force, (descriptor,))
             except StoppedEarly:
                 raise
             except SeqgenError as error:  # one recipe's trouble is not the next one's
@@ -83,6 +83,18 @@ def sole(path: Path) -> Iterator[tuple[int | None, str]]:
         yield stream.fileno(), ""
 
 
+def _retrained(name: str, recipe: Recipe, settings: list[str], force: bool, keep: tuple[int, ...]) -> None:
+    """`_retrain`, with an error of the tracking server as OperationalError."""
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.support import tracking
+
+    try:
+        _retrain(name, recipe, settings, force, keep)
+    except MlflowException as error:
+        raise OperationalError(f"{name}: {tracking.explain(tracking.tracking_uri(), error)}") from None
+
+
 def _retrain(name: str, recipe: Recipe, settings: list[str], force: bool, keep: tuple[int, ...]) -> None:
     from pipelines.support import registry, tracking
 
@@ -107,7 +119,8 @@ def _retrain(name: str, recipe: Recipe, settings: list[str], force: bool, keep: 
             print(f"nothing to do: version {newest.version} is made of all this already ({verdict})")
             return
     before = _result(where.register)
-    run_line(name, "report", settings, force=force, keep=keep)
+    # without a champion (another tracking server) products that DVC takes for up to date are not enough
+    run_line(name, "report", settings, force=force or champion is None, keep=keep)
     after = _result(where.register)
     if after is None or after == before:
         print("no new model: no stage of the line depends on what changed (`--force` runs them all)")

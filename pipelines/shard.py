@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from pipelines.support.recipe import load_recipe, places
+from pipelines.support.signals import raise_on_stop
 from pipelines.support.verb import RecipeOption, SetOption, run
 
 
@@ -12,6 +13,7 @@ def shard(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     """Make the shards and manifest of the recipe's set from the fetched files."""
     from data_prep.shard_set import shard_set
 
+    raise_on_stop()
     resolved = load_recipe(recipe, settings or ())
     where = places(resolved)
     start = time.monotonic()

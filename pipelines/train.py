@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import shutil
 import sys
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from data_prep.errors import BadInput, OperationalError, StoppedEarly
+from data_prep.errors import BadInput, NumericalError, OperationalError, StoppedEarly
 from data_prep.files import canonical_digest, write_json
 from data_prep.manifest import Manifest, check_shard_bytes, read_manifest
+from pipelines.support import lineage
 from pipelines.support.history import FILE_NAME, Row, read_history, write_history
 from pipelines.support.ray_cluster import Device, connected, elsewhere, this_machine
 from pipelines.support.recipe import load_recipe, places
@@ -38,14 +40,19 @@ def train(
 ) -> None:
     """Train the recipe's model on N workers. If interrupted, the same command goes on with the run."""
     assignments = [*(settings or ()), *([f"train.workers={workers}"] if workers else ())]
-    train_recipe(with_search(recipe, assignments), device, again=shlex.join(["python", *sys.orig_argv[1:]]))
+    request = lineage.training_request(load_recipe(recipe, assignments))
+    again = shlex.join(["python", *sys.orig_argv[1:]])
+    train_recipe(with_search(recipe, assignments), device, again=again, request=request)
 
 
 def with_search(name: str | None, assignments: list[str]) -> Recipe:
-    """The recipe with what its search found, if it has run; `assignments` win over it. Raises BadInput."""
+    """The recipe with what its search found, if it has run; `assignments` win over it.
+
+    Raises BadInput if what it found are not the settings that the recipe's space varies.
+    """
     recipe = load_recipe(name, assignments)
     path = places(recipe).search / "best.json"
-    if not path.is_file():
+    if recipe.search is None or not path.is_file():
         return recipe
     try:
         found = dict(json.loads(path.read_text())["settings"])
@@ -53,13 +60,21 @@ def with_search(name: str | None, assignments: list[str]) -> Recipe:
         raise BadInput(
             f"{path}: not the result of a search ({error}); run `python -m pipelines.tune`"
         ) from error
+    if found.keys() != recipe.search.space.keys():
+        raise BadInput(
+            f"{path}: the search was made for another space ({', '.join(found) or 'none'}); run "
+            f"`python -m pipelines.tune --recipe {name or recipe.name}`"
+        )
     if found:
         print(f"found by the search ({path}): " + "  ".join(f"{key}={value}" for key, value in found.items()))
     return load_recipe(name, assignments, found=found)
 
 
-def train_recipe(recipe: Recipe, device: Device = "auto", again: str = "") -> Path:
-    """Train `recipe` and return the directory of its products; `again` is the command that goes on with it.
+def train_recipe(
+    recipe: Recipe, device: Device = "auto", again: str = "", request: str | None = None
+) -> Path:
+    """Train `recipe` and return the directory of its products; `again` is the command that goes on with it,
+    `request` the digest of the recipe before a search filled it in (default: it is as asked for).
 
     Raises BadInput before anything starts, NumericalError, OperationalError (also when the restarts are used
     up), StoppedEarly on SIGTERM or Ctrl-C.
@@ -80,7 +95,13 @@ def train_recipe(recipe: Recipe, device: Device = "auto", again: str = "") -> Pa
             tracking.connect()
             _show(recipe, storage)
             with connected() as cluster:
-                return _tracked(recipe, manifest, storage, cluster.check(recipe, device))
+                return _tracked(
+                    recipe,
+                    manifest,
+                    storage,
+                    cluster.check(recipe, device),
+                    request or lineage.training_request(recipe),
+                )
     except Timeout:
         raise BadInput(f"run {storage.name} is being trained by another process; wait for it") from None
     except StoppedEarly as stopped:
@@ -111,8 +132,9 @@ def check(recipe: Recipe) -> Manifest:
 
 
 def run_name(recipe: Recipe, manifest: Manifest) -> str:
-    """The name of the run of these settings on these data; the number of workers is no part of it."""
-    return f"{recipe.name}-{canonical_digest([recipe.digest(), manifest.digest])[:10]}"
+    """The name of the run of these settings, data and learning code; the number of workers is no part of it."""
+    digest = canonical_digest([recipe.digest(), manifest.digest, lineage.code_digest()])
+    return f"{recipe.name}-{digest[:10]}"
 
 
 def _show(recipe: Recipe, storage: RunStorage) -> None:
@@ -122,7 +144,9 @@ def _show(recipe: Recipe, storage: RunStorage) -> None:
     sys.stdout.flush()
 
 
-def _tracked(recipe: Recipe, manifest: Manifest, storage: RunStorage, device: Literal["cpu", "cuda"]) -> Path:
+def _tracked(
+    recipe: Recipe, manifest: Manifest, storage: RunStorage, device: Literal["cpu", "cuda"], request: str
+) -> Path:
     """Train within one MLflow run, whose last status tells how it ended."""
     from pipelines.support import tracking
     from pipelines.support.ray_train import run_workers
@@ -137,9 +161,13 @@ def _tracked(recipe: Recipe, manifest: Manifest, storage: RunStorage, device: Li
 
     try:
         storage.keep({"run_id": run_id})
-        digests = {"settings digest": recipe.digest(), "manifest digest": manifest.digest}
+        digests = {
+            "settings digest": recipe.digest(),
+            "manifest digest": manifest.digest,
+            "code digest": lineage.code_digest(),
+        }
         result = run_workers(recipe, places(recipe).shards, digests, storage, device, on_row)
-        target = _write_products(recipe, manifest, storage, run_id, result)
+        target = _write_products(recipe, manifest, storage, run_id, request, result)
         storage.complete()
         status = "FINISHED"
     except StoppedEarly:
@@ -154,7 +182,7 @@ def _tracked(recipe: Recipe, manifest: Manifest, storage: RunStorage, device: Li
 
 
 def _write_products(
-    recipe: Recipe, manifest: Manifest, storage: RunStorage, run_id: str, result: Result
+    recipe: Recipe, manifest: Manifest, storage: RunStorage, run_id: str, request: str, result: Result
 ) -> Path:
     """Write `artifacts/<recipe>/train`, whole or not at all; the weights are those of the best epoch."""
     from pipelines.support import tracking
@@ -163,7 +191,12 @@ def _write_products(
 
     if not result.best_checkpoints or result.checkpoint is None:
         raise OperationalError(f"run {storage.name} ended without a checkpoint in {storage.root}")
-    best, metrics = min(result.best_checkpoints, key=lambda pair: (pair[1][SCORE], -pair[1]["epoch"]))
+    finite = [pair for pair in result.best_checkpoints if math.isfinite(pair[1][SCORE])]
+    if not finite:
+        raise NumericalError(
+            f"run {storage.name}: no checkpoint has a finite held-out bound; try a lower train.learning_rate"
+        )
+    best, metrics = min(finite, key=lambda pair: (pair[1][SCORE], -pair[1]["epoch"]))
     target = places(recipe).train
     fresh, stale = target.with_name(".train.new"), target.with_name(".train.old")
     for leftover in (fresh, stale):
@@ -186,6 +219,7 @@ def _write_products(
         "epochs": rows[-1]["epoch"],
         "steps": rows[-1]["step"],
         "settings_digest": recipe.digest(),
+        "request_digest": request,
         "manifest_digest": manifest.digest,
     }
     write_json(fresh / "run.json", summary)

@@ -13,7 +13,19 @@ from data_prep.errors import BadInput
 _MAX_BYTES = 1_000_000
 
 
+# A date is text here: no setting is one, and neither pydantic nor JSON takes it for a number.
+_UNWANTED = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "binary", "set", "omap", "pairs")}
+
+
 class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _UNWANTED]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors = {  # noqa: RUF012
+        tag: construct for tag, construct in yaml.SafeLoader.yaml_constructors.items() if tag not in _UNWANTED
+    }
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
@@ -44,7 +56,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """Parse `text`; `where` names it in errors. Raises BadInput."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: 0x_, 5000 digits
         raise BadInput(f"{where}: not plain YAML: {' '.join(str(error).split())}") from error
 
 

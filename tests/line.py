@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from data_prep.manifest import read_manifest
-from pipelines.support import tracking
+from pipelines.support import lineage, tracking
 from pipelines.support.recipe import load_recipe, places
 from pipelines.support.trained import Trained, load_trained
 from seqgen.data import load_split
@@ -73,6 +73,7 @@ def train_line(recipe: Path, *, mean: float | None = None, seed: int = 0, data_s
         "epochs": 1,
         "steps": 4,
         "settings_digest": wanted.digest(),
+        "request_digest": lineage.training_request(wanted),
         "manifest_digest": manifest.digest,
     }
     (where.train / "run.json").write_text(json.dumps(run))

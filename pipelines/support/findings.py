@@ -87,11 +87,14 @@ def bound_rows(metrics: dict[str, float]) -> list[dict[str, Any]]:
         "kl": ("KL", "KL[q(z | x) || p(z)], summed over the steps"),
         weighted: (
             f"IWAE-{k}",
-            f"tighter bound from {k} weighted samples; measured on {images:,} images, "
+            f"tighter bound from {k} weighted samples; measured on {images:,} random images, "
             "carried to all by their difference to F",
         ),
         "bound_shuffled_context": ("F, foreign context", "F with x' of another concept"),
-        "context_value": ("value of context", "what x' of the right concept is worth, as paired difference"),
+        "foreign_context_cost": (
+            "cost of a foreign context",
+            "F with x' of another concept less F, image by image; not what x' is worth against having none",
+        ),
     }
     return [
         {"name": name, "value": metrics[key], "se": metrics.get(f"{key}_se"), "meaning": meaning}

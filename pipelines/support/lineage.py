@@ -76,12 +76,19 @@ def ray_job() -> str:
     return "none"
 
 
-def request_digest(recipe: Recipe) -> str:
-    """The sha256 of the settings asked for, before a search filled any in: what a retraining compares."""
+def training_request(recipe: Recipe) -> str:
+    """The sha256 of what a training is asked for: the settings before a search filled any in, and its space."""
     search = recipe.search.model_dump(mode="json", exclude={"workers"}) if recipe.search else None
-    return canonical_digest(
-        {"learned": recipe.digest(), "search": search, "evaluate": recipe.evaluate.model_dump(mode="json")}
-    )
+    return canonical_digest({"learned": recipe.digest(), "search": search})
+
+
+def request_digest(recipe: Recipe, training: str | None = None) -> str:
+    """The sha256 of the training request and the evaluation's settings: what a retraining compares.
+
+    `training` is the request that a finished training was made from (run.json), if not `recipe`'s own.
+    """
+    asked = [training or training_request(recipe), recipe.evaluate.model_dump(mode="json")]
+    return canonical_digest(asked)
 
 
 def lineage_tags(recipe: Recipe, manifest: Manifest) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.errors import one_line
+from data_prep.files import write_bytes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -202,10 +203,25 @@ def spool_status(run_id: str, status: str, spool: Path = SPOOL) -> Path:
     return _append(spool, run_id, [{"status": status}])
 
 
+def forget_status(run_id: str, spool: Path = SPOOL) -> None:
+    """Drop the spooled statuses of a run that is gone on with; its points stay."""
+    path = spool / f"{run_id}.jsonl"
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    kept = [line for line in lines if "status" not in json.loads(line)]
+    if not kept:
+        path.unlink()
+    elif len(kept) < len(lines):
+        write_bytes(path, "".join(kept).encode())
+
+
 def replay(uri: str, path: Path) -> int:
     """Send the spooled records of one run, remove the file and return how many there were.
 
-    Raises ConnectionError if nothing answers, else MLflow's errors; the file is then kept.
+    The last status counts, and only if the run is still RUNNING on the server. Raises ConnectionError if
+    nothing answers, else MLflow's errors; the file is then kept.
     """
     from mlflow import MlflowClient
 
@@ -214,8 +230,10 @@ def replay(uri: str, path: Path) -> int:
     points = [Point(*record["point"]) for record in records if "point" in record]
     for start in range(0, len(points), _BATCH):
         sender.send(points[start : start + _BATCH])
-    for record in records:
-        if "status" in record:
-            MlflowClient(tracking_uri=uri).set_terminated(path.stem, record["status"])
+    statuses = [record["status"] for record in records if "status" in record]
+    if statuses:
+        client = MlflowClient(tracking_uri=uri)
+        if client.get_run(path.stem).info.status == "RUNNING":  # else it was gone on with, and has its own
+            client.set_terminated(path.stem, statuses[-1])
     path.unlink()
     return len(records)

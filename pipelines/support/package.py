@@ -66,6 +66,10 @@ def save_package(trained: Trained, description: Model, path: Path) -> None:
             signature=_signature(shape),
             input_example=_example(shape),
         )
+    # MLflow notes where each file came from: a path of this machine, which nothing reads
+    for entry in description.flavors["python_function"]["artifacts"].values():
+        entry["uri"] = entry["path"]
+    description.save(str(path / "MLmodel"))
 
 
 def requirements() -> list[str]:

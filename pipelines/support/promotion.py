@@ -82,9 +82,10 @@ def decide(candidate: Evaluation, champion: Evaluation | None, title: str, min_g
     if not math.isfinite(champion.mean):
         return Decision(True, f"held-out bound {candidate.mean:.3f} nats; that of {title} is {champion.mean}")
     difference, se = estimate(champion.bounds - candidate.bounds)
+    by = f"{'better' if difference > 0 else 'worse'} by {abs(difference):.3f} ± {se:.3f}"
     found = (
         f"held-out bound {candidate.mean:.3f} nats against {champion.mean:.3f} of {title}: "
-        f"{'better' if difference > 0 else 'worse'} by {abs(difference):.3f} ± {se:.3f} "
+        f"{by if difference else 'equal'} "
         f"({len(candidate.bounds)} paired images); asked: more than {min_gain:g}"
     )
     return Decision(difference > min_gain, found, difference, se)

@@ -32,9 +32,9 @@ def load_recipe(
     """
     name = name or _from_params(Path("params.yaml"))
     path = RECIPES / f"{name}.yaml"
-    if not path.is_file():
+    if not _is_file(path):
         path = Path(name)
-        if path.suffix != ".yaml" or not path.is_file():
+        if path.suffix != ".yaml" or not _is_file(path):
             near = difflib.get_close_matches(name, recipe_names(), n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(recipe_names())}"
             raise BadInput(f"recipe {name!r} is not known ({hint}); a path must end in .yaml and exist")
@@ -43,6 +43,13 @@ def load_recipe(
         raise BadInput(f"{path}: a recipe is a mapping of sections")
     settings = {**(found or {}), **dict(parse_assignment(text) for text in assignments)}
     return build_recipe(with_settings({"name": path.stem, **tree}, settings), str(path))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no file can have this name
+        return False
 
 
 def _from_params(path: Path) -> str:

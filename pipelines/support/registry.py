@@ -35,15 +35,16 @@ def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None
         raise
 
 
-def add_version(client: MlflowClient, trained: Trained, evaluation: Evaluation, request: str) -> ModelVersion:
+def add_version(client: MlflowClient, trained: Trained, evaluation: Evaluation) -> ModelVersion:
     """Log the trained model to its run and register it as the newest version, alias `candidate`.
 
-    `request` is the digest of the settings asked for (`lineage.request_digest`). The version takes over the
-    run's lineage tags. Registered again, the same model with the same evaluation is the same version.
+    The version takes over the run's lineage tags and the training's `lineage.request_digest`. Registered
+    again, the same model with the same evaluation is the same version.
     """
     from mlflow.exceptions import MlflowException
 
     name, run_id = trained.recipe.register_.name, trained.run["run_id"]
+    request = trained.run.get("request_digest", "unknown")
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
@@ -54,7 +55,7 @@ def add_version(client: MlflowClient, trained: Trained, evaluation: Evaluation, 
     tags = {key: value for key, value in run.data.tags.items() if key.startswith(lineage.PREFIX)}
     tags |= {
         WEIGHTS_TAG: file_sha256(trained.model / "weights.safetensors"),
-        "seqgen.request_digest": request,
+        "seqgen.request_digest": lineage.request_digest(trained.recipe, request),
         "seqgen.evaluation_digest": canonical_digest(evaluation.data),
         "seqgen.bound": repr(evaluation.mean),
     }
@@ -132,7 +133,17 @@ def lock(client: MlflowClient, name: str) -> FileLock:
         directory.mkdir(exist_ok=True)
         return FileLock(directory / f"registry-{name}.lock", timeout=600)
     key = canonical_digest([uri, name, os.getuid()])[:16]
-    return FileLock(Path(tempfile.gettempdir()) / f"seqgen-registry-{key}.lock", timeout=600)
+    return FileLock(_lock_directory() / f"seqgen-registry-{key}.lock", timeout=600)
+
+
+def _lock_directory() -> Path:
+    """`~/.cache/seqgen`, which is ours alone; without a home that can be written, the temporary directory."""
+    try:
+        directory = Path.home() / ".cache" / "seqgen"
+        directory.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return Path(tempfile.gettempdir())
+    return directory if os.access(directory, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def set_tags(client: MlflowClient, version: ModelVersion, tags: dict[str, str]) -> None:

@@ -14,7 +14,13 @@ from urllib.parse import urlsplit
 from data_prep.errors import BadInput, OperationalError, one_line, redact
 from data_prep.manifest import Manifest
 from pipelines.support import lineage
-from pipelines.support.metriclog import MetricLog, reachable, secure_environment, spool_status
+from pipelines.support.metriclog import (
+    MetricLog,
+    forget_status,
+    reachable,
+    secure_environment,
+    spool_status,
+)
 from seqgen.config import Recipe, flatten
 
 if TYPE_CHECKING:
@@ -138,17 +144,24 @@ def open_run(
         except MlflowException as error:
             where = redact(client.tracking_uri)
             raise BadInput(f"run {run_id} cannot be resumed on {where}: {one_line(error)}") from None
+        forget_status(run_id)
         return run_id
     tags = lineage.lineage_tags(recipe, manifest) | {lineage.PREFIX + "kind": kind}
     if parent:
         tags["mlflow.parentRunId"] = parent
     run = client.create_run(experiment_id(client), tags=tags, run_name=name or recipe.name)
-    settings = flatten(recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
-    parameters = [
-        Param(key, value if isinstance(value, str) else json.dumps(value)) for key, value in settings.items()
-    ]
-    for start in range(0, len(parameters), 100):  # the server's limit for one call
-        client.log_batch(run.info.run_id, params=parameters[start : start + 100])
+    try:
+        settings = flatten(recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
+        parameters = [
+            Param(key, value if isinstance(value, str) else json.dumps(value))
+            for key, value in settings.items()
+        ]
+        for start in range(0, len(parameters), 100):  # the server's limit for one call
+            client.log_batch(run.info.run_id, params=parameters[start : start + 100])
+    except BaseException:  # nobody will know this run: it must not stay RUNNING
+        with contextlib.suppress(Exception):
+            client.set_terminated(run.info.run_id, "FAILED")
+        raise
     return run.info.run_id
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.errors import SeqgenError
+from data_prep.errors import SeqgenError, one_line
 
 RecipeOption = Annotated[
     str | None,
@@ -26,3 +26,6 @@ def run(command: Callable[..., None], arguments: list[str] | None = None) -> Non
     except SeqgenError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a missing permission: nobody nearer knew better
+        print(f"error: {one_line(error) or type(error).__name__}", file=sys.stderr)
+        sys.exit(1)

@@ -107,8 +107,9 @@ class _Reporter:
                 write_history(Path(name) / FILE_NAME, self._rows)
                 save(Path(name))
                 checkpoint = ray.train.Checkpoint.from_directory(name)
-            # An epoch without a held-out bound is never the best one.
-            metrics = {SCORE: progress.metrics.get(self._objective, math.inf), "epoch": progress.epoch}
+            # An epoch without a (finite) held-out bound is never the best one.
+            bound = progress.metrics.get(self._objective, math.inf)
+            metrics = {SCORE: bound if math.isfinite(bound) else math.inf, "epoch": progress.epoch}
             ray.train.report(
                 metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{progress.epoch:05d}"
             )

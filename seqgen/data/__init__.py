@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqgen.data.batches import Batch, TrainingBatches, evaluation_batches
+from seqgen.data.batches import Batch, TrainingBatches
 from seqgen.data.images import ImageSet, load_split
 
-__all__ = ["Batch", "ImageSet", "TrainingBatches", "evaluation_batches", "load_split"]
+__all__ = ["Batch", "ImageSet", "TrainingBatches", "load_split"]

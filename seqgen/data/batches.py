@@ -7,7 +7,6 @@ the number of workers, and to resume is arithmetic.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -155,22 +154,3 @@ def fixed_set(images: ImageSet, data: DataConfig, conditional: bool, seed: int) 
         return FixedSet(torch.cat(parts), None)
     everyone = torch.arange(len(images), device=device)
     return FixedSet(torch.cat(parts), Partners(images).draw(everyone, generator_at(device, seed, "partner")))
-
-
-def evaluation_batches(
-    images: ImageSet, data: DataConfig, conditional: bool, seed: int, batch: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """(x, context), each float32 [b,1,H,W], over the set in its order, every image exactly once."""
-    fixed = fixed_set(images, data, conditional, seed)
-    for x, partner in zip(
-        fixed.x.split(batch),
-        fixed.partner.split(batch) if fixed.partner is not None else _nothing(),
-        strict=False,
-    ):
-        context = None if partner is None else fixed.x[partner].unsqueeze(1).float()
-        yield x.unsqueeze(1).float(), context
-
-
-def _nothing() -> Iterator[None]:
-    while True:
-        yield None

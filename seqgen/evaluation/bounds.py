@@ -1,4 +1,4 @@
-"""Held-out bounds in nats per image, with standard errors, and what context is worth."""
+"""Held-out bounds in nats per image, with standard errors, and what a foreign context costs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor
 from data_prep.config import DataConfig
 from data_prep.errors import BadInput, NumericalError
 from seqgen.config import EvaluateConfig
-from seqgen.data.batches import fixed_set
+from seqgen.data.batches import fixed_set, generator_at
 from seqgen.data.images import ImageSet
 from seqgen.models import SequentialGenerator
 from seqgen.objectives import importance_weighted
 
 CHUNK = 250  # images at once; a constant because the noise of an image depends on it
+_CPU = torch.device("cpu")
 
 Advance = Callable[[int], None]
 
@@ -30,6 +31,7 @@ class HeldOut:
     x: Tensor  # uint8 [N,1,H,W] in {0, 1}
     context: Tensor | None  # uint8 [N,1,H,W] in {0, 1}, another image of the same concept
     concepts: Tensor  # int64 [N]
+    groups: Tensor | None = None  # int64 [N], images of one group are not independent; None: all are
 
     def __len__(self) -> int:
         return len(self.x)
@@ -59,40 +61,58 @@ class Measurement:
     kl_per_step: Tensor  # [T]
 
 
-def estimate(values: Tensor) -> Estimate:
-    """Mean and standard error (sample standard deviation over sqrt n) of `values` [n], n >= 2."""
-    if len(values) < 2:
-        raise BadInput(f"a standard error needs at least 2 images, not {len(values)}; raise evaluate.images")
+def estimate(values: Tensor, groups: Tensor | None = None) -> Estimate:
+    """Mean and standard error of `values` [N], N >= 2.
+
+    The error is the sample standard deviation over sqrt N or, with `groups` (int64 [N]), the cluster-robust
+    sqrt(G/(G-1) sum_g (sum_{i in g} (v_i - mean))^2) / N; both agree where every group is one image.
+    """
+    count = len(values)
+    if count < 2:
+        raise BadInput(f"a standard error needs at least 2 images, not {count}; raise evaluate.images")
     values = values.double()
-    return Estimate(values.mean().item(), values.std(correction=1).item() / math.sqrt(len(values)))
+    mean = values.mean()
+    if groups is None:
+        return Estimate(mean.item(), values.std(correction=1).item() / math.sqrt(count))
+    present, group = groups.unique(return_inverse=True)
+    if len(present) < 2:
+        raise BadInput("a standard error needs images of at least 2 concepts, not 1; raise evaluate.images")
+    sums = torch.zeros(len(present), dtype=torch.float64).index_add_(0, group, values - mean)
+    variance = len(present) / (len(present) - 1) * sums.square().sum().item()
+    return Estimate(mean.item(), math.sqrt(variance) / count)
 
 
-def by_difference(bounds: Tensor, tighter: Tensor, chosen: Tensor) -> Estimate:
+def by_difference(bounds: Tensor, tighter: Tensor, chosen: Tensor, groups: Tensor | None = None) -> Estimate:
     """The mean over all N images of a bound that is known for n of them only, `tighter` [n] at `chosen` [n].
 
     The difference estimator of survey sampling: the mean of `bounds` [N] less the mean gain on the chosen
-    images, so that easy or hard chosen images do not shift it. Its variance is
-    var(tighter) / N + (1/n - 1/N) var(gain).
+    images, so that easy or hard chosen images do not shift it. It is the mean of N values of which the gain
+    counts N/n-fold where it is known; their standard error, with `groups` or without, is its own.
     """
-    if len(tighter) < 2:
-        raise BadInput("a standard error needs at least 2 images, not 1; raise evaluate.importance_images")
-    gain = bounds.double()[chosen] - tighter.double()
     total, known = len(bounds), len(tighter)
-    variance = tighter.double().var() / total + (1 / known - 1 / total) * gain.var()
-    return Estimate((bounds.double().mean() - gain.mean()).item(), math.sqrt(variance.item()))
+    if known < 2:
+        raise BadInput("a standard error needs at least 2 images, not 1; raise evaluate.importance_images")
+    values = bounds.double().clone()
+    gain = values[chosen] - tighter.double()
+    values[chosen] -= total / known * (gain - gain.mean())
+    return estimate(values - gain.mean(), groups)
 
 
-def spread(total: int, count: int) -> Tensor:
-    """`min(count, total)` different indices below `total`, evenly spread and always the same. int64."""
-    count = min(count, total)
-    return torch.arange(count) * total // max(count, 1)
+def subset(total: int, count: int, seed: int, purpose: str) -> Tensor:
+    """A simple random sample of `min(count, total)` indices below `total`, in order: int64, from `seed`."""
+    return torch.randperm(total, generator=generator_at(_CPU, seed, purpose))[:count].sort().values
 
 
 def hold_out(images: ImageSet, data: DataConfig, conditional: bool, seed: int) -> HeldOut:
-    """Binarise `images` once and give each its context, all from `seed`."""
+    """Binarise `images` once and give each its context, all from `seed`.
+
+    Drawings of one held-out character are a group; of digits every image counts for itself.
+    """
     x, partner = fixed_set(images, data, conditional, seed)
     x = x.unsqueeze(1).cpu()
-    return HeldOut(x, None if partner is None else x[partner.cpu()], images.concepts.cpu())
+    concepts = images.concepts.cpu()
+    context = None if partner is None else x[partner.cpu()]
+    return HeldOut(x, context, concepts, concepts if data.is_omniglot else None)
 
 
 def foreign_context(held_out: HeldOut, seed: int) -> Tensor | None:
@@ -106,7 +126,7 @@ def foreign_context(held_out: HeldOut, seed: int) -> Tensor | None:
     _, concept, counts = held_out.concepts.unique(return_inverse=True, return_counts=True)
     if 2 * int(counts.max()) > len(held_out):
         return None
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_at(_CPU, seed, "foreign context")
     rank = torch.randperm(len(counts), generator=generator)[concept]
     order = torch.argsort(rank, stable=True)
     source = torch.empty_like(order)
@@ -116,15 +136,20 @@ def foreign_context(held_out: HeldOut, seed: int) -> Tensor | None:
 
 @torch.no_grad()
 def free_energies(
-    model: SequentialGenerator, held_out: HeldOut, seed: int, advance: Advance | None = None
+    model: SequentialGenerator,
+    held_out: HeldOut,
+    seed: int,
+    advance: Advance | None = None,
+    *,
+    purpose: str = "free energy",
 ) -> Bounds:
     """The free energy of every image from one posterior sample each, in chunks of bounded memory.
 
-    The noise depends on `seed` and the position alone: two calls that differ in the context only are paired.
+    The noise depends on `seed`, `purpose` and the position alone, so that two models are paired image by image.
     Raises NumericalError if a bound is not finite.
     """
     device = _device(model)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_at(_CPU, seed, purpose)
     free_energy, log_likelihood, kl = [], [], []
     for x, context in _chunks(held_out, device, CHUNK):
         noise = torch.randn(model.noise_shape(len(x)), generator=generator).to(device)
@@ -144,7 +169,7 @@ def importance_bounds(
 ) -> Tensor:
     """-L_k of every image: bounds -log p(x) from above, the tighter the larger k = `samples`; float64 [N]."""
     device = _device(model)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_at(_CPU, seed, "importance")
     values = []
     step = max(1, CHUNK // samples)
     for x, context in _chunks(held_out, device, step):
@@ -160,11 +185,11 @@ def measure(
 ) -> Measurement:
     """All bounds of `model` on `held_out`, in nats per image; each bounds -log p(x) from above.
 
-    For a conditional model `context_value` is what knowing x' is worth: the bound with a context of another
-    concept less the bound, as a paired difference.
+    For a conditional model `foreign_context_cost` is the bound with a context of another concept less the
+    bound, image by image.
     """
-    bounds = free_energies(model, held_out, config.seed, advance)
-    bound = estimate(bounds.free_energy)
+    bounds, groups = free_energies(model, held_out, config.seed, advance), held_out.groups
+    bound = estimate(bounds.free_energy, groups)
     metrics = {
         "bound": bound.mean,
         "bound_se": bound.se,
@@ -173,18 +198,19 @@ def measure(
     }
     foreign = foreign_context(held_out, config.seed)
     if foreign is not None:
-        shuffled = free_energies(model, replace(held_out, context=foreign), config.seed, advance).free_energy
-        value = estimate(shuffled - bounds.free_energy)
+        exchanged = replace(held_out, context=foreign)
+        values = free_energies(model, exchanged, config.seed, advance, purpose="foreign").free_energy
+        shuffled, cost = estimate(values, groups), estimate(values - bounds.free_energy, groups)
         metrics |= {
-            "bound_shuffled_context": shuffled.mean().item(),
-            "bound_shuffled_context_se": estimate(shuffled).se,
-            "context_value": value.mean,
-            "context_value_se": value.se,
+            "bound_shuffled_context": shuffled.mean,
+            "bound_shuffled_context_se": shuffled.se,
+            "foreign_context_cost": cost.mean,
+            "foreign_context_cost_se": cost.se,
         }
-    chosen = spread(len(held_out), config.importance_images)
+    chosen = subset(len(held_out), config.importance_images, config.seed, "importance subset")
     k = config.importance_samples
     weighted = importance_bounds(model, _take(held_out, chosen), k, config.seed, advance)
-    tighter = by_difference(bounds.free_energy, weighted, chosen)
+    tighter = by_difference(bounds.free_energy, weighted, chosen, groups)
     metrics |= {f"iwae_{k}": tighter.mean, f"iwae_{k}_se": tighter.se, f"iwae_{k}_images": len(chosen)}
     metrics["images"] = len(held_out)
     return Measurement(metrics, bounds.free_energy, bounds.kl)
@@ -197,8 +223,8 @@ def passes(held_out: HeldOut, config: EvaluateConfig) -> int:
 
 
 def _take(held_out: HeldOut, index: Tensor) -> HeldOut:
-    context = None if held_out.context is None else held_out.context[index]
-    return HeldOut(held_out.x[index], context, held_out.concepts[index])
+    context, groups = (None if part is None else part[index] for part in (held_out.context, held_out.groups))
+    return HeldOut(held_out.x[index], context, held_out.concepts[index], groups)
 
 
 def _chunks(held_out: HeldOut, device: torch.device, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from seqgen.evaluation.bounds import HeldOut, spread
+from seqgen.evaluation.bounds import HeldOut, subset
 from seqgen.evaluation.pictures import (
     CONTEXT,
     FRAME,
@@ -38,7 +38,7 @@ def draw_sheets(model: SequentialGenerator, held_out: HeldOut, seed: int) -> dic
 
 
 def _samples(model: SequentialGenerator, held_out: HeldOut, seed: int, side: int = 10) -> Image.Image:
-    contexts = _pick(model, held_out, side * side)[1]
+    contexts = _pick(model, held_out, side * side, seed)[1]
     drawn = model.sample(_noise(model, side * side, seed), contexts)
     scale = upscale(model.height, 84)
     images = [tile(image, scale) for image in _arrays(drawn)]
@@ -55,7 +55,7 @@ def _samples(model: SequentialGenerator, held_out: HeldOut, seed: int, side: int
 def _reconstructions(
     model: SequentialGenerator, held_out: HeldOut, seed: int, columns: int = 10, bands: int = 4
 ) -> Image.Image:
-    x, context = _pick(model, held_out, columns * bands)
+    x, context = _pick(model, held_out, columns * bands, seed)
     trace = model.trace(_noise(model, len(x), seed), x, context)
     scale = upscale(model.height, 84)
     originals, drawn = _arrays(x), _arrays(trace.canvas[-1])
@@ -77,7 +77,7 @@ def _reconstructions(
 def _canvas(
     model: SequentialGenerator, held_out: HeldOut, seed: int, count: int = 3, columns: int = 10
 ) -> Image.Image:
-    x, context = _pick(model, held_out, count)
+    x, context = _pick(model, held_out, count, seed)
     steps = chosen_steps(model.config.steps, columns)
     scale = upscale(model.height, 112)
     posterior = model.trace(_noise(model, count, seed), x, context)
@@ -132,7 +132,8 @@ def _exemplars(
     """As in the paper's figures 9 and 10: contexts of different concepts in a red frame, samples below."""
     first = _first_of_each(held_out.concepts)
     columns = min(columns, len(first))
-    context = held_out.x[first[spread(len(first), columns)]].to(next(model.parameters()).device).float()
+    chosen = first[subset(len(first), columns, seed, "pictures")]
+    context = held_out.x[chosen].to(next(model.parameters()).device).float()
     drawn = model.sample(_noise(model, rows * columns, seed), context.repeat(rows, 1, 1, 1))
     scale = upscale(model.height, 84)
     images = [tile(image, scale) for image in _arrays(drawn)]
@@ -158,10 +159,12 @@ def chosen_steps(total: int, count: int) -> list[int]:
     return sorted({round(index) for index in np.linspace(0, total - 1, count)})
 
 
-def _pick(model: SequentialGenerator, held_out: HeldOut, count: int) -> tuple[Tensor, Tensor | None]:
-    """`count` held-out images, evenly spread (repeated where the split is smaller), on the model's device."""
+def _pick(
+    model: SequentialGenerator, held_out: HeldOut, count: int, seed: int
+) -> tuple[Tensor, Tensor | None]:
+    """`count` held-out images at random (repeated where the split is smaller), on the model's device."""
     device = next(model.parameters()).device
-    index = spread(len(held_out), count)
+    index = subset(len(held_out), count, seed, "pictures")
     index = index[torch.arange(count) % len(index)]
     context = None if held_out.context is None else held_out.context[index].to(device).float()
     return held_out.x[index].to(device).float(), context

@@ -45,6 +45,9 @@ def test_every_recipe_is_valid_and_printable(name):
         ("register.name=../x", "register.name"),
         ("train.epochs", "section.key=value"),
         ("train.epochs=[", "not plain YAML"),
+        ("model.steps=2020-01-01", "model.steps='2020-01-01'"),
+        ("model.steps=!!timestamp 2020-01-01", "not plain YAML"),
+        ("model.steps=0x_", "not plain YAML"),
         ("recipe.x.y=1", "unknown key recipe"),
     ],
 )
@@ -76,6 +79,12 @@ def test_assignments_win_over_a_search_result():
 def test_unknown_recipe_names_the_nearest():
     with pytest.raises(BadInput, match="did you mean quickstart"):
         load_recipe("quikstart")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".yaml", "a\0.yaml"])
+def test_a_name_no_file_can_have_is_unknown(name):
+    with pytest.raises(BadInput, match="is not known"):
+        load_recipe(name)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import torch
 
 from data_prep.config import DataConfig
 from data_prep.errors import BadInput
-from seqgen.data import ImageSet, TrainingBatches, evaluation_batches
-from seqgen.data.batches import Partners, binarise, epoch_order, generator_at
+from seqgen.data import ImageSet, TrainingBatches
+from seqgen.data.batches import Partners, binarise, epoch_order, fixed_set, generator_at
 
 GREY = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
 BITS = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")
@@ -160,26 +160,14 @@ def test_a_batch_that_ranks_cannot_share_is_refused():
         batches(make_set(64, [0] * 64, levels=2), 0, 3)
 
 
-@pytest.mark.parametrize("batch", [1, 7, 64])
-def test_evaluation_shows_every_image_once_and_does_not_depend_on_the_batch(batch: int):
-    concepts = [i // 3 for i in range(30)]
-    images = make_set(30, concepts)
-    parts = list(evaluation_batches(images, GREY, True, seed=5, batch=batch))
-    x = torch.cat([part[0] for part in parts])
-    context = torch.cat([part[1] for part in parts if part[1] is not None])
-    whole_x, whole_context = next(evaluation_batches(images, GREY, True, seed=5, batch=30))
-    assert x.shape == (30, 1, 3, 4)
-    assert x.equal(whole_x)
-    assert context.equal(whole_context)
-
-
 def test_evaluation_pairs_each_image_with_another_of_its_concept():
     concepts = torch.tensor([i // 3 for i in range(30)])
     images = make_set(30, concepts.tolist(), levels=2)
-    x, context = next(evaluation_batches(images, BITS, True, seed=5, batch=30))
-    assert identity(x).tolist() == list(range(30))
-    assert bool((identity(context) != torch.arange(30)).all())
-    assert concepts[identity(context)].equal(concepts)
+    x, partner = fixed_set(images, BITS, True, seed=5)
+    assert x.equal(images.images)
+    assert partner is not None
+    assert bool((partner != torch.arange(30)).all())
+    assert concepts[partner].equal(concepts)
 
 
 def test_a_subset_is_spread_over_the_concepts_and_keeps_pairs():

@@ -65,7 +65,7 @@ def test_bad_mirrors_and_missing_files_have_their_exit_codes(verb, make, tmp_pat
             "AWS_SECRET_ACCESS_KEY": "not-to-be-shown",
         }
         done = verb("fetch", *MNIST, **environment)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "cannot be reached" in done.stderr
     assert "not-to-be-shown" not in done.stderr
     for text in (done.stderr, done.stdout):

@@ -81,11 +81,11 @@ def test_a_key_that_is_not_there_is_looked_for_elsewhere(bucket, tmp_path, monke
         fetch(["mnist"], tmp_path, "s3://data/some/prefix")
 
 
-def test_an_unreachable_server_is_operational(bucket, tmp_path, monkeypatch):
+def test_an_unreachable_server_is_bad_input(bucket, tmp_path, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        with pytest.raises(OperationalError, match="cannot be reached") as caught:
+        with pytest.raises(BadInput, match=r"mirror s3://data/some/prefix: .*cannot be reached") as caught:
             fetch(["mnist"], tmp_path, "s3://data/some/prefix")
     assert "not-to-be-shown" not in str(caught.value)
 

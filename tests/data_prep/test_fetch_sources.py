@@ -205,6 +205,29 @@ def test_a_mirror_stands_first_and_the_official_place_fills_in(server, one_file,
     assert f"{server.url}/official" in notices[-1]
 
 
+def test_a_mirror_that_does_not_answer_is_refused_at_once(server, one_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch_module, "_PAUSE", 60)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://me:secret@127.0.0.1:{closed.getsockname()[1]}/x"
+        with pytest.raises(BadInput, match=r"mirror http://127.*/x: cannot be reached.*--mirror") as caught:
+            fetch(["mnist"], tmp_path, nobody)
+    assert "secret" not in str(caught.value)
+    assert server.requests == []
+    assert _names(tmp_path) == []
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_good_file_leaves_nothing_of_earlier_attempts(server, one_file, tmp_path, here):
+    (tmp_path / "mnist").mkdir()
+    for name in ("file.bin.bad", "file.bin.part"):
+        (tmp_path / "mnist" / name).write_bytes(b"left")
+    if here:
+        (tmp_path / "mnist/file.bin").write_bytes(CONTENT)
+    fetch(["mnist"], tmp_path)
+    assert _names(tmp_path) == ["mnist/file.bin"]
+
+
 def test_a_damaged_file_in_a_mirror_is_not_used(one_file, tmp_path):
     (tmp_path / "mirror/mnist").mkdir(parents=True)
     (tmp_path / "mirror/mnist/file.bin").write_bytes(CONTENT[:-5])

@@ -12,12 +12,14 @@ from data_prep.config import DataConfig
 from data_prep.errors import BadInput, NumericalError
 from seqgen.config import EvaluateConfig, ModelConfig
 from seqgen.data import ImageSet
+from seqgen.data.batches import generator_at
 from seqgen.evaluation import bounds
 from seqgen.evaluation.bounds import HeldOut
 from seqgen.models import SequentialGenerator, build
 
 BITS = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")
 GREY = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
+CPU = torch.device("cpu")
 
 
 def tiny(conditional: bool = False, steps: int = 2) -> SequentialGenerator:
@@ -33,8 +35,9 @@ def tiny(conditional: bool = False, steps: int = 2) -> SequentialGenerator:
     )
     model = build(config, 4, 3, 0.3).eval()
     with torch.no_grad():  # far from its start, where q is the prior and z hardly matters
-        for parameter in model.parameters():
-            parameter.mul_(3)
+        for name, parameter in model.named_parameters():
+            output = name.startswith(("writer", "observation"))  # less: probabilities stay away from 0 and 1
+            parameter.mul_(6 if name.startswith("posterior") else 0.5 if output else 3)
     return model
 
 
@@ -56,7 +59,7 @@ def test_free_energies_are_those_of_a_plain_loop():
     model, held_out = tiny(), bounds.hold_out(strokes(), BITS, False, 0)
     found = bounds.free_energies(model, held_out, seed=7)
 
-    noise = torch.randn(model.noise_shape(24), generator=torch.Generator().manual_seed(7))
+    noise = torch.randn(model.noise_shape(24), generator=generator_at(CPU, 7, "free energy"))
     expected, kl = [], torch.zeros(2, dtype=torch.float64)
     for image in range(24):
         inference = model.infer(held_out.x[image : image + 1].float(), None, noise[:, image : image + 1])
@@ -83,7 +86,7 @@ def test_every_image_is_measured_once_and_in_order_whatever_the_chunks(small_chu
     seen = []
     found = bounds.free_energies(model, held_out, seed=3, advance=seen.append)
     assert seen == [5, 5, 5, 5, 4]
-    generator = torch.Generator().manual_seed(3)
+    generator = generator_at(CPU, 3, "free energy")
     for start in range(0, 24, 5):
         x = held_out.x[start : start + 5].float()
         with torch.no_grad():
@@ -118,6 +121,44 @@ def test_standard_error_covers_the_mean_of_the_population():
         mean, se = bounds.estimate(population[torch.randint(20_000, (200,), generator=generator)])
         inside += abs(mean - population.mean().item()) < 2 * se
     assert 0.88 < inside / 300 < 0.99
+
+
+def test_drawings_of_one_concept_count_as_one_observation():
+    generator = torch.Generator().manual_seed(0)
+    concept = torch.randn(12, generator=generator)
+    values, groups = concept.repeat(20), torch.arange(12).repeat(20) + 100
+    mean, se = bounds.estimate(values, groups)
+    assert mean == pytest.approx(concept.mean().item(), rel=1e-5)
+    assert se == pytest.approx(bounds.estimate(concept).se, rel=1e-5)
+    assert se > 4 * bounds.estimate(values).se
+    alone = bounds.estimate(values, torch.arange(240))
+    assert alone == pytest.approx(bounds.estimate(values))
+    with pytest.raises(BadInput, match="at least 2 concepts"):
+        bounds.estimate(values, torch.zeros(240, dtype=torch.int64))
+
+
+def test_clustered_error_of_the_difference_estimator_covers_the_population():
+    """Bounds and gains of concepts of 10 drawings each; a new population and a new subset each time."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(80).repeat_interleave(10)
+    inside = naive = 0
+    for _ in range(300):
+        concept = torch.randn(80, generator=generator, dtype=torch.float64)[groups]
+        gain = 3 + 0.5 * concept + 0.1 * torch.randn(800, generator=generator, dtype=torch.float64)
+        chosen = torch.randperm(800, generator=generator)[:200]
+        values = 10 + concept
+        args = values, (values - gain)[chosen], chosen
+        mean, se = bounds.by_difference(*args, groups)
+        inside += abs(mean - 7) < 2 * se
+        naive += abs(mean - 7) < 2 * bounds.by_difference(*args).se
+    assert 0.9 < inside / 300 < 0.99
+    assert naive / 300 < 0.75
+
+
+def test_only_characters_are_groups():
+    assert bounds.hold_out(strokes(), BITS, False, 0).groups.equal(strokes().concepts)
+    grey = replace(strokes(), levels=256)
+    assert bounds.hold_out(grey, GREY, False, 0).groups is None
 
 
 def test_difference_estimator_is_plain_where_all_is_known_and_unbiased_where_not():
@@ -178,21 +219,38 @@ def test_no_foreign_context_where_one_concept_has_most_images():
     assert bounds.foreign_context(held_out, 0) is None
 
 
-def test_context_value_is_the_paired_difference():
+def test_the_cost_of_a_foreign_context_is_a_difference_image_by_image_with_clustered_errors():
     model = tiny(conditional=True)
     held_out = bounds.hold_out(strokes(), BITS, True, 0)
     metrics = bounds.measure(
         model, held_out, EvaluateConfig(importance_samples=2, importance_images=4)
     ).metrics
     ours = bounds.free_energies(model, held_out, 0).free_energy
-    theirs = bounds.free_energies(
-        model, replace(held_out, context=bounds.foreign_context(held_out, 0)), 0
-    ).free_energy
-    assert not ours.equal(theirs)
+    exchanged = replace(held_out, context=bounds.foreign_context(held_out, 0))
+    theirs = bounds.free_energies(model, exchanged, 0, purpose="foreign").free_energy
+    groups = held_out.concepts
     assert metrics["bound"] == pytest.approx(ours.mean().item())
+    assert metrics["bound_se"] == pytest.approx(bounds.estimate(ours, groups).se)
     assert metrics["bound_shuffled_context"] == pytest.approx(theirs.mean().item())
-    assert metrics["context_value"] == pytest.approx((theirs - ours).mean().item())
-    assert metrics["context_value_se"] == pytest.approx(bounds.estimate(theirs - ours).se)
+    assert metrics["bound_shuffled_context_se"] == pytest.approx(bounds.estimate(theirs, groups).se)
+    assert metrics["foreign_context_cost"] == pytest.approx((theirs - ours).mean().item())
+    assert metrics["foreign_context_cost_se"] == pytest.approx(bounds.estimate(theirs - ours, groups).se)
+
+
+def test_the_bounds_share_no_random_numbers(monkeypatch):
+    """Each pass begins a stream of its own: no two generators of one measurement have the same state."""
+    asked = []
+
+    def remember(device, *position):
+        asked.append(position)
+        return generator_at(device, *position)
+
+    monkeypatch.setattr(bounds, "generator_at", remember)
+    held_out = bounds.hold_out(strokes(), BITS, True, 0)
+    config = EvaluateConfig(importance_samples=2, importance_images=4, seed=9)
+    bounds.measure(tiny(conditional=True), held_out, config)
+    purposes = {"free energy", "foreign context", "foreign", "importance subset", "importance"}
+    assert sorted(asked) == sorted((9, purpose) for purpose in purposes)
 
 
 def test_measurement_adds_up_and_counts_its_passes():
@@ -204,15 +262,37 @@ def test_measurement_adds_up_and_counts_its_passes():
     assert metrics["bound"] == pytest.approx(metrics["kl"] - metrics["log_likelihood"])
     assert metrics["images"] == 24
     assert metrics["iwae_4_images"] == 6
-    assert "context_value" not in metrics
+    assert "foreign_context_cost" not in metrics
     assert found.kl_per_step.shape == (3,)
     assert found.kl_per_step.sum().item() == pytest.approx(metrics["kl"])
     assert sum(seen) == bounds.passes(held_out, config) == 24 + 4 * 6
 
 
-def test_spread_is_even_and_never_repeats():
-    assert bounds.spread(10, 4).tolist() == [0, 2, 5, 7]
-    assert bounds.spread(3, 9).tolist() == [0, 1, 2]
+def test_a_subset_never_repeats_and_depends_on_the_seed():
+    assert bounds.subset(3, 9, 0, "importance subset").tolist() == [0, 1, 2]
+    chosen = bounds.subset(100, 40, 0, "importance subset")
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert len(chosen) == 40
+    assert chosen.equal(bounds.subset(100, 40, 0, "importance subset"))
+    assert not chosen.equal(bounds.subset(100, 40, 1, "importance subset"))
+
+
+def test_the_importance_subset_does_not_follow_the_order_of_the_set(monkeypatch):
+    """Classes in turn, as chunked digits are: every k-th image would be of few classes only."""
+    taken = []
+
+    def remember(model, held_out, *rest):
+        taken.append(held_out.concepts)
+        return torch.zeros(len(held_out), dtype=torch.float64)
+
+    monkeypatch.setattr(bounds, "importance_bounds", remember)
+    images = replace(strokes(1000, 10), levels=256)
+    held_out = bounds.hold_out(images, GREY, False, 0)
+    config = EvaluateConfig(importance_samples=2, importance_images=250)
+    bounds.measure(tiny(), held_out, config)
+    counts = torch.bincount(taken[0], minlength=10)
+    assert counts.sum() == 250
+    assert counts.min() >= 10
 
 
 def test_a_bound_that_is_not_finite_is_refused_with_the_image():

@@ -154,6 +154,13 @@ def test_the_same_seed_gives_the_same_bytes():
     assert pictures.png(first["samples"]) != pictures.png(other["samples"])
 
 
+def test_the_pictures_do_not_follow_the_order_of_the_set():
+    x = (torch.arange(1000) % 10).view(-1, 1, 1, 1).expand(-1, 1, 12, 12)
+    data = HeldOut(x, None, torch.arange(1000) % 10)
+    shown, _ = galleries._pick(model("full", False), data, 100, seed=0)
+    assert shown[:, 0, 0, 0].unique().tolist() == list(range(10))
+
+
 def test_exemplars_show_one_context_of_each_concept_above_the_samples():
     data = held_out(30, 5)
     sheet = galleries.draw_sheets(model("full", True), data, 0)["exemplars"]

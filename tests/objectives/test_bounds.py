@@ -72,7 +72,9 @@ def test_importance_bound_tightens_with_k(tiny):
     model, x, context = tiny
     generator = torch.Generator().manual_seed(1)
     x, context = x.repeat(1500, 1, 1, 1), context.repeat(1500, 1, 1, 1)
-    draws = [importance_weighted(model, x, context, k, generator, chunk=30_000).view(-1, 2) for k in (1, 5, 50)]
+    draws = [
+        importance_weighted(model, x, context, k, generator, chunk=30_000).view(-1, 2) for k in (1, 5, 50)
+    ]
     values = [draw.mean(0) for draw in draws]
     assert (values[0] < values[1]).all()
     assert (values[1] < values[2]).all()

@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import seqgen
 from data_prep.errors import BadInput, OperationalError
 from pipelines import register, rollback, trace
 from pipelines.support import promotion, registry, tracking
+from pipelines.support.lineage import request_digest
 from pipelines.support.promotion import Evaluation, decide
+from pipelines.support.recipe import load_recipe
 from pipelines.support.trained import Trained, load_trained
 from tests.line import evaluate_line, outside, tiny_recipe, train_line, work_in, write_bounds
 from tests.mlflow_server import MlflowServer
@@ -33,7 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def registered(trained: Trained) -> dict[str, Any]:
-    return register.register_trained(trained, "request")
+    return register.register_trained(trained)
 
 
 def tags(name: str, version: str) -> dict[str, str]:
@@ -103,6 +106,10 @@ def test_a_version_holds_no_pickle_and_its_lineage(here: Path) -> None:
     assert found["seqgen.settings_digest"] == trained.recipe.digest()
     assert float(found["seqgen.bound"]) == Evaluation.read(trained.places.evaluate).mean
     assert found["promotion"] == "promoted"
+    assert found["seqgen.request_digest"] == request_digest(load_recipe("tiny.yaml"))
+    (description,) = [path for path in files if path.name == "MLmodel"]
+    assert "uri: artifacts/bounds.npy" in description.read_text()
+    assert trained.places.root.as_posix() not in description.read_text()
     assert (stored(here) / "model/weights.safetensors").read_bytes() == (
         trained.model / "weights.safetensors"
     ).read_bytes()
@@ -153,6 +160,26 @@ def test_registering_again_makes_no_second_version(here: Path) -> None:
     trained = train_line(tiny_recipe(here))
     assert registered(trained)["version"] == registered(trained)["version"] == "1"
     assert len(tracking.connect().search_model_versions("name='tiny'")) == 1
+
+
+def test_the_request_of_a_version_is_the_trainings_not_the_files_of_now(here: Path) -> None:
+    trained = train_line(tiny_recipe(here))
+    asked = request_digest(load_recipe("tiny.yaml"))
+    tiny_recipe(here, learning_rate=0.5)
+    registered(load_trained("tiny.yaml"))
+    assert tags("tiny", "1")["seqgen.request_digest"] == asked != request_digest(load_recipe("tiny.yaml"))
+    del trained.run["request_digest"]
+    registered(trained)
+    assert tags("tiny", "2")["seqgen.request_digest"] not in (asked, request_digest(load_recipe("tiny.yaml")))
+
+
+def test_the_lock_lies_at_home_or_where_there_is_none_in_the_temporary_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert registry._lock_directory() == tmp_path / ".cache/seqgen"
+    monkeypatch.setenv("HOME", "/dev/null")
+    assert registry._lock_directory() == Path(tempfile.gettempdir())
 
 
 def test_champion_is_measured_again_on_other_data(here: Path) -> None:
@@ -312,7 +339,7 @@ def test_a_champion_put_there_meanwhile_is_judged_again(here: Path, monkeypatch:
     registered(train_line(recipe, mean=WORSE))
     best = train_line(recipe)
     client = tracking.connect()
-    rival = registry.add_version(client, best, Evaluation.read(best.places.evaluate), "request")
+    rival = registry.add_version(client, best, Evaluation.read(best.places.evaluate))
     mediocre = train_line(recipe, mean=0.3)
     verify = registry.verify
     calls: list[str] = []

@@ -84,7 +84,9 @@ def test_the_report_holds_the_run_and_nothing_from_outside(project, capsys):
     for expected in (
         f"{metrics['bound']:.2f}",
         f"{metrics['bound_se']:.2f}",
-        f"{metrics['context_value']:.2f}",
+        f"{metrics['foreign_context_cost']:.2f}",
+        "cost of a foreign context",
+        "the drawings of one character taken together",
         "bound on the negative log-likelihood",
         "test/static",
         "123 seconds",
@@ -142,11 +144,11 @@ def test_bounds_are_named_and_those_not_made_left_out():
     assert [row["se"] for row in rows] == [0.5, None, None]
     more = {"bound": 90.0, "iwae_50": 88.0, "iwae_50_se": 0.6, "iwae_50_images": 200}
     assert bound_rows(more)[-1]["name"] == "IWAE-50"
-    assert "200 images" in bound_rows(more)[-1]["meaning"]
+    assert "200 random images" in bound_rows(more)[-1]["meaning"]
 
 
 def test_how_to_view_the_runs_shows_no_password():
-    assert view_command("http://me:secret@host:5000") == "http://me:***@host:5000"
+    assert view_command("http://me:secret@host:5000") == "http://***@host:5000"
     assert (
         view_command("sqlite:////a b/mlflow.db") == "mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db'"
     )

@@ -16,7 +16,7 @@ import yaml
 
 from data_prep.errors import BadInput, NumericalError, OperationalError
 from pipelines import retrain
-from pipelines.support import tracking
+from pipelines.support import registry, tracking
 from tests.line import outside, tiny_recipe, work_in
 
 # A line whose training is instant: `dvc repro` runs it, and what it leaves is what the real one leaves.
@@ -24,7 +24,6 @@ STAGE = """
 import shutil, sys, time
 from pathlib import Path
 from pipelines import register
-from pipelines.support.lineage import request_digest
 from pipelines.support.recipe import load_recipe, places
 from tests.line import train_line
 from tests.sets import write_digits
@@ -40,7 +39,7 @@ elif "exit" in knobs:
     sys.exit(int(knobs["exit"]))
 else:
     trained = train_line(Path(recipe), mean=float(knobs["mean"]))
-    print(register.summary(register.register_trained(trained, request_digest(load_recipe(recipe)))))
+    print(register.summary(register.register_trained(trained)))
 """
 STAGES = {
     "shard": {"deps": ["data.txt"], "outs": ["artifacts/tiny/shards"]},
@@ -178,6 +177,34 @@ def test_without_recipes_there_is_nothing_to_retrain(here: Path) -> None:
         retrain.retrain()
     with pytest.raises(BadInput, match="nonesuch"):
         retrain.retrain("nonesuch")
+
+
+def test_without_a_champion_the_line_is_forced(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products that DVC takes for up to date may be another tracking server's."""
+    asked: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        retrain, "run_line", lambda name, last, *_, force=False, keep=(): asked.append((last, force))
+    )
+    retrain.retrain(str(tiny_recipe(here)))
+    assert asked == [("report", True)]
+
+
+def test_an_error_of_the_server_is_that_recipes(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def fail(*_: object) -> None:
+        raise MlflowException("http://me:canary@host: gone")
+
+    names = [str(tiny_recipe(here, name=name)) for name in ("one", "two")]
+    monkeypatch.setattr(retrain, "dvc_recipes", lambda: names)
+    monkeypatch.setattr(registry, "by_alias", fail)
+    with pytest.raises(OperationalError, match=r"one\.yaml: .*gone") as caught:
+        retrain.retrain()
+    said = capsys.readouterr().err
+    assert "two.yaml" in said
+    assert "canary" not in said + str(caught.value)
 
 
 def test_server_that_is_down_ends_it_before_the_line_runs(

@@ -64,7 +64,7 @@ def test_wrong_store_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_server_that_is_down_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:canary@127.0.0.1:9")
-    with pytest.raises(OperationalError, match=r"http://user:\*\*\*@127\.0\.0\.1:9") as caught:
+    with pytest.raises(OperationalError, match=r"http://\*\*\*@127\.0\.0\.1:9") as caught:
         tracking.connect()
     assert "canary" not in str(caught.value)
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
@@ -72,8 +72,45 @@ def test_server_that_is_down_is_named_without_its_password(monkeypatch: pytest.M
 
 def test_passwords_are_taken_out_of_any_text() -> None:
     said = one_line(ValueError("http://a:canary@h/x\nand postgresql://b:can:ary@h, https://:canary@h"))
-    assert said == "http://a:***@h/x and postgresql://b:***@h, https://:***@h"
+    assert said == "http://***@h/x and postgresql://***@h, https://***@h"
     assert tracking.redact("sqlite:////a/b@c") == "sqlite:////a/b@c"
+    assert tracking.redact("http://token@host:1 http://user:p@ss@host") == "http://***@host:1 http://***@host"
+
+
+def test_a_run_that_cannot_be_described_is_failed(
+    here: Path, recipe: Recipe, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+    with pytest.raises(KeyboardInterrupt):
+        tracking.open_run(recipe, manifest)
+    client = tracking.connect()
+    (run,) = client.search_runs([tracking.experiment_id(client)])
+    assert run.info.status == "FAILED"
+
+
+def test_replay_does_not_end_a_run_that_was_gone_on_with(
+    here: Path, recipe: Recipe, manifest: Manifest
+) -> None:
+    client = tracking.connect()
+    run_id = tracking.open_run(recipe, manifest)
+    for status in ("KILLED", "FAILED"):
+        metriclog.spool_status(run_id, status)
+    replay.replay()
+    assert client.get_run(run_id).info.status == "FAILED"
+
+    path = metriclog.spool_status(run_id, "KILLED")
+    tracking.open_run(recipe, manifest, run_id=run_id)
+    assert not path.exists()
+    assert tracking.close_run(run_id, "FINISHED")
+    metriclog.spool_status(run_id, "KILLED")  # as another machine's spool may have it
+    replay.replay()
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert not path.exists()
 
 
 def test_run_has_settings_and_lineage_and_reopens(here: Path, recipe: Recipe, manifest: Manifest) -> None:

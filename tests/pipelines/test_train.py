@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -11,15 +12,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from data_prep.errors import BadInput, OperationalError
+from data_prep.errors import BadInput, NumericalError, OperationalError
 from data_prep.files import file_sha256
+from pipelines.support import lineage
 from pipelines.support.recipe import load_recipe
-from pipelines.train import check, run_name, with_search
+from pipelines.support.storage import RunStorage
+from pipelines.train import _write_products, check, run_name, with_search
 from tests.sets import write_digits, write_strokes
 
 ROOT = Path(__file__).parents[2]
@@ -144,24 +148,45 @@ def test_what_the_search_found_is_trained_unless_set_otherwise(
 ):
     search = place / "artifacts/tiny/search"
     search.mkdir()
-    (search / "best.json").write_text(json.dumps({"settings": {"model.steps": 5, "train.epochs": 7}}))
-    recipe = with_search("tiny.yaml", ["train.epochs=3"])
-    assert (recipe.model.steps, recipe.train.epochs) == (5, 3)
+    space = "{model.steps: [2, 5], train.ema: [0.5, 0.9]}"
+    with (place / "tiny.yaml").open("a") as stream:
+        stream.write(f"search: {{trials: 4, epochs: 1, space: {space}}}\n")
+    (search / "best.json").write_text(json.dumps({"settings": {"model.steps": 5, "train.ema": 0.5}}))
+    recipe = with_search("tiny.yaml", ["train.ema=0.75"])
+    assert (recipe.model.steps, recipe.train.ema) == (5, 0.75)
     assert "model.steps=5" in capsys.readouterr().out
+    assert with_search("tiny.yaml", ["search=null"]).model.steps == 2
+    with pytest.raises(BadInput, match="made for another space"):
+        with_search("tiny.yaml", ["search.space={model.steps: [2, 5]}"])
     (search / "best.json").write_text("[]")
     with pytest.raises(BadInput, match=r"best\.json: not the result of a search"):
         with_search("tiny.yaml", [])
 
 
-def test_the_name_of_a_run_tells_settings_and_data_but_not_workers(place: Path):
+def test_the_name_of_a_run_tells_settings_data_and_code_but_not_workers(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
     recipe = load_recipe("tiny.yaml")
     name = run_name(recipe, check(recipe))
     assert name == run_name(
         load_recipe("tiny.yaml", ["train.workers=1", "train.max_failures=0"]), check(recipe)
     )
     assert name != run_name(load_recipe("tiny.yaml", ["train.seed=1"]), check(recipe))
+    with monkeypatch.context() as patch:
+        patch.setattr(lineage, "code_digest", lambda: "other")
+        assert name != run_name(recipe, check(recipe))
     write_digits(place / "artifacts/tiny/shards", seed=1)
     assert name != run_name(recipe, check(recipe))
+
+
+def test_a_bound_that_is_not_finite_is_never_the_best(place: Path):
+    recipe = load_recipe("tiny.yaml")
+    storage = RunStorage(str(place), "tiny")
+    kept = [(None, {"score": value, "epoch": 1}) for value in (math.nan, math.inf)]
+    result: Any = SimpleNamespace(best_checkpoints=kept, checkpoint=object())
+    with pytest.raises(NumericalError, match="no checkpoint has a finite held-out bound"):
+        _write_products(recipe, check(recipe), storage, "0123", "request", result)
+    assert not (place / "artifacts/tiny/train").exists()
 
 
 # Real runs

@@ -14,6 +14,7 @@ from pipelines.support.progress import Display, EpochLines, clock
 from pipelines.support.ray_cluster import Resources
 from pipelines.support.recipe import load_recipe
 from pipelines.support.storage import RunStorage, storage_root
+from pipelines.support.verb import run
 
 OBJECTIVE = "valid/dynamic/free_energy"
 
@@ -165,6 +166,16 @@ def test_a_signal_stops_with_code_4_and_a_second_one_at_once(first: str, then: s
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
     assert done.returncode == code
     assert done.stderr == ("error: stopped by SIGTERM\n" if code == 4 else "")
+
+
+def test_an_error_of_the_machine_is_one_line(capsys: pytest.CaptureFixture[str]):
+    def work() -> None:
+        raise OSError(28, "No space left on device", "http://me:secret@host")
+
+    with pytest.raises(SystemExit) as caught:
+        run(work, [])
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'http://***@host'\n"
 
 
 def test_workers_are_compared_with_what_there_is():
