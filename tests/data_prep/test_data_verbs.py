@@ -10,33 +10,26 @@ MNIST = ("--recipe", "quickstart", "--set", "data.source=mnist")
 
 
 def test_the_quickstart_line_from_nothing_to_verified(verb, tmp_path):
-    for name in ("fetch", "shard", "verify"):
-        done = verb(name, "--recipe", "quickstart")
-        assert done.returncode == 0, done.stderr
-    assert "NOT Omniglot" in done.stdout
-    artifacts = tmp_path / "artifacts/quickstart"
-    digits = read_manifest(artifacts / "shards")
+    said = {}
+    for recipe in ("quickstart", "quickstart-characters"):
+        for name in ("fetch", "shard", "verify"):
+            done = verb(name, "--recipe", recipe)
+            assert done.returncode == 0, done.stderr
+            said[recipe] = done.stdout
+    assert "NOT Omniglot" in said["quickstart-characters"]
+    digits = read_manifest(tmp_path / "artifacts/quickstart/shards")
     assert {split: index.images for split, index in digits.splits.items()} == {
         "train": 4000,
         "valid": 500,
         "test": 500,
     }
     assert digits.splits["train"].concepts == tuple("0123456789")
-    strokes = read_manifest(artifacts / "also/omniglot-strokes-28-30-20")
+    strokes = read_manifest(tmp_path / "artifacts/quickstart-characters/shards")
     assert {split: index.images for split, index in strokes.splits.items()} == {
         "train": 5400,
         "valid": 600,
         "test": 4000,
     }
-
-    damaged = artifacts / "shards/train-000000.tar"
-    content = bytearray(damaged.read_bytes())
-    content[2000] ^= 1
-    damaged.write_bytes(content)
-    done = verb("verify", "--directory", str(artifacts / "shards"))
-    assert done.returncode == 1
-    assert "train-000000.tar: 000000.png: damaged" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_bad_mirrors_and_missing_files_have_their_exit_codes(verb, make, tmp_path):
