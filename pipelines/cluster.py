@@ -21,6 +21,7 @@ import typer
 
 from data_prep.errors import BadInput, OperationalError
 from data_prep.files import write_json
+from pipelines.support.ray_cluster import free_port
 from pipelines.support.tracking import tracking_uri
 from pipelines.support.verb import run
 
@@ -36,11 +37,10 @@ def cluster(
     action: Annotated[Literal["up", "down", "status", "files"], typer.Argument()],
     port: Annotated[int, typer.Option(help="Where the nodes meet.")] = 6379,
     dashboard_port: Annotated[int, typer.Option(help="Dashboard and jobs, on 127.0.0.1.")] = 8265,
-    agent_port: Annotated[int, typer.Option(help="The agent that starts jobs.")] = 52365,
 ) -> None:
     """Start (up), stop (down) or show (status) the local cluster; files: list what a job would upload."""
     if action == "up":
-        up(port, dashboard_port, agent_port)
+        up(port, dashboard_port)
     elif action == "down":
         print("stopped" if down() else "no cluster of this directory is running")
     elif action == "files":
@@ -54,7 +54,7 @@ def cluster(
         raise typer.Exit(0 if state else 1)
 
 
-def up(port: int, dashboard_port: int, agent_port: int) -> dict[str, Any]:
+def up(port: int, dashboard_port: int) -> dict[str, Any]:
     """Start a Ray head in the background and wait until it takes jobs; one that runs already is kept.
 
     Jobs inherit its environment: where artifacts, checkpoints and the tracking server are, as absolute paths,
@@ -64,11 +64,12 @@ def up(port: int, dashboard_port: int, agent_port: int) -> dict[str, Any]:
     if state := running():
         print(_explain(state))
         return state
-    for name, number in (("port", port), ("dashboard-port", dashboard_port), ("agent-port", agent_port)):
+    for name, number in (("port", port), ("dashboard-port", dashboard_port)):
         _check_port(name, number)
     # RAY_API_SERVER_ADDRESS: as in ray_cluster, so that Ray's watching actors ask this cluster.
     environment = _environment() | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}"}
     _make_token(environment)
+    agent_port = free_port()  # Ray's own choice is the same for every cluster of a machine
     _LOG.parent.mkdir(exist_ok=True)
     command = [
         _ray(), "start", "--head", "--block", "--disable-usage-stats",

@@ -103,7 +103,7 @@ def _start(ray: ModuleType) -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # Ray's actors that watch a training ask its state at this address; without it they may find another
         # cluster of this machine, miss the training there, and take its workers' resources away.
-        port = _free_port()
+        port = free_port()
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         ray.init(
             "local",
@@ -120,7 +120,8 @@ def _start(ray: ModuleType) -> None:
         raise OperationalError(f"Ray ({where}) cannot be reached or started: {error}") from error
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -62,7 +62,7 @@ def test_this_project_uploads_all_its_code_and_little_else():
 def test_ports_that_ray_cannot_use_are_refused(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match=f"--dashboard-port {port}"):
-        cluster.up(*ports(1), port, *ports(1))
+        cluster.up(*ports(1), port)
     assert not list(tmp_path.iterdir())
 
 
@@ -71,7 +71,7 @@ def test_a_taken_port_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
         with pytest.raises(BadInput, match=f"{taken}: taken"):
-            cluster.up(taken, *ports(2))
+            cluster.up(taken, *ports(1))
 
 
 def test_down_stops_no_process_that_up_did_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -138,7 +138,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    port, dashboard, agent = ports(3)
+    port, dashboard = ports(2)
     write_digits(tmp_path / "artifacts/tiny/shards")
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TREE))
     (tmp_path / "home").mkdir()
@@ -149,9 +149,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made = Site(tmp_path, port, f"http://127.0.0.1:{dashboard}", environment)
     verb = (sys.executable, "-m", "pipelines.cluster")
     try:
-        code, text = made.call(
-            *verb, "up", "--port", str(port), "--dashboard-port", str(dashboard), "--agent-port", str(agent)
-        )
+        code, text = made.call(*verb, "up", "--port", str(port), "--dashboard-port", str(dashboard))
         assert code == 0, text
         assert f"ray job submit --address {made.dashboard} --working-dir . -- python -m" in text
         yield made
