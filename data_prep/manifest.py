@@ -12,7 +12,6 @@ from data_prep.config import DataConfig, Strict
 from data_prep.errors import BadInput, OperationalError
 from data_prep.files import canonical_digest, file_sha256, write_json
 
-SPLITS = ("train", "valid", "test")
 FILE_NAME = "manifest.json"
 
 
