@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from pipelines.support.promotion import Decision, Evaluation
+    from seqgen.data import ImageSet
 
 
 def register(recipe: RecipeOption = None, settings: SetOption = None) -> None:
@@ -108,6 +109,7 @@ def _judge(
 ) -> Decision:
     from pipelines.support.promotion import Decision, decide
     from pipelines.support.registry import fetch_evaluation
+    from seqgen.evaluation.bounds import groups_of
 
     min_gain = trained.recipe.register_.min_gain
     if champion is None:
@@ -120,7 +122,8 @@ def _judge(
         if evaluation.differences(defended):
             defended = _evaluate_again(client, champion, trained, evaluation)
             title += " measured again on the present data"
-        return decide(evaluation, defended, title, min_gain)
+        groups = groups_of(_evaluated(trained), trained.recipe.data)
+        return decide(evaluation, defended, title, min_gain, groups)
     except (BadInput, OperationalError) as error:
         return Decision(False, f"{title} cannot be compared: {error}")
 
@@ -133,7 +136,6 @@ def _evaluate_again(
     Raises BadInput if the champion is a model of other images.
     """
     from pipelines.support.promotion import Evaluation
-    from seqgen.data import load_split
     from seqgen.evaluation.bounds import free_energies, hold_out
     from seqgen.loading import fetch_model
     from seqgen.models import load_model
@@ -150,11 +152,16 @@ def _evaluate_again(
             f"evaluation has {manifest.height}x{manifest.width}{' with contexts' if conditional else ''}; "
             "use another register.name for another task"
         )
-    images = load_split(trained.places.shards, config.split, config.images)
-    bounds = free_energies(
-        model, hold_out(images, trained.recipe.data, conditional, config.seed), config.seed
-    )
-    return Evaluation(evaluation.data, bounds.free_energy)
+    held_out = hold_out(_evaluated(trained), trained.recipe.data, conditional, config.seed)
+    return Evaluation(evaluation.data, free_energies(model, held_out, config.seed).free_energy)
+
+
+def _evaluated(trained: Trained) -> ImageSet:
+    """The images that the evaluation was made on."""
+    from seqgen.data import load_split
+
+    config = trained.recipe.evaluate
+    return load_split(trained.places.shards, config.split, config.images)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,6 @@ def _tracked(
     try:
         storage.keep({"run_id": run_id})
         digests = {
-            "settings digest": recipe.digest(),
             "manifest digest": manifest.digest,
             "code digest": lineage.code_digest(),
         }

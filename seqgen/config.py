@@ -76,6 +76,10 @@ class TrainConfig(Strict):
     max_failures: int = Field(default=3, ge=0, description="lost workers the run survives")
     seed: int = Field(default=0, ge=0)
 
+    def learned(self) -> dict[str, Any]:
+        """The settings that decide what is learned, not how many do it, how often it is looked at or saved."""
+        return self.model_dump(exclude={"workers", "evaluate_every", "checkpoint_every", "max_failures"})
+
 
 class SearchConfig(Strict):
     """A Ray Tune search with ASHA; `space` maps a dotted setting to its list of values or a range."""
@@ -149,12 +153,8 @@ class Recipe(Strict):
 
     def digest(self) -> str:
         """The sha256 of the settings that decide what is learned (not workers, cadence, search or registry)."""
-        train = self.train.model_dump(
-            exclude={"workers", "evaluate_every", "checkpoint_every", "max_failures"}
-        )
-        return canonical_digest(
-            {"data": self.data.model_dump(), "model": self.model.model_dump(), "train": train}
-        )
+        parts = {"data": self.data.model_dump(), "model": self.model.model_dump()}
+        return canonical_digest({**parts, "train": self.train.learned()})
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

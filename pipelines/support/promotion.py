@@ -63,8 +63,16 @@ class Decision(NamedTuple):
     difference_se: float | None = None
 
 
-def decide(candidate: Evaluation, champion: Evaluation | None, title: str, min_gain: float) -> Decision:
+def decide(
+    candidate: Evaluation,
+    champion: Evaluation | None,
+    title: str,
+    min_gain: float,
+    groups: torch.Tensor | None = None,
+) -> Decision:
     """Compare two evaluations on the same data; `title` names the champion in the reason.
+
+    `groups` (`seqgen.evaluation.bounds.groups_of`) tells which images are no independent evidence.
 
     The candidate must be better by more than `min_gain` nats; equal is not better. A bound that is not finite
     never wins, and never defends.
@@ -81,7 +89,7 @@ def decide(candidate: Evaluation, champion: Evaluation | None, title: str, min_g
         return Decision(False, f"evaluated on other data than {title} ({', '.join(keys)} differ)")
     if not math.isfinite(champion.mean):
         return Decision(True, f"held-out bound {candidate.mean:.3f} nats; that of {title} is {champion.mean}")
-    difference, se = estimate(champion.bounds - candidate.bounds)
+    difference, se = estimate(champion.bounds - candidate.bounds, groups)
     by = f"{'better' if difference > 0 else 'worse'} by {abs(difference):.3f} ± {se:.3f}"
     found = (
         f"held-out bound {candidate.mean:.3f} nats against {champion.mean:.3f} of {title}: "

@@ -103,16 +103,20 @@ def subset(total: int, count: int, seed: int, purpose: str) -> Tensor:
     return torch.randperm(total, generator=generator_at(_CPU, seed, purpose))[:count].sort().values
 
 
-def hold_out(images: ImageSet, data: DataConfig, conditional: bool, seed: int) -> HeldOut:
-    """Binarise `images` once and give each its context, all from `seed`.
+def groups_of(images: ImageSet, data: DataConfig) -> Tensor | None:
+    """Which images are no independent evidence, int64 [N] on the CPU: those of one held-out character.
 
-    Drawings of one held-out character are a group; of digits every image counts for itself.
+    None where every image counts for itself (digits).
     """
+    return images.concepts.cpu() if data.is_omniglot else None
+
+
+def hold_out(images: ImageSet, data: DataConfig, conditional: bool, seed: int) -> HeldOut:
+    """Binarise `images` once and give each its context, all from `seed`."""
     x, partner = fixed_set(images, data, conditional, seed)
     x = x.unsqueeze(1).cpu()
-    concepts = images.concepts.cpu()
     context = None if partner is None else x[partner.cpu()]
-    return HeldOut(x, context, concepts, concepts if data.is_omniglot else None)
+    return HeldOut(x, context, images.concepts.cpu(), groups_of(images, data))
 
 
 def foreign_context(held_out: HeldOut, seed: int) -> Tensor | None:

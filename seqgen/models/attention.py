@@ -16,16 +16,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqgen.models.precision import full_precision
 from seqgen.models.slots import Reader, Writer
 
 
-def _window_head(hidden: int, bias: list[float]) -> nn.Linear:
-    """A linear map from h to window parameters that starts near `bias` whatever h is."""
-    head = nn.Linear(hidden, len(bias))
-    with torch.no_grad():
-        head.weight.mul_(0.1)
-        head.bias.copy_(torch.tensor(bias))
-    return head
+class _WindowHead(nn.Linear):
+    """A linear map from h to window parameters that starts near `bias` whatever h is.
+
+    Under autocast too it is float32: in bfloat16 a place on the image is known to about a pixel.
+    """
+
+    def __init__(self, hidden: int, bias: list[float]) -> None:
+        super().__init__(hidden, len(bias))
+        with torch.no_grad():
+            self.weight.mul_(0.1)
+            self.bias.copy_(torch.tensor(bias))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """`h` [B,D] -> [B, parameters]."""
+        with torch.autocast(h.device.type, enabled=False):
+            return super().forward(full_precision(h))
 
 
 # Identity of affine_grid: the window is the whole image.
@@ -37,12 +47,14 @@ def affine_sample(image: Tensor, matrix: Tensor, height: int, width: int) -> Ten
     """ST(x, lambda): bilinear samples of `image` [B,C,h,w] at affine-warped points, [B,C,height,width].
 
     `matrix` [B,2,3] maps output coordinates in [-1,1] (pixel centres, align_corners=False) to input coordinates;
-    points outside the input read zero.
+    points outside the input read zero. Under autocast too it computes in float32.
     """
-    grid = functional.affine_grid(
-        matrix, [image.shape[0], image.shape[1], height, width], align_corners=False
-    )
-    return functional.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    shape = [image.shape[0], image.shape[1], height, width]
+    with torch.autocast(image.device.type, enabled=False):
+        grid = functional.affine_grid(matrix, shape, align_corners=False)
+        return functional.grid_sample(
+            full_precision(image), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
 
 
 class AffineReader(Reader):
@@ -52,7 +64,7 @@ class AffineReader(Reader):
         super().__init__()
         self.size = size
         self.features = channels * size * size
-        self.window = _window_head(hidden, _WHOLE_VIEW)
+        self.window = _WindowHead(hidden, _WHOLE_VIEW)
 
     def forward(self, image: Tensor, h: Tensor) -> Tensor:
         """`image` [B,C,H,W], `h` [B,D] -> glimpse [B, C*P*P]."""
@@ -62,7 +74,7 @@ class AffineReader(Reader):
     def corners(self, h: Tensor, height: int, width: int) -> Tensor:
         """The window on the image, [B,4,2]: the glimpse's corners mapped by the affine matrix."""
         matrix = self.window(h).view(-1, 2, 3)
-        points = _SQUARE.to(h) @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
+        points = _SQUARE.to(matrix) @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
         return (points + 1) / 2 * points.new_tensor([width, height])
 
 
@@ -77,7 +89,7 @@ class AffineWriter(Writer):
         super().__init__()
         self.size, self.channels, self.height, self.width = size, channels, height, width
         self.sprite = nn.Linear(hidden, channels * size * size)
-        self.window = _window_head(hidden, _WHOLE_VIEW)
+        self.window = _WindowHead(hidden, _WHOLE_VIEW)
 
     def forward(self, h: Tensor) -> Tensor:
         """`h` [B,D] -> [B,C,H,W]."""
@@ -87,7 +99,7 @@ class AffineWriter(Writer):
     def corners(self, h: Tensor, height: int, width: int) -> Tensor:
         """The window on the canvas, [B,4,2]: the sprite's corners mapped by the inverse matrix."""
         matrix = self.window(h).view(-1, 2, 3)
-        offsets = _SQUARE.to(h) - matrix[:, None, :, 2]
+        offsets = _SQUARE.to(matrix) - matrix[:, None, :, 2]
         # A window of zero area has no inverse; the pseudo-inverse draws it as a line or a point.
         points = offsets @ torch.linalg.pinv(matrix[:, :, :2]).mT
         return (points + 1) / 2 * points.new_tensor([width, height])
@@ -110,7 +122,7 @@ class _GaussianWindow(nn.Module):
         # Starts with the whole image in view and filters that overlap, so that no pixel is out of reach: narrow
         # filters start training on a plateau.
         spread = 2 * math.log(max(self.full_stride / 2, 0.5))
-        self.head = _window_head(hidden, [0.0, 0.0, spread, 0.0, log_gamma])
+        self.head = _WindowHead(hidden, [0.0, 0.0, spread, 0.0, log_gamma])
 
     @property
     def full_stride(self) -> float:
@@ -121,7 +133,7 @@ class _GaussianWindow(nn.Module):
         """Filter centres along y and x ([B,P] each, pixels counted from 1), sigma^2 and gamma ([B] each)."""
         grid_x, grid_y, log_variance, log_stride, log_gamma = self.head(h).unbind(1)
         stride = self.full_stride * log_stride.exp()
-        steps = torch.arange(self.size, device=h.device, dtype=h.dtype) - (self.size - 1) / 2
+        steps = torch.arange(self.size, device=stride.device, dtype=stride.dtype) - (self.size - 1) / 2
         offsets = steps * stride[:, None]
         centre_y = (self.height + 1) / 2 * (grid_y + 1)
         centre_x = (self.width + 1) / 2 * (grid_x + 1)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
 
 from seqgen.config import ModelConfig
-from seqgen.models.observation import bernoulli_log_prob, full_precision
+from seqgen.models.observation import bernoulli_log_prob
+from seqgen.models.precision import full_precision
 from seqgen.models.slots import Observation, Posterior, Reader, Writer
 
 

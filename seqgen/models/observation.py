@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from seqgen.models.precision import full_precision
 from seqgen.models.slots import Observation
 
 
@@ -46,11 +47,6 @@ class IdentityObservation(Observation):
     def forward(self, canvas: Tensor) -> Tensor:
         """[B,1,H,W] -> itself."""
         return canvas
-
-
-def full_precision(values: Tensor) -> Tensor:
-    """`values` in float32 if they are of less: sums in nats are never taken in half precision."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:

@@ -36,11 +36,10 @@ _FORMAT = "seqgen-checkpoint-1"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: completed epochs, optimiser steps taken, and the seed of all its randomness."""
+    """Where a run stands: completed epochs and optimiser steps taken."""
 
     epoch: int
     step: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -97,18 +96,17 @@ def read_index(directory: Path) -> dict[str, Any]:
     return index
 
 
-def load_checkpoint(directory: Path, trainee: Trainee, settings: Mapping[str, Any], seed: int) -> Position:
-    """Fill `trainee` from a checkpoint made with the same `settings` and `seed`; returns its position.
+def load_checkpoint(directory: Path, trainee: Trainee, settings: Mapping[str, Any]) -> Position:
+    """Fill `trainee` from a checkpoint made with the same `settings`; returns its position.
 
     Raises OperationalError if a file is damaged, BadInput, naming the settings, if the run was another one.
     """
     index = read_index(directory)
-    before = {**index["settings"], "train.seed": index["position"]["seed"]}
-    now = {**settings, "train.seed": seed}
+    before = index["settings"]
     changed = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+        f"{key} was {before.get(key)!r}, is {settings.get(key)!r}"
+        for key in sorted(before.keys() | settings.keys())
+        if before.get(key) != settings.get(key)
     ]
     if changed:
         raise BadInput(f"{directory}: made with other settings ({'; '.join(changed)}); start a new run")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data_prep.config import DataConfig
 from data_prep.errors import NumericalError
-from seqgen.config import TrainConfig
+from seqgen.config import TrainConfig, flatten
 from seqgen.data.batches import Batch, TrainingBatches, fixed_set, generator_at
 from seqgen.data.images import ImageSet
 from seqgen.models.generator import Bound, SequentialGenerator
@@ -35,6 +35,8 @@ class Progress:
 
 
 SaveFn = Callable[[Path], None]
+_CPU = torch.device("cpu")
+
 OnEpoch = Callable[[Progress, SaveFn], bool | None]
 
 
@@ -53,9 +55,9 @@ def fit(
     """Minimise the free energy over `train` and return the averaged weights, the same on every rank.
 
     `on_epoch(progress, save)` is called on every rank after each epoch: `save(directory)` writes a complete
-    checkpoint (one rank is enough), and True from any rank stops the run. `resume` is such a directory;
-    `settings` says what else must not have changed since (digests of the run). Of `config`, the caller
-    sees to `workers`, `checkpoint_every` and `max_failures`.
+    checkpoint (one rank is enough), and True from any rank stops the run. `resume` is such a directory, made
+    with the same settings; `settings` says what else must not have changed since (digests of data and code).
+    Of `config`, the caller sees to `workers`, `checkpoint_every` and `max_failures`.
 
     Raises BadInput (batch and data do not fit, another run's checkpoint), OperationalError (damaged
     checkpoint), NumericalError before the step that a non-finite gradient would spoil.
@@ -63,13 +65,15 @@ def fit(
     world = world or World()
     run = _Run(model.to(world.device), train.to(world.device), data, config, world)
     held_out = None if valid is None else _HeldOut(valid, data, run.average, config, world)
-    bound_to = {
-        **{f"model.{key}": value for key, value in model.config.model_dump().items()},
-        **(settings or {}),
+    decisive = {
+        "data": data.model_dump(mode="json"),
+        "model": model.config.model_dump(),
+        "train": config.learned(),
     }
+    bound_to = {**flatten(decisive), **(settings or {})}
     start = 0
     if resume is not None:
-        start = load_checkpoint(resume, run.trainee, bound_to, config.seed).epoch
+        start = load_checkpoint(resume, run.trainee, bound_to).epoch
 
     for epoch in range(start, config.epochs):
         began = time.monotonic()
@@ -80,7 +84,7 @@ def fit(
         metrics["seconds"] = time.monotonic() - began
         if on_epoch is None:
             continue
-        position = Position(done, done * run.batches.steps, config.seed)
+        position = Position(done, done * run.batches.steps)
 
         def save(directory: Path, position: Position = position) -> None:
             save_checkpoint(directory, run.trainee, position, bound_to)
@@ -156,7 +160,10 @@ class _Run:
 
     def _loss(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """The loss, and [mean KL, mean log-likelihood] of this rank's images."""
-        bound = _evaluate(self.forward, batch, self.config, self.world)
+        with torch.autocast(
+            self.world.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+        ):
+            bound: Bound = self.forward(*batch)
         kl, log_likelihood = bound.kl.float().sum(0), bound.log_likelihood.float()
         loss = (kl_weight(step, self.config) * kl - log_likelihood).mean()
         return loss, torch.stack([kl.mean(), log_likelihood.mean()]).detach().double()
@@ -176,7 +183,10 @@ class _Run:
 
 
 class _HeldOut:
-    """The bound of the averaged weights over the held-out set, every image once, always the same noise."""
+    """The bound of the averaged weights over the held-out set, in float32, every image once.
+
+    Bits, pairs and noise are drawn on the CPU: the same whatever the device, the epoch and the ranks.
+    """
 
     def __init__(
         self,
@@ -187,7 +197,9 @@ class _HeldOut:
         world: World,
     ) -> None:
         conditional = average.config.conditional
-        self.fixed = fixed_set(valid.to(world.device), data, conditional, config.seed)
+        drawn = fixed_set(valid.to(_CPU), data, conditional, config.seed)
+        self.x = drawn.x.to(world.device)
+        self.partner = None if drawn.partner is None else drawn.partner.to(world.device)
         self.noise_shape = average.noise_shape(config.batch)
         self.model: nn.Module = torch.compile(average) if config.compile else average  # type: ignore[assignment]
         self.config, self.world = config, world
@@ -195,28 +207,19 @@ class _HeldOut:
     @torch.no_grad()
     def free_energy(self) -> float:
         """The mean free energy in nats; the ranks share each batch, the last is filled up and masked."""
-        x, partner = self.fixed
+        x, partner = self.x, self.partner
         count, batch, device = len(x), self.config.batch, self.world.device
         share = batch // self.world.size
         mine = slice(self.world.rank * share, (self.world.rank + 1) * share)
         total = torch.zeros(1, dtype=torch.float64, device=device)
         for start in range(0, count, batch):
             noise = torch.randn(
-                self.noise_shape,
-                generator=generator_at(device, self.config.seed, "held out", start),
-                device=device,
-            )
+                self.noise_shape, generator=generator_at(_CPU, self.config.seed, "held out", start)
+            )[:, mine]
             place = torch.arange(start, start + batch, device=device)[mine]
             index = place.clamp(max=count - 1)
             context = None if partner is None else x[partner[index]].unsqueeze(1).float()
-            inputs = Batch(x[index].unsqueeze(1).float(), context, noise[:, mine].contiguous())
-            bound = _evaluate(self.model, inputs, self.config, self.world)
+            bound: Bound = self.model(x[index].unsqueeze(1).float(), context, noise.contiguous().to(device))
             free_energy = bound.kl.double().sum(0) - bound.log_likelihood.double()
             total += torch.where(place < count, free_energy, 0).sum()
         return float(self.world.sum(total)) / count
-
-
-def _evaluate(model: nn.Module, batch: Batch, config: TrainConfig, world: World) -> Bound:
-    """The bound in the chosen precision."""
-    with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        return model(*batch)

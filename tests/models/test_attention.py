@@ -47,6 +47,23 @@ def test_affine_sample_is_the_bilinear_double_sum(matrix):
     np.testing.assert_allclose(got, bilinear_double_loop(image.numpy(), np.array(matrix), 5, 4), atol=1e-5)
 
 
+def test_windows_are_float32_whatever_the_rest_computes_in():
+    torch.manual_seed(0)
+    image, h = torch.rand(3, 1, 28, 28), torch.randn(3, 16)
+    for module, inputs in (
+        (AffineReader(16, 8, 1), (image, h)),
+        (AffineWriter(16, 8, 1, 28, 28), (h,)),
+        (GaussianReader(16, 8, 1, 28, 28), (image, h)),
+    ):
+        head = getattr(module.window, "head", module.window)
+        exact = head(h)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert head(h).equal(exact)
+            drawn = module(*inputs)
+        assert drawn.dtype == torch.float32
+        torch.testing.assert_close(drawn, module(*inputs), atol=2e-2, rtol=2e-2)
+
+
 def with_window(module, bias):
     """A reader or writer whose window does not depend on h."""
     head = module.window if isinstance(module.window, torch.nn.Linear) else module.window.head

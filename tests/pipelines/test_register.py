@@ -221,6 +221,14 @@ def test_paired_difference_against_the_closed_form() -> None:
     assert decision.difference_se == pytest.approx(1 / math.sqrt(3))
 
 
+def test_drawings_of_one_character_are_one_observation_of_the_difference() -> None:
+    candidate, champion = evaluation([0.0] * 4), evaluation([1.0, 1.0, 3.0, 3.0])
+    assert decide(candidate, champion, "v1", 0.0).difference_se == pytest.approx(1 / math.sqrt(3))
+    groups = torch.tensor([5, 5, 8, 8])
+    decision = decide(candidate, champion, "v1", 0.0, groups)
+    assert (decision.difference, decision.difference_se) == pytest.approx((2.0, 1.0))  # of 1 and 3
+
+
 def test_not_finite_never_wins_and_never_defends() -> None:
     assert not decide(evaluation([math.nan, 1.0]), None, "v1", 0.0).promoted
     assert not decide(evaluation([math.nan, 1.0]), evaluation([math.nan, 1.0]), "v1", 0.0).promoted

@@ -189,11 +189,16 @@ def test_a_damaged_checkpoint_and_another_runs_checkpoint_are_refused(tmp_path: 
     def on_epoch(progress: Progress, save: SaveFn) -> None:
         save(tmp_path)
 
-    fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(epochs=1), on_epoch=on_epoch)
+    fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(), on_epoch=on_epoch)
     other = ModelConfig(**{**PLAIN.model_dump(), "steps": 3})
     with pytest.raises(BadInput, match=r"model\.steps was 2, is 3"):
         fit(build(other, 28, 28), digits(24), None, DATA, settings(), resume=tmp_path)
     with pytest.raises(BadInput, match=r"train\.seed was 7, is 8"):
         fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(seed=8), resume=tmp_path)
+    with pytest.raises(BadInput, match=r"train\.epochs was \d+, is 9"):
+        fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(epochs=9), resume=tmp_path)
+    with pytest.raises(BadInput, match=r"data\.binarise was 'dynamic', is 'threshold'"):
+        coarse = DATA.model_copy(update={"binarise": "threshold"})
+        fit(build(PLAIN, 28, 28), digits(24), None, coarse, settings(), resume=tmp_path)
     with pytest.raises(BadInput, match=r"data was None, is 'x'"):
         fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(), resume=tmp_path, settings={"data": "x"})
