@@ -197,8 +197,8 @@ def test_a_damaged_checkpoint_and_another_runs_checkpoint_are_refused(tmp_path: 
         fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(seed=8), resume=tmp_path)
     with pytest.raises(BadInput, match=r"train\.epochs was \d+, is 9"):
         fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(epochs=9), resume=tmp_path)
+    coarse = DATA.model_copy(update={"binarise": "threshold"})
     with pytest.raises(BadInput, match=r"data\.binarise was 'dynamic', is 'threshold'"):
-        coarse = DATA.model_copy(update={"binarise": "threshold"})
         fit(build(PLAIN, 28, 28), digits(24), None, coarse, settings(), resume=tmp_path)
     with pytest.raises(BadInput, match=r"data was None, is 'x'"):
         fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(), resume=tmp_path, settings={"data": "x"})
