@@ -44,7 +44,7 @@ clean:  ## remove what was made here: products, runs, caches; not .venv
 	@"$(PYTHON)" -c "$(NEW_ENOUGH)" || \
 		{ echo "error: no Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv
-	$(BIN)/pip install torch==2.13.0 uv==0.13.9
+	$(BIN)/pip install "$$(grep '^torch==' constraints.txt)" uv==0.13.9
 	@touch $@
 
 .venv/installed: .venv/base constraints.txt pyproject.toml

@@ -68,9 +68,11 @@ def directory_writer(path: Path) -> Iterator[Path]:
                 path.replace(old)
             building.replace(path)
             sync_directory(path.parent)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
         finally:
-            for leftover in (building, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         os.close(lock)
 

@@ -91,7 +91,10 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / FILE_NAME
     if not path.is_file():
-        raise BadInput(f"{path}: no manifest, so no complete shards here; run `python -m pipelines.shard`")
+        raise BadInput(
+            f"{path}: no manifest, so no complete shards here; "
+            "run `python -m pipelines.shard --recipe <name>`"
+        )
     try:
         manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
@@ -106,9 +109,9 @@ def check_shard_bytes(directory: Path, shard: Shard) -> None:
     """Compare one shard's size and sha256 with the manifest; OperationalError names the damaged file."""
     path = directory / shard.name
     if not path.is_file():
-        raise OperationalError(f"{path}: missing; run `python -m pipelines.shard` again")
+        raise OperationalError(f"{path}: missing; run `python -m pipelines.shard --recipe <name>` again")
     if path.stat().st_size != shard.bytes or file_sha256(path) != shard.sha256:
         raise OperationalError(
-            f"{path}: damaged (size or sha256 is not the manifest's); run `python -m pipelines.verify` for "
-            "the member, and `python -m pipelines.shard` to make it again"
+            f"{path}: damaged (size or sha256 is not the manifest's); run `python -m pipelines.verify "
+            "--recipe <name>` for the member, and `python -m pipelines.shard --recipe <name>` to make it again"
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from data_prep.errors import OperationalError
+from data_prep.machine import cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ def parallel_map(
     What a job raises is raised here; OperationalError if a process dies.
     """
     jobs = list(jobs)
-    processes = min(processes or len(os.sched_getaffinity(0)), len(jobs))
+    processes = min(processes or cores(), len(jobs))
     if processes <= 1:
         yield from map(function, jobs)
         return

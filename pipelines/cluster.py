@@ -22,6 +22,7 @@ import typer
 from data_prep.errors import BadInput, OperationalError
 from data_prep.files import write_json
 from pipelines.support.ray_cluster import free_port
+from pipelines.support.storage import state_root, storage_root
 from pipelines.support.tracking import tracking_uri
 from pipelines.support.verb import run
 
@@ -57,8 +58,8 @@ def cluster(
 def up(port: int, dashboard_port: int) -> dict[str, Any]:
     """Start a Ray head in the background and wait until it takes jobs; one that runs already is kept.
 
-    Jobs inherit its environment: where artifacts, checkpoints and the tracking server are, as absolute paths,
-    so that a job finds them although it runs in a copy of the code.
+    Jobs inherit its environment: where artifacts, checkpoints, locks and the tracking server are, as absolute
+    paths, so that a job finds them although it runs in a copy of the code.
     Raises BadInput (ports), OperationalError.
     """
     if state := running():
@@ -101,7 +102,8 @@ def _environment() -> dict[str, str]:
     """What the head and all its jobs see: this interpreter first, token authentication, absolute places."""
     places = {
         "SEQGEN_ARTIFACTS": str(Path(os.environ.get("SEQGEN_ARTIFACTS", "artifacts")).resolve()),
-        "SEQGEN_STORAGE": os.environ.get("SEQGEN_STORAGE") or str(Path(".seqgen/ray").resolve()),
+        "SEQGEN_STATE": str(state_root()),
+        "SEQGEN_STORAGE": storage_root(),
         "MLFLOW_TRACKING_URI": tracking_uri(),
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import BadInput, OperationalError
-from data_prep.files import sync_directory, write_bytes, write_json
+from data_prep.files import directory_writer, write_bytes, write_json
 from pipelines.support.signals import raise_on_stop
 from pipelines.support.trained import Trained, load_trained
 from pipelines.support.verb import RecipeOption, SetOption, run
 from seqgen.config import flatten
 
 if TYPE_CHECKING:
-    from data_prep.manifest import Manifest
     from seqgen.evaluation.bounds import Advance, Measurement
 
 
@@ -50,7 +47,7 @@ def evaluate_trained(trained: Trained) -> dict[str, Any]:
         raise BadInput(
             f"evaluate.images={config.images}: a standard error needs two drawings of each of 2 concepts, 4"
         )
-    manifest = trained.manifest()
+    trained.manifest()
 
     import torch
 
@@ -68,31 +65,29 @@ def evaluate_trained(trained: Trained) -> dict[str, Any]:
     sheets = galleries.draw_sheets(model, held_out, config.seed)
 
     metrics: dict[str, Any] = {config.split: {trained.recipe.data.binarise: measurement.metrics}}
-    with whole_directory(trained.places.evaluate) as directory:
-        _write_numbers(directory, trained, manifest, measurement, metrics)
+    with directory_writer(trained.places.evaluate) as directory:
+        _write_numbers(directory, trained, measurement, metrics)
         for name, sheet in sheets.items():
             write_bytes(directory / trained.places.pictures.name / f"{name}.png", pictures.png(sheet))
     return metrics
 
 
 def _write_numbers(
-    directory: Path, trained: Trained, manifest: Manifest, measurement: Measurement, metrics: dict[str, Any]
+    directory: Path, trained: Trained, measurement: Measurement, metrics: dict[str, Any]
 ) -> None:
     import io
 
     import numpy as np
 
-    config = trained.recipe.evaluate
+    from pipelines.support.promotion import comparable
+
     write_json(directory / "metrics.json", metrics)
-    comparable = {
-        "manifest_digest": manifest.digest,
-        "split": config.split,
-        "binarise": trained.recipe.data.binarise,
-        "seed": config.seed,
-        "images": len(measurement.free_energy),
+    about = {
+        **comparable(trained, len(measurement.free_energy)),
+        "weights": trained.weights,
         "free_energy": measurement.metrics["bound"],
     }
-    write_json(directory / "evaluation.json", comparable)
+    write_json(directory / "evaluation.json", about)
     stream = io.BytesIO()
     np.save(stream, measurement.free_energy.float().numpy())
     write_bytes(directory / "bounds.npy", stream.getvalue())
@@ -136,23 +131,6 @@ def lines(metrics: dict[str, Any]) -> list[str]:
                 error = "" if se is None else f" ± {se:.2f}"
                 result.append(f"  {split}/{binarise}/{name:<24} {value:9.2f}{error} nats")
     return result
-
-
-@contextlib.contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
-    """A temporary sibling of `path` to fill; on success it takes the place of `path`, else it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-        sync_directory(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import BadInput, OperationalError, SeqgenError
+from data_prep.errors import BadInput, OperationalError
 from data_prep.files import write_json
 from pipelines.support.signals import raise_on_stop
 from pipelines.support.trained import Trained, load_trained
@@ -51,20 +51,14 @@ def register_trained(trained: Trained) -> dict[str, Any]:
             raise BadInput(
                 f"{path}: missing; run `python -m pipelines.evaluate --recipe {trained.recipe.name}`"
             )
-    trained.manifest()
-    evaluation = Evaluation.read(trained.places.evaluate)
-    if evaluation.data.get("manifest_digest") != trained.run["manifest_digest"]:
-        raise BadInput(
-            f"{trained.places.evaluate}: evaluated on other shards than trained on; evaluate again"
-        )
+    evaluation, images = Evaluation.read(trained.places.evaluate), _evaluated(trained)
+    evaluation.check(trained, len(images))
     client = tracking.connect()
     try:
         version = registry.add_version(client, trained, evaluation)
-        decision = _promote(client, version, trained, evaluation)
+        decision = _promote(client, version, trained, evaluation, images)
         holder = registry.by_alias(client, version.name, registry.CHAMPION)
-    except SeqgenError:
-        raise
-    except Exception as error:
+    except tracking.server_errors() as error:
         raise OperationalError(tracking.explain(client.tracking_uri, error)) from error
     result = {
         "name": version.name,
@@ -81,7 +75,7 @@ def register_trained(trained: Trained) -> dict[str, Any]:
 
 
 def _promote(
-    client: MlflowClient, version: ModelVersion, trained: Trained, evaluation: Evaluation
+    client: MlflowClient, version: ModelVersion, trained: Trained, evaluation: Evaluation, images: ImageSet
 ) -> Decision:
     """Compare-and-set: judged against the champion there is, and again if another was put there meanwhile."""
     from pipelines.support import registry
@@ -89,7 +83,7 @@ def _promote(
     with registry.lock(client, version.name):
         while True:
             champion = registry.by_alias(client, version.name, registry.CHAMPION)
-            decision = _judge(client, version, champion, trained, evaluation)
+            decision = _judge(client, version, champion, trained, evaluation, images)
             if not decision.promoted:
                 tags = {"promotion": "not promoted", "promotion_reason": decision.reason}
                 registry.set_tags(client, version, tags)
@@ -106,6 +100,7 @@ def _judge(
     champion: ModelVersion | None,
     trained: Trained,
     evaluation: Evaluation,
+    images: ImageSet,
 ) -> Decision:
     from pipelines.support.promotion import Decision, decide
     from pipelines.support.registry import fetch_evaluation
@@ -120,16 +115,20 @@ def _judge(
     try:
         defended = fetch_evaluation(client, champion)
         if evaluation.differences(defended):
-            defended = _evaluate_again(client, champion, trained, evaluation)
+            defended = _evaluate_again(client, champion, trained, evaluation, images)
             title += " measured again on the present data"
-        groups = groups_of(_evaluated(trained), trained.recipe.data)
+        groups = groups_of(images, trained.recipe.data)
         return decide(evaluation, defended, title, min_gain, groups)
     except (BadInput, OperationalError) as error:
         return Decision(False, f"{title} cannot be compared: {error}")
 
 
 def _evaluate_again(
-    client: MlflowClient, champion: ModelVersion, trained: Trained, evaluation: Evaluation
+    client: MlflowClient,
+    champion: ModelVersion,
+    trained: Trained,
+    evaluation: Evaluation,
+    images: ImageSet,
 ) -> Evaluation:
     """Measure the champion as the candidate was measured: same images, binarisation, contexts and noise.
 
@@ -152,7 +151,7 @@ def _evaluate_again(
             f"evaluation has {manifest.height}x{manifest.width}{' with contexts' if conditional else ''}; "
             "use another register.name for another task"
         )
-    held_out = hold_out(_evaluated(trained), trained.recipe.data, conditional, config.seed)
+    held_out = hold_out(images, trained.recipe.data, conditional, config.seed)
     return Evaluation(evaluation.data, free_energies(model, held_out, config.seed).free_energy)
 
 

@@ -9,9 +9,10 @@ from pipelines.support.verb import run
 
 def replay() -> None:
     """Send every spooled file and remove it; nothing is sent twice."""
-    paths = sorted(metriclog.SPOOL.glob("*.jsonl"))
+    spool = metriclog.spool_directory()
+    paths = sorted(spool.glob("*.jsonl"))
     if not paths:
-        print(f"nothing is spooled in {metriclog.SPOOL}")
+        print(f"nothing is spooled in {spool}")
         return
     uri = tracking.tracking_uri()
     tracking.connect(uri)

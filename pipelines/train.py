@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from data_prep.errors import BadInput, NumericalError, OperationalError, StoppedEarly
-from data_prep.files import canonical_digest, write_json
+from data_prep.files import canonical_digest, directory_writer, write_json
 from data_prep.manifest import Manifest, check_shard_bytes, read_manifest
 from pipelines.support import lineage
 from pipelines.support.history import FILE_NAME, Row, read_history, write_history
 from pipelines.support.ray_cluster import Device, connected, elsewhere, this_machine
 from pipelines.support.recipe import load_recipe, places
 from pipelines.support.signals import raise_on_stop
-from pipelines.support.storage import RunStorage, storage_root
+from pipelines.support.storage import RunStorage, state_root, storage_root
 from pipelines.support.verb import RecipeOption, SetOption, run
 from pipelines.support.worker import SCORE
 from seqgen.config import Recipe, flatten
@@ -58,7 +57,8 @@ def with_search(name: str | None, assignments: list[str]) -> Recipe:
         found = dict(json.loads(path.read_text())["settings"])
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{path}: not the result of a search ({error}); run `python -m pipelines.tune`"
+            f"{path}: not the result of a search ({error}); "
+            f"run `python -m pipelines.tune --recipe {name or recipe.name}`"
         ) from error
     if found.keys() != recipe.search.space.keys():
         raise BadInput(
@@ -88,7 +88,7 @@ def train_recipe(
     if not elsewhere():
         this_machine().check(recipe, device)
     storage = RunStorage.next(storage_root(), run_name(recipe, manifest))
-    locks = Path(".seqgen/locks")
+    locks = state_root() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(locks / f"train-{storage.name}.lock", timeout=0):
@@ -105,7 +105,7 @@ def train_recipe(
     except Timeout:
         raise BadInput(f"run {storage.name} is being trained by another process; wait for it") from None
     except StoppedEarly as stopped:
-        raise StoppedEarly(f"{stopped}; the last checkpoint is kept. Go on with: {again}") from None
+        raise StoppedEarly(f"{stopped}; the epochs with a checkpoint are kept. Go on with: {again}") from None
     except OperationalError as error:
         raise OperationalError(f"{error}. Go on with: {again}") from error
 
@@ -115,14 +115,14 @@ def check(recipe: Recipe) -> Manifest:
 
     Raises BadInput (absent, or made with other settings), OperationalError (damaged).
     """
-    directory = places(recipe).shards
+    directory, again = places(recipe).shards, f"python -m pipelines.shard --recipe {recipe.name}"
     manifest = read_manifest(directory)
     size = recipe.data.size
     if manifest.data != recipe.data or (manifest.height, manifest.width) != (size, size):
-        raise BadInput(f"{directory}: shards of other data settings; run `python -m pipelines.shard`")
+        raise BadInput(f"{directory}: shards of other data settings; run `{again}`")
     for split in ("train", "valid"):
         if split not in manifest.splits:
-            raise BadInput(f"{directory}: no split {split}; run `python -m pipelines.shard`")
+            raise BadInput(f"{directory}: no split {split}; run `{again}`")
         for shard in manifest.splits[split].shards:
             check_shard_bytes(directory, shard)
     images = manifest.splits["train"].images
@@ -167,6 +167,8 @@ def _tracked(
         }
         result = run_workers(recipe, places(recipe).shards, digests, storage, device, on_row)
         target = _write_products(recipe, manifest, storage, run_id, request, result)
+        for row in read_history(target / FILE_NAME):  # what was not heard of; what was, is not sent twice
+            on_row(row)
         storage.complete()
         status = "FINISHED"
     except StoppedEarly:
@@ -197,17 +199,11 @@ def _write_products(
         )
     best, metrics = min(finite, key=lambda pair: (pair[1][SCORE], -pair[1]["epoch"]))
     target = places(recipe).train
-    fresh, stale = target.with_name(".train.new"), target.with_name(".train.old")
-    for leftover in (fresh, stale):
-        shutil.rmtree(leftover, ignore_errors=True)
     model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
     with best.as_directory() as directory:
         load_average(Path(directory), model)
-    save_model(model, fresh / "model")
     with result.checkpoint.as_directory() as directory:
         rows = read_history(Path(directory) / FILE_NAME)
-    write_history(fresh / FILE_NAME, rows)
-    write_json(fresh / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
     summary = {
         "run_id": run_id,
         "run_name": storage.name,
@@ -221,11 +217,11 @@ def _write_products(
         "request_digest": request,
         "manifest_digest": manifest.digest,
     }
-    write_json(fresh / "run.json", summary)
-    if target.exists():
-        target.replace(stale)
-    fresh.replace(target)
-    shutil.rmtree(stale, ignore_errors=True)
+    with directory_writer(target) as fresh:
+        save_model(model, fresh / "model")
+        write_history(fresh / FILE_NAME, rows)
+        write_json(fresh / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
+        write_json(fresh / "run.json", summary)
     print(f"best of {rows[-1]['epoch']} epochs: {metrics['epoch']}, held-out bound {metrics[SCORE]:.2f} nats")
     print(f"model in {target / 'model'}, run {run_id}")
     return target

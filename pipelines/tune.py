@@ -18,6 +18,7 @@ from data_prep.files import canonical_digest, write_bytes, write_json
 from data_prep.manifest import Manifest
 from pipelines.support.recipe import load_recipe, places
 from pipelines.support.space import checked_recipes, describe, trial_count
+from pipelines.support.storage import RunStorage, state_root, storage_root
 from pipelines.support.verb import RecipeOption, SetOption, run
 from seqgen.config import Recipe
 
@@ -78,7 +79,7 @@ def _check(recipe: Recipe) -> Manifest:
 
 @contextlib.contextmanager
 def _only_one(name: str) -> Iterator[str]:
-    path = Path(".seqgen/locks") / f"{name}.lock"
+    path = state_root() / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=0):
@@ -92,7 +93,6 @@ def _only_one(name: str) -> Iterator[str]:
 def _search(recipe: Recipe, manifest: Manifest, name: str, target: Path) -> dict[str, Any]:
     from pipelines.support import ray_cluster, tracking
     from pipelines.support.signals import raise_on_stop
-    from pipelines.support.storage import RunStorage, storage_root
     from pipelines.support.study import run_trials
     from pipelines.support.studylog import StudyLog
     from pipelines.support.trials import objective

@@ -17,6 +17,7 @@ import yaml
 
 from data_prep.manifest import read_manifest
 from pipelines.support import lineage, tracking
+from pipelines.support.promotion import comparable
 from pipelines.support.recipe import load_recipe, places
 from pipelines.support.trained import Trained, load_trained
 from seqgen.data import load_split
@@ -93,14 +94,8 @@ def evaluate_line(trained: Trained) -> None:
     images = load_split(trained.places.shards, config.split, config.images)
     held_out = hold_out(images, trained.recipe.data, model.config.conditional, config.seed)
     bounds = free_energies(model, held_out, config.seed).free_energy
-    data = {
-        "manifest_digest": trained.manifest().digest,
-        "split": config.split,
-        "binarise": trained.recipe.data.binarise,
-        "seed": config.seed,
-        "images": len(bounds),
-        "free_energy": bounds.mean().item(),
-    }
+    about = {"weights": trained.weights, "free_energy": bounds.mean().item()}
+    data = comparable(trained, len(bounds)) | about
     write_bounds(trained.places.evaluate, data, bounds.float().numpy())
 
 

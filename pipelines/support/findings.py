@@ -68,9 +68,14 @@ def evaluation(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
     """evaluation.json and the metrics it names. Raises BadInput if the model was not evaluated."""
     directory = trained.places.evaluate
     measured, metrics = read_json(directory / "evaluation.json"), read_json(directory / "metrics.json")
+    name = trained.recipe.name
     if measured is None or metrics is None:
-        name = trained.recipe.name
         raise BadInput(f"{directory}: not evaluated yet; run `python -m pipelines.evaluate --recipe {name}`")
+    if measured.get("weights") != trained.weights:
+        raise BadInput(
+            f"{directory}: measured on other weights than {trained.model}; "
+            f"run `python -m pipelines.evaluate --recipe {name}`"
+        )
     return measured, metrics[measured["split"]][measured["binarise"]]
 
 

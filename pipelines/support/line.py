@@ -18,7 +18,7 @@ from data_prep.errors import BadInput, NumericalError, OperationalError, SeqgenE
 from seqgen.yaml import read_yaml
 
 VERBS = ("fetch", "shard", "tune", "train", "evaluate", "register", "report")
-GRACE = 120.0  # seconds in which a stopped training writes its checkpoint
+GRACE = 120.0  # seconds in which a stopped verb ends its Ray and closes its run
 _ERRORS: dict[int, type[SeqgenError]] = {2: BadInput, 3: NumericalError, 4: StoppedEarly}
 _STAGE_CODE = re.compile(rb"exited with (\d+)")
 

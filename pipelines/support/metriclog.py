@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.errors import one_line
 from data_prep.files import write_bytes
+from pipelines.support.storage import state_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SPOOL = Path(".seqgen/spool")
 _CAPACITY = 100_000
 _BATCH = 500  # the server takes at most 1000 metrics in one call
 _PAUSE = 5.0  # seconds between two attempts on a server that is away
@@ -32,6 +32,11 @@ class Point(NamedTuple):
     value: float
     time: int  # milliseconds since 1970
     step: int
+
+
+def spool_directory() -> Path:
+    """Where what the tracking server did not take is kept, a file a run."""
+    return state_root() / "spool"
 
 
 def secure_environment() -> None:
@@ -98,14 +103,14 @@ class MetricLog:
     """Logs metrics of one run; `log` costs microseconds whatever the server does.
 
     While the server is away points wait in memory (at most 100,000, then the newest are dropped with one
-    warning); what is left at `close` is written to `.seqgen/spool`, for `python -m pipelines.replay`.
+    warning); what is left at `close` is written to the spool, for `python -m pipelines.replay`.
     After a restart from an earlier checkpoint the steps the run already has are not sent again.
     """
 
-    def __init__(self, uri: str, run_id: str, spool: Path = SPOOL) -> None:
+    def __init__(self, uri: str, run_id: str, spool: Path | None = None) -> None:
         """`uri` is a tracking URI, `run_id` an open run of it. Nothing is sent or imported here."""
         self._sender = Sender(uri, run_id)
-        self._spool = spool.resolve()
+        self._spool = spool or spool_directory()
         self._queue: queue.Queue[Point] = queue.Queue(_CAPACITY)
         self._closing = threading.Event()
         self._deadline = float("inf")
@@ -198,14 +203,14 @@ def _append(spool: Path, run_id: str, records: list[dict[str, Any]]) -> Path:
     return path
 
 
-def spool_status(run_id: str, status: str, spool: Path = SPOOL) -> Path:
+def spool_status(run_id: str, status: str) -> Path:
     """Keep a run's terminal status for `replay`, after the points spooled before it."""
-    return _append(spool, run_id, [{"status": status}])
+    return _append(spool_directory(), run_id, [{"status": status}])
 
 
-def forget_status(run_id: str, spool: Path = SPOOL) -> None:
+def forget_status(run_id: str) -> None:
     """Drop the spooled statuses of a run that is gone on with; its points stay."""
-    path = spool / f"{run_id}.jsonl"
+    path = spool_directory() / f"{run_id}.jsonl"
     try:
         lines = path.read_text().splitlines(keepends=True)
     except FileNotFoundError:

@@ -8,22 +8,38 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data_prep.errors import OperationalError
+from data_prep.errors import BadInput, OperationalError
 
 if TYPE_CHECKING:
     import torch
+
+    from pipelines.support.trained import Trained
+
+
+def comparable(trained: Trained, images: int) -> dict[str, Any]:
+    """What two evaluations must have in common for their bounds, on `images` images, to be paired."""
+    return {
+        "manifest_digest": trained.manifest().digest,
+        "split": trained.recipe.evaluate.split,
+        "binarise": trained.recipe.data.binarise,
+        "seed": trained.recipe.evaluate.seed,
+        "conditional": trained.recipe.model.conditional,
+        "images": images,
+    }
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Held-out bounds of one model.
 
-    data: what makes two evaluations comparable (manifest_digest, split, binarise, seed, images);
-    bounds: float64 [images], the free energy F of every image in nats, lower is better.
+    data: what makes two evaluations comparable (`comparable`);
+    bounds: float64 [images], the free energy F of every image in nats, lower is better;
+    weights: sha256 of the weights that were measured.
     """
 
     data: dict[str, Any]
     bounds: torch.Tensor
+    weights: str = ""
 
     @classmethod
     def read(cls, directory: Path) -> Evaluation:
@@ -35,6 +51,7 @@ class Evaluation:
             data = json.loads((directory / "evaluation.json").read_text())
             bounds = torch.from_numpy(np.load(directory / "bounds.npy", allow_pickle=False)).double()
             data.pop("free_energy")
+            weights = data.pop("weights")
             complete = bounds.shape == (data["images"],)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise OperationalError(f"{directory}: no complete evaluation ({error}); evaluate again") from None
@@ -42,7 +59,26 @@ class Evaluation:
             raise OperationalError(
                 f"{directory}: {len(bounds)} bounds of {data['images']} images; evaluate again"
             )
-        return cls(data, bounds)
+        return cls(data, bounds, weights)
+
+    def check(self, trained: Trained, images: int) -> None:
+        """Raise BadInput unless this is `trained`'s evaluation as its settings ask for it, on `images` images."""
+        again = f"run `python -m pipelines.evaluate --recipe {trained.recipe.name}`"
+        if self.weights != trained.weights:
+            raise BadInput(
+                f"{trained.places.evaluate}: measured on other weights than {trained.model}; {again}"
+            )
+        asked = comparable(trained, images)
+        if self.data != asked:
+            changed = [
+                f"{key} was {self.data.get(key)!r}, is {asked.get(key)!r}"
+                for key in sorted(asked.keys() | self.data.keys())
+                if self.data.get(key) != asked.get(key)
+            ]
+            raise BadInput(
+                f"{trained.places.evaluate}: measured with other settings ({'; '.join(changed)}); "
+                f"give the same --set, or {again}"
+            )
 
     @cached_property
     def mean(self) -> float:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Literal
 
 from data_prep.errors import BadInput, OperationalError, StoppedEarly
+from data_prep.machine import cores, memory
 from pipelines.support.signals import check_stop, raise_on_stop
 from seqgen.config import Recipe
 
@@ -30,8 +31,6 @@ class Resources:
 
     def check(self, recipe: Recipe, device: Device) -> Literal["cpu", "cuda"]:
         """The device for the recipe's workers, one CPU (and one GPU) each. Raises BadInput without room."""
-        from seqgen.training.memory import training_bytes
-
         workers = recipe.train.workers
         where = "this machine" if self.here else "the Ray cluster"
         if workers > self.cpus:
@@ -46,8 +45,7 @@ class Resources:
             )
         if device != "cpu" and workers <= self.gpus:
             return "cuda"
-        needed = workers * training_bytes(recipe.model, recipe.data.size, recipe.train.batch // workers)
-        if needed > self.memory:
+        if (needed := bytes_needed(recipe)) > self.memory:
             raise BadInput(
                 f"model.steps={recipe.model.steps} with train.batch={recipe.train.batch} needs about "
                 f"{needed / 2**30:.0f} GiB and {where} has {self.memory / 2**30:.0f} GiB; lower one of them"
@@ -55,12 +53,19 @@ class Resources:
         return "cpu"
 
 
+def bytes_needed(recipe: Recipe) -> int:
+    """About the memory that all workers of a training take together."""
+    from seqgen.training.memory import training_bytes
+
+    workers = recipe.train.workers
+    return workers * training_bytes(recipe.model, recipe.data.size, recipe.train.batch // workers)
+
+
 def this_machine() -> Resources:
     """The cores this process may use, the GPUs that PyTorch sees, the memory."""
     import torch
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Resources(len(os.sched_getaffinity(0)), torch.cuda.device_count(), memory, here=True)
+    return Resources(cores(), torch.cuda.device_count(), memory(), here=True)
 
 
 def elsewhere() -> bool:
@@ -83,8 +88,8 @@ def connected() -> Iterator[Resources]:
         check_stop()
         raise_on_stop()
         total = ray.cluster_resources()
-        cpus, gpus, memory = (int(total.get(name, 0)) for name in ("CPU", "GPU", "memory"))
-        yield Resources(cpus, gpus, memory, here=False) if elsewhere() else this_machine()
+        cpus, gpus, size = (int(total.get(name, 0)) for name in ("CPU", "GPU", "memory"))
+        yield Resources(cpus, gpus, size, here=False) if elsewhere() else this_machine()
     finally:
         ray.shutdown()
 

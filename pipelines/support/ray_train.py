@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -39,9 +40,12 @@ def run_workers(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     objective = f"valid/{recipe.data.binarise}/free_energy"
-    news = Queue(actor_options={"num_cpus": 0})
+    # On the driver's node: it must not go away with a worker's.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    news = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     task = Task(
         recipe=recipe.model_dump(mode="json", by_alias=True),
         shards=str(shards),
@@ -118,8 +122,10 @@ def _hear(news: Queue, display: Display, on_row: Callable[[Row], None], wait: fl
             else:
                 for row in item["rows"]:
                     display.epoch(row)
-    except (Empty, RayError):
+    except Empty:
         return
+    except RayError:  # the queue is gone: the history in the checkpoint will tell
+        time.sleep(wait)
 
 
 def _failure(error: BaseException, storage: RunStorage) -> BaseException:

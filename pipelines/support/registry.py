@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.errors import BadInput, one_line
-from data_prep.files import canonical_digest, file_sha256
+from data_prep.files import canonical_digest
 from pipelines.support import lineage
 from pipelines.support.package import save_package
 from pipelines.support.promotion import Evaluation
@@ -54,7 +54,7 @@ def add_version(client: MlflowClient, trained: Trained, evaluation: Evaluation) 
         ) from None
     tags = {key: value for key, value in run.data.tags.items() if key.startswith(lineage.PREFIX)}
     tags |= {
-        WEIGHTS_TAG: file_sha256(trained.model / "weights.safetensors"),
+        WEIGHTS_TAG: trained.weights,
         "seqgen.request_digest": lineage.request_digest(trained.recipe, request),
         "seqgen.evaluation_digest": canonical_digest(evaluation.data),
         "seqgen.bound": repr(evaluation.mean),

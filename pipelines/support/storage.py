@@ -25,12 +25,17 @@ _REFUSALS = (
 )
 
 
+def state_root() -> Path:
+    """SEQGEN_STATE, else `.seqgen` of the working directory: locks, the spool and, by default, checkpoints."""
+    return Path(os.environ.get("SEQGEN_STATE") or ".seqgen").resolve()
+
+
 def storage_root() -> str:
-    """SEQGEN_STORAGE (an absolute path or s3://bucket/prefix), else `.seqgen/ray` of the working directory.
+    """SEQGEN_STORAGE (an absolute path or s3://bucket/prefix), else `ray` under `state_root()`.
 
     Raises BadInput for another kind of address.
     """
-    root = os.environ.get("SEQGEN_STORAGE") or str(Path(".seqgen/ray").resolve())
+    root = os.environ.get("SEQGEN_STORAGE") or str(state_root() / "ray")
     if root.startswith("s3://"):
         return root.rstrip("/")
     if "://" in root or not Path(root).is_absolute():

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from data_prep.errors import BadInput, StoppedEarly
+from pipelines.support.ray_cluster import bytes_needed
 from pipelines.support.space import checked_recipes, is_grid
 from seqgen.config import Recipe
 
@@ -31,9 +32,11 @@ def room(recipe: Recipe, resources: Resources) -> tuple[int, str]:
     if workers > resources.cpus:
         where = "this machine" if resources.here else "the Ray cluster"
         raise BadInput(f"search.workers={workers}: {where} has {resources.cpus} CPUs; use at most that many")
-    devices = {resources.check(trial, "auto") for trial in checked_recipes(recipe)}
-    device = "cuda" if devices == {"cuda"} else "cpu"
-    return (resources.gpus if device == "cuda" else resources.cpus) // workers, device
+    trials = checked_recipes(recipe)
+    if {resources.check(trial, "auto") for trial in trials} == {"cuda"}:
+        return resources.gpus // workers, "cuda"
+    largest = max(bytes_needed(trial) for trial in trials)
+    return max(1, min(resources.cpus // workers, resources.memory // largest)), "cpu"
 
 
 def run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Resources) -> list[Trial]:

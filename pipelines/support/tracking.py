@@ -83,6 +83,16 @@ def connect(uri: str | None = None) -> MlflowClient:
     return client
 
 
+def server_errors() -> tuple[type[Exception], ...]:
+    """What MLflow's client raises for a server or an artifact store that does not serve us."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    return MlflowException, RequestException, Boto3Error, BotoCoreError, ClientError
+
+
 def explain(uri: str, error: Exception) -> str:
     """One line for an error of the tracking server, without the password."""
     return (
@@ -129,10 +139,10 @@ def open_run(
     name: str | None = None,
     kind: str = "train",
 ) -> str:
-    """Create a run, or re-open `run_id`, and return its id; it is RUNNING afterwards.
+    """Create a run, or re-open `run_id` if the server knows it, and return its id; it is RUNNING afterwards.
 
     A new run gets the flattened recipe as parameters and `lineage_tags`; `parent` is the run id of a study.
-    Raises OperationalError (server) or BadInput (`run_id` is not known there).
+    Raises OperationalError (server).
     """
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
@@ -141,11 +151,15 @@ def open_run(
     if run_id is not None:
         try:
             client.update_run(run_id, status="RUNNING")
+            forget_status(run_id)
+            return run_id
         except MlflowException as error:
-            where = redact(client.tracking_uri)
-            raise BadInput(f"run {run_id} cannot be resumed on {where}: {one_line(error)}") from None
-        forget_status(run_id)
-        return run_id
+            # It was made on another server, or deleted: the work done so far is not lost with it.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise OperationalError(explain(client.tracking_uri, error)) from None
+            _warn(
+                f"run {run_id} is not on {redact(client.tracking_uri)} ({one_line(error)}); a new one is opened"
+            )
     tags = lineage.lineage_tags(recipe, manifest) | {lineage.PREFIX + "kind": kind}
     if parent:
         tags["mlflow.parentRunId"] = parent

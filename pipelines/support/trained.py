@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import BadInput
+from data_prep.files import file_sha256
 from data_prep.manifest import Manifest, read_manifest
 from pipelines.support.recipe import Places, load_recipe, places
 from seqgen.config import Recipe, build_recipe, flatten, parse_assignment
@@ -28,6 +29,11 @@ class Trained:
     def model(self) -> Path:
         """The directory `load_model` reads."""
         return self.places.train / "model"
+
+    @property
+    def weights(self) -> str:
+        """The sha256 of the trained weights: an evaluation says by it whose it is."""
+        return file_sha256(self.model / "weights.safetensors")
 
     def manifest(self) -> Manifest:
         """The manifest of the shards, which must be those that were trained on. Raises BadInput."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed
 from torch import Tensor
+
+from data_prep.machine import cores
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,6 @@ def share_cores(processes: int) -> int:
 
     The number is part of what makes a run repeatable: sums are split by thread.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = max(1, cores() // processes)
     torch.set_num_threads(threads)
     return threads

@@ -67,6 +67,19 @@ def test_recipes_named_in_the_docs_exist():
             assert name in recipe_names(), (page.name, name)
 
 
+def test_what_is_installed_first_has_one_version():
+    """torch and uv are installed before constraints.txt is read, in three places."""
+    texts = {name: (ROOT / name).read_text() for name in ("README.md", "Makefile", "infra/Dockerfile")}
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    assert re.findall(r"\btorch==([\w.]+)", texts["README.md"]) == [pinned["torch"]]
+    for name in ("Makefile", "infra/Dockerfile"):
+        assert "$(grep '^torch==' constraints.txt)" in texts[name]
+        assert len(re.findall("torch==", texts[name])) == 1
+    numbers = {name: set(re.findall(r"\buv==([\w.]+)", text)) for name, text in texts.items()}
+    assert set(map(len, numbers.values())) == {1}
+    assert len(set.union(*numbers.values(), {pinned["uv"]} if "uv" in pinned else set())) == 1
+
+
 def test_no_machine_path_in_what_is_tracked():
     try:
         tracked = subprocess.run(

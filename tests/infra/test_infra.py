@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 import yaml
 
 from pipelines.cli import verbs
+from pipelines.support.line import GRACE
 from tests.infra.kube import documents, pod_templates, validate
 
 ROOT = Path(__file__).parents[2]
@@ -82,9 +84,7 @@ def test_pods_have_no_rights_they_do_not_need() -> None:
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert set(container["resources"]["limits"]) >= {"cpu", "memory"}
         if "ray" in spec["containers"][0]["name"]:
-            assert (
-                spec["terminationGracePeriodSeconds"] > 120
-            )  # pipelines.support.line.GRACE: the checkpoint is saved
+            assert spec["terminationGracePeriodSeconds"] > GRACE
     assert document("CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
     for cluster in (
         document("RayCluster")["spec"],
@@ -205,14 +205,49 @@ def test_crontab_line_is_one() -> None:
     assert schedules == {" ".join((minute, hour, *rest))}
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_crontab_line_runs_in_the_environment_of_the_units(tmp_path: Path, there: bool) -> None:
+    file, home = "/etc/seqgen/environment", "/srv/seqgen"
+    assert f"EnvironmentFile=-{file}\n" in (INFRA / "systemd/seqgen-retrain.service").read_text()
+    (line,) = re.findall(
+        r"^[\d*].* seqgen (cd .*)$", (INFRA / "cron/seqgen-retrain").read_text(), re.MULTILINE
+    )
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\nenv\n')
+    python.chmod(0o755)
+    if there:
+        (tmp_path / "environment").write_text(
+            "# of S3\nSEQGEN_MIRROR='a b$c'\nSEQGEN_STORAGE=s3://seqgen/ray\n"
+        )
+    command = line.replace(file, str(tmp_path / "environment")).replace(home, str(tmp_path))
+    bare = {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["/bin/sh", "-c", command], env=bare, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    words = (tmp_path / ".seqgen/retrain.log").read_text().splitlines()
+    assert words[0] == "-m pipelines.retrain"
+    assert ("SEQGEN_MIRROR=a b$c" in words, "SEQGEN_STORAGE=s3://seqgen/ray" in words) == (there, there)
+
+
+def test_driver_of_the_servers_database_is_installed_with_it() -> None:
+    used = (INFRA / "systemd/seqgen-mlflow.service").read_text() + (INFRA / "mlflow/compose.yaml").read_text()
+    assert re.findall(r"--backend-store-uri[ =](\w+\+\w+)://", used) == ["postgresql+psycopg"] * 2
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [re.split("[>=]", wanted)[0] for wanted in extras["server"]] == ["psycopg[binary]"]
+    pinned = re.findall(r"^(psycopg[\w-]*)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert [name for name, _ in pinned] == ["psycopg", "psycopg-binary"]
+    assert len({number for _, number in pinned}) == 1
+    for name in ("Dockerfile", "README.md"):
+        assert "uv pip install" in (text := (INFRA / name).read_text())
+        assert "-c constraints.txt -e '.[server]'" in text
+
+
 def test_image_is_made_of_what_is_here_and_runs_as_nobody() -> None:
     lines = (INFRA / "Dockerfile").read_text().splitlines()
     for line in lines:
         if line.startswith("COPY"):
             assert all((ROOT / source).exists() for source in line.split()[1:-1]), line
     assert [line for line in lines if line.startswith("USER")] == ["USER 1000:1000"]
-    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    assert f"uv=={pinned['uv']}" in "\n".join(lines) if "uv" in pinned else True
     ignored = (INFRA / "Dockerfile.dockerignore").read_text().splitlines()
     sources = {source for line in lines if line.startswith("COPY") for source in line.split()[1:-1]}
     assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == sources

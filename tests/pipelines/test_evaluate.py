@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from data_prep.errors import BadInput, OperationalError
-from pipelines.evaluate import evaluate, evaluate_trained, lines, publish, whole_directory
+from pipelines.evaluate import evaluate, evaluate_trained, lines, publish
 from pipelines.support import tracking
 from pipelines.support.trained import load_trained
 from tests.line import tiny_recipe, train_line
@@ -144,20 +144,3 @@ def test_a_server_that_goes_down_later_costs_an_error_and_not_the_files(project,
     trained.run["run_id"] = "0" * 32
     with pytest.raises(OperationalError, match="the files are kept in"):
         publish(trained, {"test": {"dynamic": {"bound": 1.0}}})
-
-
-def test_a_directory_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "out"
-    with whole_directory(path) as inside:
-        (inside / "a").write_text("1")
-        assert not path.exists()
-
-    def fail() -> None:
-        with whole_directory(path) as inside:
-            (inside / "b").write_text("2")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
-    assert [entry.name for entry in path.iterdir()] == ["a"]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import seqgen
 from data_prep.errors import BadInput, OperationalError
@@ -23,6 +24,8 @@ from pipelines.support.lineage import request_digest
 from pipelines.support.promotion import Evaluation, decide
 from pipelines.support.recipe import load_recipe
 from pipelines.support.trained import Trained, load_trained
+from seqgen.data import load_split
+from seqgen.models import build, save_model
 from tests.line import evaluate_line, outside, tiny_recipe, train_line, work_in, write_bounds
 from tests.mlflow_server import MlflowServer
 
@@ -198,7 +201,8 @@ def test_measuring_again_gives_the_bounds_of_the_evaluation(here: Path) -> None:
     client = tracking.connect()
     champion = client.get_model_version_by_alias("tiny", "champion")
     evaluation = Evaluation.read(trained.places.evaluate)
-    again = register._evaluate_again(client, champion, trained, evaluation)
+    images = load_split(trained.places.shards, "test")
+    again = register._evaluate_again(client, champion, trained, evaluation, images)
     assert torch.allclose(again.bounds.float(), evaluation.bounds.float())
 
 
@@ -208,6 +212,33 @@ def test_another_task_does_not_compete(here: Path) -> None:
     result = registered(train_line(other))
     assert not result["promoted"]
     assert "use another register.name" in result["reason"]
+
+
+def test_a_model_without_contexts_does_not_compete_on_the_same_shards(here: Path) -> None:
+    recipe = tiny_recipe(here, conditional=True)
+    registered(train_line(recipe))
+    tree = yaml.safe_load(recipe.read_text())
+    tree["model"]["conditional"] = False
+    recipe.write_text(yaml.safe_dump(tree))
+    result = registered(train_line(recipe))
+    assert not result["promoted"]
+    assert "use another register.name" in result["reason"]
+
+
+def test_the_evaluation_of_other_weights_is_refused(here: Path) -> None:
+    trained = train_line(tiny_recipe(here))
+    save_model(build(trained.recipe.model, 28, 28, 0.4), trained.model)
+    with pytest.raises(BadInput, match="measured on other weights"):
+        registered(trained)
+
+
+@pytest.mark.parametrize("setting", ["evaluate.images=12", "evaluate.seed=3", "evaluate.split=valid"])
+def test_an_evaluation_with_other_settings_is_refused(here: Path, setting: str) -> None:
+    recipe = tiny_recipe(here)
+    train_line(recipe)
+    key = setting.partition(".")[2].partition("=")[0]
+    with pytest.raises(BadInput, match=f"other settings .*{key} was"):
+        registered(load_trained(str(recipe), [setting]))
 
 
 def evaluation(bounds: list[float], **data: Any) -> Evaluation:

@@ -131,8 +131,6 @@ def test_run_has_settings_and_lineage_and_reopens(here: Path, recipe: Recipe, ma
     assert tracking.connect().get_run(run_id).info.status == "RUNNING"
     child = tracking.open_run(recipe, manifest, parent=run_id)
     assert tracking.connect().get_run(child).data.tags["mlflow.parentRunId"] == run_id
-    with pytest.raises(BadInput, match="0123"):
-        tracking.open_run(recipe, manifest, run_id="0123")
 
 
 def test_attach_file_and_directory(here: Path, recipe: Recipe, manifest: Manifest) -> None:
@@ -157,6 +155,16 @@ def test_metrics_after_a_resume_are_not_doubled(here: Path, recipe: Recipe, mani
     assert steps(run_id, "valid/dynamic/free_energy") == list(range(1, 9))
 
 
+def test_a_run_that_the_server_does_not_know_is_opened_anew(
+    here: Path, recipe: Recipe, manifest: Manifest, capfd: pytest.CaptureFixture
+) -> None:
+    run_id = tracking.open_run(recipe, manifest, run_id="0" * 32)
+    assert run_id != "0" * 32
+    assert "a new one is opened" in capfd.readouterr().err
+    assert tracking.connect().get_run(run_id).info.status == "RUNNING"
+    assert tracking.open_run(recipe, manifest, run_id=run_id) == run_id
+
+
 def test_bad_values_are_a_warning(
     here: Path, recipe: Recipe, manifest: Manifest, capfd: pytest.CaptureFixture
 ) -> None:
@@ -174,7 +182,7 @@ def test_unknown_run_is_refused_once_and_kept(here: Path, recipe: Recipe, manife
     log = tracking.MetricLog(tracking.tracking_uri(), "0123")
     log.log({"a": 1.0}, 1)
     assert not log.close()
-    assert (here / metriclog.SPOOL / "0123.jsonl").is_file()
+    assert (metriclog.spool_directory() / "0123.jsonl").is_file()
 
 
 def test_full_queue_drops_with_one_warning(
@@ -200,7 +208,7 @@ def test_server_away_at_the_end_leaves_a_spool(
     said = capfd.readouterr().err
     assert "python -m pipelines.replay" in said
     assert "canary" not in said
-    assert len((here / metriclog.SPOOL / "0123.jsonl").read_text().splitlines()) == 2
+    assert len((metriclog.spool_directory() / "0123.jsonl").read_text().splitlines()) == 2
     with pytest.raises(OperationalError):
         replay.replay()
 
@@ -270,4 +278,4 @@ def test_server_killed_in_mid_run(
     replay.replay()
     assert steps(run_id, "a") == list(range(1, 1010))
     assert tracking.connect().get_run(run_id).info.status == "FINISHED"
-    assert not list((here / metriclog.SPOOL).iterdir())
+    assert not list((metriclog.spool_directory()).iterdir())

@@ -21,7 +21,7 @@ from ray.tune import Checkpoint
 from data_prep.errors import BadInput, OperationalError
 from data_prep.manifest import read_manifest
 from pipelines.support import trials
-from pipelines.support.ray_cluster import Resources
+from pipelines.support.ray_cluster import Resources, bytes_needed
 from pipelines.support.space import checked_recipes, describe, is_grid, trial_count, trial_recipe
 from pipelines.support.study import room
 from pipelines.support.trials import domains
@@ -143,6 +143,12 @@ def test_as_many_trials_run_at_once_as_get_all_their_workers(workers: int, cpus:
 def test_gpus_bound_the_trials_where_there_are_some():
     assert room(tiny(workers=2), Resources(16, 4, 2**33, here=True)) == (2, "cuda")
     assert room(tiny(workers=8), Resources(16, 4, 2**33, here=True)) == (2, "cpu")
+
+
+def test_memory_bounds_the_trials_that_run_at_once():
+    recipe = tiny({"model.steps": [1, 4]})
+    largest = max(bytes_needed(trial) for trial in checked_recipes(recipe))
+    assert room(recipe, Resources(16, 0, 3 * largest + 1, here=True)) == (3, "cpu")
 
 
 def test_a_trial_larger_than_the_cluster_is_refused_with_the_numbers():
