@@ -1,0 +1,66 @@
+"""The family against the textbook: same weights, images and noise give the same bound and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.textbook import textbook
+from seqgen.config import ModelConfig
+from seqgen.models import build
+
+DRAW = ModelConfig(
+    steps=4,
+    latents=5,
+    hidden=24,
+    attention="gaussian",
+    read_size=3,
+    write_size=5,
+    canvas="additive",
+    canvas_channels=1,
+    observation="identity",
+    inference="encoder",
+    error_image=True,
+)
+SGM = ModelConfig(steps=4, latents=5, hidden=24, read_size=6, write_size=7, posterior_hidden=16)
+MEMBERS = {"draw": DRAW, "sgm": SGM, "sgm given a context": SGM.model_copy(update={"conditional": True})}
+
+
+@pytest.mark.parametrize("config", MEMBERS.values(), ids=MEMBERS)
+def test_the_bound_and_its_gradients_are_the_textbooks(config: ModelConfig):
+    torch.manual_seed(1)
+    model = build(config, 20, 20, 0.2)
+    with torch.no_grad():  # away from a start at which windows are whole and gates shut
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    plain = textbook(model)
+    assert sum(p.numel() for p in plain.parameters()) >= sum(p.numel() for p in model.parameters())
+    x = (torch.rand(6, 1, 20, 20) < 0.2).float()
+    context = (torch.rand(6, 1, 20, 20) < 0.2).float() if config.conditional else None
+    noise = torch.randn(model.noise_shape(6))
+
+    bound, expected = model(x, context, noise).free_energy(), plain(x, noise, context)
+    torch.testing.assert_close(bound, expected, rtol=1e-5, atol=1e-3)
+    bound.sum().backward()
+    expected.sum().backward()
+    inputs = plain.decoder.input_size
+    pairs = [
+        (model.h0.grad, plain.start["h0"].grad),
+        (model.canvas0.grad, plain.start["canvas0"].grad),
+        (model.transition.linear.weight.grad[:, :inputs], plain.decoder.weight_ih.grad),
+        (model.transition.linear.weight.grad[:, inputs:], plain.decoder.weight_hh.grad),
+        (model.posterior.head.weight.grad[: config.latents], plain.mean.weight.grad),
+        (model.posterior.head.weight.grad[config.latents :], plain.log_std.weight.grad),
+    ]
+    reader, writer = model.reader.window, model.writer.window
+    pairs.append((getattr(reader, "head", reader).weight.grad, plain.read_head.weight.grad))
+    pairs.append((getattr(writer, "head", writer).weight.grad, plain.write_head.weight.grad))
+    if config.canvas == "cgru":
+        channels = config.canvas_channels
+        pairs.append((model.canvas.gates.weight.grad[:channels], plain.update.weight.grad))
+        pairs.append((model.canvas.candidate.weight.grad, plain.candidate.weight.grad))
+    if config.conditional:
+        pairs.append((model.context_reader.window.weight.grad, plain.context_head.weight.grad))
+    for ours, theirs in pairs:
+        assert float(theirs.abs().max()) > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
