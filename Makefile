@@ -17,10 +17,10 @@ quickstart: environment  ## the whole line, from raw files to the report, with t
 environment: .venv/installed  ## .venv with the pinned dependencies
 
 test: .venv/installed-dev  ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
 
 test-fast: .venv/installed-dev  ## the tests without clusters, servers and killed processes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/pytest -m "not slow"
 
 lint: .venv/installed-dev  ## formatting, style, types
 	$(BIN)/ruff check .
