@@ -123,7 +123,7 @@ def _retrain(name: str, recipe: Recipe, settings: list[str], force: bool, keep: 
     run_line(name, "report", settings, force=force or champion is None, keep=keep)
     after = _result(where.register)
     if after is None or after == before:
-        print("no new version: the line made again what is registered (`--force` runs every stage of it)")
+        print("no new version: the line gives what is registered already (`--force` runs every stage of it)")
     else:
         print(summary(after))
 

@@ -107,10 +107,10 @@ class MetricLog:
     After a restart from an earlier checkpoint the steps the run already has are not sent again.
     """
 
-    def __init__(self, uri: str, run_id: str, spool: Path | None = None) -> None:
+    def __init__(self, uri: str, run_id: str) -> None:
         """`uri` is a tracking URI, `run_id` an open run of it. Nothing is sent or imported here."""
         self._sender = Sender(uri, run_id)
-        self._spool = spool or spool_directory()
+        self._spool = spool_directory()
         self._queue: queue.Queue[Point] = queue.Queue(_CAPACITY)
         self._closing = threading.Event()
         self._deadline = float("inf")
