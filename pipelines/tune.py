@@ -100,13 +100,12 @@ def _search(recipe: Recipe, manifest: Manifest, name: str, target: Path) -> dict
     raise_on_stop()
     assert recipe.search is not None
     storage = RunStorage.next(storage_root(), name)
-    kept = storage.state()
-    log = StudyLog(
-        recipe, manifest, storage.name, kept.get("run_id"), objective(recipe), trial_count(recipe.search)
-    )
-    storage.keep({"run_id": log.run_id})
+    kept = storage.state().get("run_id")
+    run_id = tracking.open_run(recipe, manifest, run_id=kept, name=storage.name, kind="study")
     status: tracking.Status = "FAILED"
     try:
+        storage.keep({"run_id": run_id})
+        log = StudyLog(recipe, manifest, run_id, objective(recipe), trial_count(recipe.search))
         with ray_cluster.connected() as resources:
             trials = run_trials(recipe, storage, log, resources)
         best = conclude(target, recipe, log, trials)
@@ -118,8 +117,8 @@ def _search(recipe: Recipe, manifest: Manifest, name: str, target: Path) -> dict
         raise StoppedEarly("search stopped; run the same command again to go on with it") from None
     finally:
         if status == "FINISHED":
-            tracking.attach(log.run_id, target, "search")
-        tracking.close_run(log.run_id, status)
+            tracking.attach(run_id, target, "search")
+        tracking.close_run(run_id, status)
 
 
 def conclude(target: Path, recipe: Recipe, log: StudyLog, trials: list[Trial]) -> dict[str, Any]:

@@ -36,10 +36,8 @@ class StudyLog(Callback):
     `ended` says how each trial that ended did; it is part of Tune's saved state and so survives the driver.
     """
 
-    def __init__(
-        self, recipe: Recipe, manifest: Manifest, study: str, run_id: str | None, objective: str, trials: int
-    ) -> None:
-        """Open the study's run, or go on with `run_id`. Raises OperationalError, BadInput."""
+    def __init__(self, recipe: Recipe, manifest: Manifest, run_id: str, objective: str, trials: int) -> None:
+        """`run_id` is the study's open run. Raises OperationalError."""
         assert recipe.search is not None
         self.recipe, self.manifest, self.search = recipe, manifest, recipe.search
         self.objective, self.trials = objective, trials
@@ -47,7 +45,7 @@ class StudyLog(Callback):
         self.ended: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
         self._logs: dict[str, tracking.MetricLog] = {}
-        self.run_id = tracking.open_run(recipe, manifest, run_id=run_id, name=study, kind="study")
+        self.run_id = run_id
         self._client = tracking.connect()
         children = self._client.search_runs(
             [tracking.experiment_id(self._client)], f"tags.`mlflow.parentRunId` = '{self.run_id}'"
