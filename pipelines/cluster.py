@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -197,11 +196,16 @@ def _stop(pid: int) -> None:
     """SIGTERM, on which Ray ends its own processes; SIGKILL for those left of them after a while."""
     import psutil
 
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    os.kill(pid, signal.SIGTERM)
+    try:
+        head = psutil.Process(pid)
+        family = [head, *head.children(recursive=True)]
+        head.terminate()
+    except psutil.NoSuchProcess:  # it has ended by itself
+        return
     _, left = psutil.wait_procs(family, timeout=_STOP_SECONDS)
     for process in left:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(left, timeout=_STOP_SECONDS)
 
 

@@ -393,7 +393,7 @@ def test_the_life_of_a_search(long_study: Study):
     until(driver, lambda line: "epoch 1/6" in line)
     victim = next(trial_processes(driver.pid))
     victim.kill()
-    text = until(driver, lambda line: "failed: " in line)
+    text = until(driver, lambda line: line.startswith("trial ") and "failed: " in line)
     failed = text.splitlines()[-1][: len("trial 1/3")]
     assert "died" in text.splitlines()[-1], "the reason"
     until(driver, lambda line: line.startswith("trial 3/3"))
