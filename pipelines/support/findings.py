@@ -133,13 +133,17 @@ def _tree(recipe: Recipe) -> dict[str, Any]:
 def _facts(
     recipe: Recipe, manifest: Manifest, run: dict[str, Any], budget: dict[str, Any]
 ) -> list[tuple[str, str]]:
-    model, size = recipe.model, f"{manifest.height} x {manifest.width}"
+    model = recipe.model
     kind = "given a context image x'" if model.conditional else "unconditional"
-    slots = f"LSTM {model.hidden}, attention {model.attention}, canvas {model.canvas}, {kind}"
+    reads = ", which sees the error image" if model.error_image else ""
+    slots = (
+        f"LSTM {model.hidden}, attention {model.attention}, canvas {model.canvas}, "
+        f"posterior {model.inference}{reads}, {kind}"
+    )
     splits = ", ".join(f"{name} {part.images:,}" for name, part in manifest.splits.items())
     steps = f"{run['steps']:,} steps of {recipe.train.batch} images"
     return [
-        ("data", f"{manifest.title}, {size}, binarisation {recipe.data.binarise}"),
+        ("data", f"{manifest.title}, binarisation {recipe.data.binarise}"),
         ("images", splits),
         ("model", f"T = {model.steps}, {model.latents} latents a step, {slots}"),
         (
