@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _CREDENTIALS = re.compile(r"(://)[^/\s]+@")
 
@@ -35,6 +37,15 @@ class StoppedEarly(SeqgenError):
     """The run was asked to stop; what it had is saved and it can be resumed."""
 
     exit_code = 4
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys in which two flat mappings differ, each with both values (None where it is absent)."""
+    return [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
 
 
 def redact(text: str) -> str:

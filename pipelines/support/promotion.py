@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data_prep.errors import BadInput, OperationalError
+from data_prep.errors import BadInput, OperationalError, changes
 
 if TYPE_CHECKING:
     import torch
@@ -68,13 +68,7 @@ class Evaluation:
             raise BadInput(
                 f"{trained.places.evaluate}: measured on other weights than {trained.model}; {again}"
             )
-        asked = comparable(trained, images)
-        if self.data != asked:
-            changed = [
-                f"{key} was {self.data.get(key)!r}, is {asked.get(key)!r}"
-                for key in sorted(asked.keys() | self.data.keys())
-                if self.data.get(key) != asked.get(key)
-            ]
+        if changed := changes(self.data, comparable(trained, images)):
             raise BadInput(
                 f"{trained.places.evaluate}: measured with other settings ({'; '.join(changed)}); "
                 f"give the same --set, or {again}"

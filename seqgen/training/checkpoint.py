@@ -26,7 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 import seqgen
-from data_prep.errors import BadInput, OperationalError
+from data_prep.errors import BadInput, OperationalError, changes
 from data_prep.files import file_sha256, write_bytes, write_json
 
 INDEX = "index.json"
@@ -102,13 +102,7 @@ def load_checkpoint(directory: Path, trainee: Trainee, settings: Mapping[str, An
     Raises OperationalError if a file is damaged, BadInput, naming the settings, if the run was another one.
     """
     index = read_index(directory)
-    before = index["settings"]
-    changed = [
-        f"{key} was {before.get(key)!r}, is {settings.get(key)!r}"
-        for key in sorted(before.keys() | settings.keys())
-        if before.get(key) != settings.get(key)
-    ]
-    if changed:
+    if changed := changes(index["settings"], settings):
         raise BadInput(f"{directory}: made with other settings ({'; '.join(changed)}); start a new run")
     _fill(trainee.model, directory / _MODEL)
     _fill(trainee.average, directory / _AVERAGE)
