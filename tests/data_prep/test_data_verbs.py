@@ -31,6 +31,15 @@ def test_the_quickstart_line_from_nothing_to_verified(verb, tmp_path):
         "test": 4000,
     }
 
+    damaged = tmp_path / "artifacts/quickstart/shards/train-000000.tar"
+    content = bytearray(damaged.read_bytes())
+    content[2000] ^= 1
+    damaged.write_bytes(content)
+    done = verb("verify", "--recipe", "quickstart")
+    assert done.returncode == 1
+    assert "train-000000.tar: 000000" in done.stderr
+    assert "Traceback" not in done.stderr
+
 
 def test_bad_mirrors_and_missing_files_have_their_exit_codes(verb, make, tmp_path):
     done = verb("fetch", *MNIST, SEQGEN_MIRROR=str(tmp_path / "none"))
