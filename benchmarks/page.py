@@ -1,0 +1,70 @@
+"""Where the benchmarks put what they measured: benchmarks/results/<name>.json and a table in docs/performance.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.files import write_bytes, write_json
+
+_ROOT = Path(__file__).parent.parent
+RESULTS = _ROOT / "benchmarks" / "results"
+PAGE = _ROOT / "docs" / "performance.md"
+
+
+def command() -> str:
+    """The command that is running, as a reader would type it in the repository's root."""
+    script = Path(sys.argv[0])
+    return " ".join(["python -m", f"benchmarks.{script.stem}", *sys.argv[1:]])
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures depend on: the chip, its cores, torch."""
+    if device.type == "cuda":
+        chip = torch.cuda.get_device_name(device)
+    else:
+        chip = f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "chip": chip,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def publish(name: str, result: dict[str, Any], table: str) -> None:
+    """Write `result` as results/<name>.json and `table` (markdown) into the page's section of that name.
+
+    The section lies between `<!-- name -->` and `<!-- /name -->`; what stands around it is written by hand.
+    Raises ValueError if the page has no such section.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    write_json(RESULTS / f"{name}.json", result)
+    page = PAGE.read_text()
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    if begin not in page or end not in page:
+        raise ValueError(f"{PAGE}: no section {begin.strip()} ... {end}")
+    head, rest = page.split(begin, 1)
+    _, tail = rest.split(end, 1)
+    write_bytes(PAGE, f"{head}{begin}\n{table.strip()}\n\n{end}{tail}".encode())
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
