@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqgen.models import kernels
+from seqgen.models.linear import StepLinear
 from seqgen.models.precision import full_precision
 from seqgen.models.slots import Reader, Writer
 
 
-class _WindowHead(nn.Linear):
+class _WindowHead(StepLinear):
     """A linear map from h to window parameters that starts near `bias` whatever h is.
 
     Under autocast too it is float32: in bfloat16 a place on the image is known to about a pixel.
@@ -32,10 +34,14 @@ class _WindowHead(nn.Linear):
             self.weight.mul_(0.1)
             self.bias.copy_(torch.tensor(bias))
 
-    def forward(self, h: Tensor) -> Tensor:
-        """`h` [B,D] -> [B, parameters]."""
-        with torch.autocast(h.device.type, enabled=False):
-            return super().forward(full_precision(h))
+    def forward(self, *inputs: Tensor, share: Tensor | None = None) -> Tensor:
+        """h [B,D] -> [B, parameters]."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return super().forward(*(full_precision(h) for h in inputs), share=share)
+
+    def product_dtype(self) -> torch.dtype:
+        """Never autocast's."""
+        return self.weight.dtype
 
 
 # Identity of affine_grid: the window is the whole image.
@@ -50,11 +56,12 @@ def affine_sample(image: Tensor, matrix: Tensor, height: int, width: int) -> Ten
     points outside the input read zero. Under autocast too it computes in float32.
     """
     shape = [image.shape[0], image.shape[1], height, width]
+    image, matrix = full_precision(image), full_precision(matrix)
+    if kernels.available(image, matrix):
+        return kernels.affine_sample(image, matrix, height, width)
     with torch.autocast(image.device.type, enabled=False):
         grid = functional.affine_grid(matrix, shape, align_corners=False)
-        return functional.grid_sample(
-            full_precision(image), grid, mode="bilinear", padding_mode="zeros", align_corners=False
-        )
+        return functional.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 class AffineReader(Reader):
@@ -88,7 +95,7 @@ class AffineWriter(Writer):
     def __init__(self, hidden: int, size: int, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.size, self.channels, self.height, self.width = size, channels, height, width
-        self.sprite = nn.Linear(hidden, channels * size * size)
+        self.sprite = StepLinear(hidden, channels * size * size)
         self.window = _WindowHead(hidden, _WHOLE_VIEW)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -129,9 +136,9 @@ class _GaussianWindow(nn.Module):
         """Pixels between neighbouring filters when the grid spans the image."""
         return (max(self.height, self.width) - 1) / max(self.size - 1, 1)
 
-    def centres(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def centres(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Filter centres along y and x ([B,P] each, pixels counted from 1), sigma^2 and gamma ([B] each)."""
-        grid_x, grid_y, log_variance, log_stride, log_gamma = self.head(h).unbind(1)
+        grid_x, grid_y, log_variance, log_stride, log_gamma = parameters.unbind(1)
         stride = self.full_stride * log_stride.exp()
         steps = torch.arange(self.size, device=stride.device, dtype=stride.dtype) - (self.size - 1) / 2
         offsets = steps * stride[:, None]
@@ -139,16 +146,16 @@ class _GaussianWindow(nn.Module):
         centre_x = (self.width + 1) / 2 * (grid_x + 1)
         return centre_y[:, None] + offsets, centre_x[:, None] + offsets, log_variance.exp(), log_gamma.exp()
 
-    def forward(self, h: Tensor) -> FilterBank:
-        """`h` [B,D] -> filters, each normalised to sum 1 over the image (DRAW eqs. 25-26)."""
-        centre_y, centre_x, variance, gamma = self.centres(h)
+    def bank(self, parameters: Tensor) -> FilterBank:
+        """`parameters` [B,5], the head's -> filters, each normalised to sum 1 over the image (DRAW eqs. 25-26)."""
+        centre_y, centre_x, variance, gamma = self.centres(parameters)
         return FilterBank(
             _filters(centre_y, variance, self.height), _filters(centre_x, variance, self.width), gamma
         )
 
     def corners(self, h: Tensor) -> Tensor:
         """The rectangle through the outermost filter centres, [B,4,2]."""
-        centre_y, centre_x, _, _ = self.centres(h)
+        centre_y, centre_x, _, _ = self.centres(self.head(h))
         top, bottom, left, right = (
             edge - 0.5 for edge in (centre_y[:, 0], centre_y[:, -1], centre_x[:, 0], centre_x[:, -1])
         )
@@ -173,7 +180,10 @@ class GaussianReader(Reader):
 
     def forward(self, image: Tensor, h: Tensor) -> Tensor:
         """`image` [B,C,H,W], `h` [B,D] -> glimpse [B, C*P*P]."""
-        bank = self.window(h)
+        parameters = self.window.head(h)
+        if kernels.available(parameters, image):
+            return kernels.gaussian_read(parameters, image, self.window.size).flatten(1)
+        bank = self.window.bank(parameters)
         glimpse = bank.y[:, None] @ image @ bank.x.mT[:, None]
         return glimpse.flatten(1) * bank.gamma[:, None]
 
@@ -188,7 +198,7 @@ class GaussianWriter(Writer):
     def __init__(self, hidden: int, size: int, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.size, self.channels = size, channels
-        self.sprite = nn.Linear(hidden, channels * size * size)
+        self.sprite = StepLinear(hidden, channels * size * size)
         # Normalised filters spread a patch value over stride^2 pixels; gamma starts so that the gain is one.
         stride = (max(height, width) - 1) / max(size - 1, 1)
         self.window = _GaussianWindow(
@@ -197,11 +207,12 @@ class GaussianWriter(Writer):
 
     def forward(self, h: Tensor) -> Tensor:
         """`h` [B,D] -> [B,C,H,W]."""
-        bank = self.window(h)
-        sprite = (
-            self.sprite(h).view(-1, self.channels, self.size, self.size) / bank.gamma[:, None, None, None]
-        )
-        return bank.y.mT[:, None] @ sprite @ bank.x[:, None]
+        parameters = self.window.head(h)
+        sprite = self.sprite(h).view(-1, self.channels, self.size, self.size)
+        if kernels.available(parameters, sprite):
+            return kernels.gaussian_write(parameters, sprite, self.window.height, self.window.width)
+        bank = self.window.bank(parameters)
+        return bank.y.mT[:, None] @ (sprite / bank.gamma[:, None, None, None]) @ bank.x[:, None]
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor:
         """The window on the canvas, [B,4,2]."""
@@ -210,6 +221,8 @@ class GaussianWriter(Writer):
 
 class FullReader(Reader):
     """Reads the whole image, flattened: no attention."""
+
+    fixed = True
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
@@ -227,6 +240,7 @@ class FullReader(Reader):
 class FullContext(Reader):
     """Context without attention: x' through one linear map, the same at every step."""
 
+    fixed = True
     features = 144  # as many numbers as a 12 x 12 glimpse
 
     def __init__(self, height: int, width: int) -> None:
@@ -248,7 +262,7 @@ class FullWriter(Writer):
     def __init__(self, hidden: int, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.shape = (channels, height, width)
-        self.sprite = nn.Linear(hidden, channels * height * width)
+        self.sprite = StepLinear(hidden, channels * height * width)
 
     def forward(self, h: Tensor) -> Tensor:
         """`h` [B,D] -> [B,C,H,W]."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqgen.models import kernels
+
 
 class AdditiveCanvas(nn.Module):
     """c_t = c_{t-1} + f_w(h_t) (eq. 9)."""
@@ -40,9 +42,14 @@ class GatedCanvas(nn.Module):
 
     def forward(self, canvas: Tensor, written: Tensor) -> Tensor:
         """Both [B,C,H,W]."""
+        if self._native(canvas, written):
+            return kernels.cgru(canvas + written, self.gates, self.candidate)
         # oneDNN's convolutions of few channels are twice as fast channels last; the layout then stays for all steps.
         s = (canvas + written).contiguous(memory_format=torch.channels_last)
         update, reset = self.gates(s).sigmoid().chunk(2, dim=1)
         candidate = functional.tanh(self.candidate(reset * s))
         # Under autocast the convolutions are bfloat16; the canvas itself stays float32 over the steps.
         return torch.lerp(candidate.to(s.dtype), s, update.to(s.dtype))
+
+    def _native(self, canvas: Tensor, written: Tensor) -> bool:
+        return self.gates.kernel_size == (3, 3) and kernels.available(canvas, written, self.gates.weight)

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
+from torch.utils.checkpoint import checkpoint
 
 from seqgen.config import ModelConfig
+from seqgen.models.linear import OneGradient
 from seqgen.models.observation import bernoulli_log_prob
 from seqgen.models.precision import full_precision
 from seqgen.models.slots import Observation, Posterior, Reader, Writer
@@ -34,12 +36,18 @@ class Step(NamedTuple):
 class Seen(NamedTuple):
     """The images of a run, with what is read from them alike at every step done once.
 
-    `x` [B,1,H,W] and `prepared` are None when drawing from the prior; `context` is prepared, None if unconditional.
+    `x` [B,1,H,W] is None when drawing from the prior. `prepared` is what is read from, None where it changes with the
+    canvas; `share` stands for a glimpse that is fixed; `context` is prepared, None if unconditional.
     """
 
     x: Tensor | None
     prepared: Tensor | None
+    share: Tensor | None
     context: Tensor | None
+
+    def repeated(self, k: int) -> Seen:
+        """Each image k times, sample by sample: [k B, ...]."""
+        return Seen(*(part if part is None or k == 1 else _repeat(part, k) for part in self))
 
 
 class Bound(NamedTuple):
@@ -105,6 +113,7 @@ class SequentialGenerator(nn.Module):
         self.reader, self.writer, self.context_reader = reader, writer, context_reader
         self.posterior, self.transition = posterior, transition
         self.canvas, self.observation = canvas, observation
+        self.recompute = 0  # steps between the states kept for the backward pass; 0 keeps all of every step
         # The paper leaves the initial state open; here it is learned, a constant a channel for the canvas.
         self.h0 = nn.Parameter(torch.zeros(config.hidden))
         self.cell0 = nn.Parameter(torch.zeros(config.hidden))
@@ -170,37 +179,79 @@ class SequentialGenerator(nn.Module):
         if seen.x is None:
             step = Step(noise, torch.zeros_like(noise), torch.zeros_like(noise))
         else:
-            prepared = seen.prepared
-            if self.config.error_image:
-                error = seen.x - self.observation(state.canvas).sigmoid()
-                prepared = self.reader.prepare(torch.cat([seen.x, error], 1))
-            mean, log_std, encoder = self.posterior(self.reader(prepared, state.h), state.h, encoder)
+            glimpse = None if seen.share is not None else self._glimpse(state, seen)
+            mean, log_std, encoder = self.posterior(glimpse, state.h, encoder, seen.share)
             step = Step(mean + log_std.exp() * noise, mean, log_std)
-        inputs = step.z
+        inputs: tuple[Tensor, ...] = (step.z,)
         if self.context_reader is not None:
-            inputs = torch.cat([inputs, self.context_reader(seen.context, state.h)], 1)
+            inputs = (step.z, self.context_reader(seen.context, state.h))
         h, cell = self.transition(inputs, state.h, state.cell)
         return State(h, cell, self.canvas(state.canvas, self.writer(h)), encoder), step
 
     def _run(self, noise: Tensor, x: Tensor | None, context: Tensor | None) -> tuple[Tensor, Step]:
-        """c_T, and the steps stacked to [T,B,K]."""
+        """c_T, and the steps stacked to [T,B,K]; k noises an image if there are k times as many noises."""
         seen, state = self._look(x, context), self.initial_state(noise.shape[1])
+        given = x if x is not None else context
+        if given is not None:
+            seen = seen.repeated(noise.shape[1] // len(given))
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            state, step = self._steps(state, noise, seen)
+            return state.canvas, step
+        gradient = OneGradient(self)
+
+        def segment(state: State, noise: Tensor) -> tuple[State, Step]:
+            with gradient.inside():
+                return self._steps(state, noise, seen)
+
+        parts = []
+        for part in noise.split(self.recompute or len(noise)):
+            if self.recompute:
+                state, step = checkpoint(
+                    segment,
+                    state,
+                    part,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                    determinism_check="none",
+                )
+            else:
+                state, step = segment(state, part)
+            parts.append(step)
+        return state.canvas, Step(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+    def _steps(self, state: State, noise: Tensor, seen: Seen) -> tuple[State, Step]:
+        """The loop over t: the last state, and the steps stacked to [T,B,K]."""
         steps = []
         for noise_t in noise:
             state, step = self.step(state, noise_t, seen)
             steps.append(step)
-        return state.canvas, _stack_steps(steps)
+        return state, _stack_steps(steps)
+
+    def _glimpse(self, state: State, seen: Seen) -> Tensor:
+        """r_t [B,F] (eq. 11); with an error image, from x beside x - x_hat_{t-1} (DRAW eqs. 3-4)."""
+        if not self.config.error_image:
+            return self.reader(seen.prepared, state.h)
+        assert seen.x is not None
+        error = seen.x - self.observation(state.canvas).sigmoid()
+        return self.reader(self.reader.prepare(torch.cat([seen.x, error], 1)), state.h)
 
     def _look(self, x: Tensor | None, context: Tensor | None) -> Seen:
         if (context is None) == self.config.conditional:
             raise ValueError("a conditional model needs context images, an unconditional one takes none")
         prepared = None if x is None or self.config.error_image else self.reader.prepare(x)
-        if self.context_reader is None or context is None:
-            return Seen(x, prepared, None)
-        return Seen(x, prepared, self.context_reader.prepare(context))
+        share = None
+        if prepared is not None and self.reader.fixed:
+            share = self.posterior.share(prepared)
+        if context is not None and self.context_reader is not None:
+            context = self.context_reader.prepare(context)
+        return Seen(x, prepared, share, context)
 
     def _likelihood(self, canvas: Tensor) -> Independent:
         return Independent(Bernoulli(logits=full_precision(self.observation(canvas)), validate_args=False), 3)
+
+
+def _repeat(images: Tensor, k: int) -> Tensor:
+    return images.expand(k, *images.shape).flatten(0, 1)
 
 
 def _stack_steps(steps: list[Step]) -> Step:

@@ -51,10 +51,13 @@ def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> Se
     if config.conditional:
         full = config.attention == "full"
         context_reader = FullContext(height, width) if full else _reader(config, 1, height, width)
+    fixed = reader.fixed and not config.error_image
     if config.inference == "encoder":
-        posterior: Posterior = EncoderPosterior(reader.features, config.hidden, config.latents)
+        posterior: Posterior = EncoderPosterior(reader.features, config.hidden, config.latents, fixed)
     else:
-        posterior = SharedPosterior(reader.features, config.hidden, config.posterior_hidden, config.latents)
+        posterior = SharedPosterior(
+            reader.features, config.hidden, config.posterior_hidden, config.latents, fixed
+        )
     return SequentialGenerator(
         config,
         height,

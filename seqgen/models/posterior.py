@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from seqgen.models.linear import StepLinear
 from seqgen.models.slots import Posterior
 from seqgen.models.transition import LstmCell
 
@@ -12,9 +13,9 @@ from seqgen.models.transition import LstmCell
 _LOG_STD_RANGE = (-7.0, 3.0)
 
 
-def _gaussian_head(inputs: int, latents: int) -> nn.Linear:
+def _gaussian_head(inputs: int, latents: int) -> StepLinear:
     """A linear map to mean and log sigma that starts with q near the prior."""
-    head = nn.Linear(inputs, 2 * latents)
+    head = StepLinear(inputs, 2 * latents)
     with torch.no_grad():
         head.weight.mul_(0.1)
         head.bias.zero_()
@@ -27,36 +28,51 @@ def _split(parameters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SharedPosterior(Posterior):
-    """The paper's: no recurrence of its own; mu, sigma = MLP([r_t ; h_{t-1}])."""
+    """The paper's: no recurrence of its own; mu, sigma = MLP([r_t ; h_{t-1}]).
+
+    A fixed glimpse enters once, as its share of the first product.
+    """
 
     state_size = 0
 
-    def __init__(self, glimpse: int, hidden: int, width: int, latents: int) -> None:
+    def __init__(self, glimpse: int, hidden: int, width: int, latents: int, fixed: bool = False) -> None:
         super().__init__()
-        self.inner = nn.Linear(glimpse + hidden, width)
+        self.inner = StepLinear(glimpse + hidden, width, glimpse if fixed else 0)
         self.head = _gaussian_head(width, latents)
 
+    def share(self, glimpse: Tensor) -> Tensor | None:
+        """What a fixed glimpse [B,F] gives at every step; None if it is not fixed."""
+        return self.inner.share(glimpse) if self.inner.fixed else None
+
     def forward(
-        self, glimpse: Tensor, h: Tensor, state: tuple[Tensor, Tensor]
+        self, glimpse: Tensor | None, h: Tensor, state: tuple[Tensor, Tensor], share: Tensor | None = None
     ) -> tuple[Tensor, Tensor, tuple]:
         """`glimpse` [B,F], `h` [B,D] -> mean [B,K], log sigma [B,K], `state` untouched."""
-        mean, log_std = _split(self.head(self.inner(torch.cat([glimpse, h], 1)).tanh()))
+        mean, log_std = _split(self.head(self.inner(*_present(glimpse), h, share=share).tanh()))
         return mean, log_std, state
 
 
 class EncoderPosterior(Posterior):
     """DRAW's: an encoder LSTM reads [r_t ; h_{t-1}]; mu, sigma = W h^enc_t (DRAW eqs. 5-6)."""
 
-    def __init__(self, glimpse: int, hidden: int, latents: int) -> None:
+    def __init__(self, glimpse: int, hidden: int, latents: int, fixed: bool = False) -> None:
         super().__init__()
         self.state_size = hidden
-        self.cell = LstmCell(glimpse + hidden, hidden)
+        self.cell = LstmCell(glimpse + hidden, hidden, glimpse if fixed else 0)
         self.head = _gaussian_head(hidden, latents)
 
+    def share(self, glimpse: Tensor) -> Tensor | None:
+        """What a fixed glimpse [B,F] gives at every step; None if it is not fixed."""
+        return self.cell.linear.share(glimpse) if self.cell.linear.fixed else None
+
     def forward(
-        self, glimpse: Tensor, h: Tensor, state: tuple[Tensor, Tensor]
+        self, glimpse: Tensor | None, h: Tensor, state: tuple[Tensor, Tensor], share: Tensor | None = None
     ) -> tuple[Tensor, Tensor, tuple]:
         """`glimpse` [B,F], `h` [B,D], `state` (h^enc, cell^enc) -> mean [B,K], log sigma [B,K], the next state."""
-        state = self.cell(torch.cat([glimpse, h], 1), *state)
+        state = self.cell((*_present(glimpse), h), *state, share=share)
         mean, log_std = _split(self.head(state[0]))
         return mean, log_std, state
+
+
+def _present(glimpse: Tensor | None) -> tuple[Tensor, ...]:
+    return () if glimpse is None else (glimpse,)

@@ -9,6 +9,7 @@ class Reader(nn.Module):
     """Reads `features` numbers from an image: forward(prepared, h [B,D]) -> [B, features]."""
 
     features: int
+    fixed = False  # whether what it reads depends on the image alone, not on h
 
     def prepare(self, image: Tensor) -> Tensor:
         """What does not depend on h, from `image` [B,C,H,W]: computed once for all T steps."""
@@ -28,12 +29,17 @@ class Writer(nn.Module):
 
 
 class Posterior(nn.Module):
-    """q(z_t | z_{<t}, x): forward(glimpse [B,F], h [B,D], state) -> mean [B,K], log sigma [B,K], state.
+    """q(z_t | z_{<t}, x): forward(glimpse [B,F], h [B,D], state, share) -> mean [B,K], log sigma [B,K], state.
 
-    `state` is a pair of [B, state_size], the recurrence of the posterior's own.
+    `state` is a pair of [B, state_size], the recurrence of the posterior's own. A glimpse that is the same at every
+    step is given once, to `share`, and then what that returned instead of it.
     """
 
     state_size: int
+
+    def share(self, glimpse: Tensor) -> Tensor | None:
+        """What a fixed glimpse [B,F] gives at every step; None if it is not fixed."""
+        raise NotImplementedError
 
 
 class Observation(nn.Module):

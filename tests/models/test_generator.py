@@ -85,7 +85,7 @@ def test_only_the_last_canvas_reaches_the_likelihood():
     model, _, _, noise = example(small(attention="gaussian"))
     canvases, state = [], model.initial_state(3)
     for z in noise:
-        state, _ = model.step(state, z, Seen(None, None, None))
+        state, _ = model.step(state, z, Seen(None, None, None, None))
         canvases.append(model.observation(state.canvas).sigmoid())
     torch.testing.assert_close(model.sample(noise), canvases[-1])
     assert (canvases[-1] - canvases[-2]).abs().max() > 1e-3
@@ -140,9 +140,9 @@ def test_zero_writes_leave_an_additive_canvas_unchanged():
 def test_one_step_is_a_plain_vae():
     model, x, _, noise = example(small(steps=1, attention="full", canvas="additive"))
     state = model.initial_state(len(x))
-    mean, log_std, _ = model.posterior(x.flatten(1), state.h, state.encoder)
+    mean, log_std, _ = model.posterior(None, state.h, state.encoder, model.posterior.share(x.flatten(1)))
     z = mean + log_std.exp() * noise[0]
-    h, _ = model.transition(z, state.h, state.cell)
+    h, _ = model.transition((z,), state.h, state.cell)
     logits = model.observation(state.canvas + model.writer(h))
     log_likelihood = torch.distributions.Bernoulli(logits=logits).log_prob(x).sum((1, 2, 3))
     bound = model(x, None, noise)

@@ -1,0 +1,96 @@
+"""The native kernels: built once by `python -m seqgen.native`, used where they are, never compiled while a run waits.
+
+Where there is no compiler, or the kernels were not built for this chip, the pure torch path computes the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.errors import OperationalError
+from data_prep.files import publish
+
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+# No -ffast-math: it would hide the NaN that stops a diverged run.
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+_enabled = True
+
+
+def build() -> Path:
+    """Compile the kernels for this chip into the user's cache and return the library's path.
+
+    Raises OperationalError if there is no C++ compiler or it fails.
+    """
+    path = _path()
+    if path.exists():
+        return path
+    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+    if compiler is None:
+        raise OperationalError("no C++ compiler (c++, g++ or CXX): install one, for example g++")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        built = Path(directory) / path.name
+        for parallel in (["-fopenmp"], []):  # Apple's clang has no OpenMP; one thread is then used
+            done = subprocess.run(
+                [compiler, *_FLAGS, *parallel, str(_SOURCE), "-o", str(built)], capture_output=True, text=True
+            )
+            if done.returncode == 0:
+                publish(built, path)
+                return path
+    raise OperationalError(f"{compiler} {_SOURCE}: {done.stderr.strip()}")
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | None:
+    if not _path().exists():
+        return None
+    import torch  # noqa: F401  (its OpenMP must be there first, so that both use one pool of threads)
+
+    library = ctypes.CDLL(str(_path()))
+    for name in ("cgru_kept", "bank_kept"):
+        function = getattr(library, name)
+        function.restype, function.argtypes = ctypes.c_long, [ctypes.c_long] * 3
+    return library
+
+
+def library() -> ctypes.CDLL | None:
+    """The kernels, or None where they were not built."""
+    return _load() if _enabled else None
+
+
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+    """Inside it the pure torch path is taken, to compare the two."""
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+def _path() -> Path:
+    """Where the library for this source, these flags and this chip lies."""
+    identity = hashlib.sha256(_SOURCE.read_bytes())
+    identity.update("\n".join([*_FLAGS, platform.machine(), _chip()]).encode())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "seqgen" / f"kernels-{identity.hexdigest()[:16]}.so"
+
+
+def _chip() -> str:
+    """The instruction sets, so that a library from another chip on a shared home is not loaded."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,0 +1,820 @@
+// The elementwise and attention parts of a step, forward and backward, on a CPU in float32.
+//
+// What torch does as many small operations is one pass over each image here. Every function is what the pure torch
+// path of seqgen/models computes, and is tested against it. Arrays are contiguous; B images are shared among the
+// threads in fixed blocks and sums over images are added in the threads' order, so that the bits depend on the number
+// of threads alone. Plain C interface: no torch header is needed, and the file compiles in seconds.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace {
+
+constexpr long N = 16;  // floats in a vector; the compiler splits it where the chip's are shorter
+typedef float Vec __attribute__((vector_size(4 * N)));
+typedef int32_t IntVec __attribute__((vector_size(4 * N)));
+typedef float Four __attribute__((vector_size(16)));
+
+inline Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+// The first n floats of a vector, the rest zero.
+inline Vec load(const float* p, long n) {
+  if (n >= N) return load(p);
+  Vec v = {};
+  std::memcpy(&v, p, 4 * n);
+  return v;
+}
+
+inline void store(float* p, Vec v, long n) { std::memcpy(p, &v, 4 * std::min(n, N)); }
+
+inline float sum(Vec v) {
+  float total = 0;
+  for (long i = 0; i < N; ++i) total += v[i];
+  return total;
+}
+
+inline Vec exponential(Vec x) {
+  // Cody and Waite's reduction, Cephes' polynomial: 1 to 2 units in the last place. A NaN stays one.
+  const Vec low = Vec{} - 87.0f, high = Vec{} + 88.0f;
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec n = (x * 1.44269504f + shift) - shift;
+  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const IntVec bits = (__builtin_convertvector(n, IntVec) + 127) << 23;
+  Vec scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return p * scale;
+}
+
+inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
+
+inline Vec hyperbolic_tangent(Vec x) {
+  // Near zero 1 - 2 / (e^2x + 1) cancels; an odd polynomial (Cephes) stands there.
+  const Vec square = x * x;
+  Vec p = square * -5.70498872745e-3f + 2.06390887954e-2f;
+  p = p * square - 5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square - 3.33332819422e-1f;
+  p = p * square * x + x;
+  const Vec large = 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f);
+  return square < 0.390625f ? p : large;
+}
+
+inline long round_up(long n, long to) { return (n + to - 1) / to * to; }
+
+// A zeroed buffer that begins where a vector may.
+class Buffer {
+ public:
+  explicit Buffer(long floats) : storage_(floats + N, 0.0f) {
+    const auto address = reinterpret_cast<uintptr_t>(storage_.data());
+    begin_ = storage_.data() + ((64 - address % 64) % 64) / 4;
+  }
+  float* data() { return begin_; }
+  float* at(long offset) { return begin_ + offset; }
+
+ private:
+  std::vector<float> storage_;
+  float* begin_;
+};
+
+// Call block(first, last, thread) on contiguous blocks of `count` things, one a thread.
+template <class Block>
+void share(long count, long threads, const Block& block) {
+  threads = std::max(1L, std::min(threads, count));
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1)
+  for (long thread = 0; thread < threads; ++thread) {
+    block(count * thread / threads, count * (thread + 1) / threads, thread);
+  }
+}
+
+// Add the threads' partial sums, each `size` floats, into `total`.
+void add_up(std::vector<Buffer>& parts, long size, float* total) {
+  for (long i = 0; i < size; ++i) {
+    float sum = 0;
+    for (auto& part : parts) sum += part.data()[i];
+    total[i] = sum;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// 3 x 3 convolutions of an image's planes. A plane lies flat with a zero after every row and rows of zeros above and
+// below, so that a neighbour is an offset and no border needs care: pixel (y, x) is at lead + y * (width + 1) + x.
+
+struct Plane {
+  long height, width, stride, lead, length, size;
+  explicit Plane(long h, long w) : height(h), width(w), stride(w + 1) {
+    lead = round_up(stride + 1, N);
+    length = round_up(h * stride, 4 * N);
+    size = round_up(lead + length + stride + 1, N);
+  }
+  long offset(long tap) const { return (tap / 3 - 1) * stride + tap % 3 - 1; }
+  void fill(const float* image, float* plane) const {
+    for (long y = 0; y < height; ++y) std::memcpy(plane + lead + y * stride, image + y * width, 4 * width);
+  }
+  void take(const float* plane, float* image) const {
+    for (long y = 0; y < height; ++y) std::memcpy(image + y * width, plane + lead + y * stride, 4 * width);
+  }
+};
+
+// Weights as [output / 4][input][tap][4]; outputs beyond the last have weight zero.
+std::vector<float> pack(const float* weight, long outputs, long inputs, bool transposed) {
+  const long blocks = (outputs + 3) / 4;
+  std::vector<float> packed(blocks * inputs * 36, 0.0f);
+  for (long o = 0; o < outputs; ++o)
+    for (long c = 0; c < inputs; ++c)
+      for (long tap = 0; tap < 9; ++tap) {
+        // The transposed convolution exchanges inputs with outputs and turns the kernel around.
+        const float w = transposed ? weight[(c * outputs + o) * 9 + 8 - tap] : weight[(o * inputs + c) * 9 + tap];
+        packed[((o / 4 * inputs + c) * 9 + tap) * 4 + o % 4] = w;
+      }
+  return packed;
+}
+
+// to[o] = bias[o] + sum_c weight[o, c] * from[c]; `to` has room for a multiple of four planes.
+void convolve(const Plane& plane, const float* from, long inputs, const std::vector<float>& packed,
+              const float* bias, float* to, long outputs) {
+  for (long first = 0; first < outputs; first += 4) {
+    const float* weights = packed.data() + first / 4 * inputs * 36;
+    for (long at = plane.lead; at < plane.lead + plane.length; at += 4 * N) {
+      Vec sums[4][4];
+      for (long o = 0; o < 4; ++o)
+        for (long v = 0; v < 4; ++v) sums[o][v] = Vec{} + (bias && first + o < outputs ? bias[first + o] : 0.0f);
+      const float* w = weights;
+      for (long c = 0; c < inputs; ++c)
+        for (long tap = 0; tap < 9; ++tap, w += 4) {
+          const float* p = from + c * plane.size + at + plane.offset(tap);
+          const Vec x0 = load(p), x1 = load(p + N), x2 = load(p + 2 * N), x3 = load(p + 3 * N);
+          for (long o = 0; o < 4; ++o) {
+            sums[o][0] += w[o] * x0;
+            sums[o][1] += w[o] * x1;
+            sums[o][2] += w[o] * x2;
+            sums[o][3] += w[o] * x3;
+          }
+        }
+      for (long o = 0; o < 4; ++o)
+        for (long v = 0; v < 4; ++v) store(to + (first + o) * plane.size + at + v * N, sums[o][v]);
+    }
+  }
+}
+
+// sums[o, c, tap] += sum over pixels of grad[o] * from[c] shifted by the tap, sixteen partial sums each;
+// then sums of grad[o] alone, the biases'. `grad` has a multiple of four planes.
+void correlate(const Plane& plane, const float* grad, long outputs, const float* from, long inputs, float* sums) {
+  for (long first = 0; first < outputs; first += 4) {
+    const float* g = grad + first * plane.size;
+    for (long c = 0; c < inputs; ++c)
+      for (long row = 0; row < 3; ++row) {
+        Vec total[4][3] = {};
+        const float* p = from + c * plane.size + plane.offset(3 * row);
+        for (long at = plane.lead; at < plane.lead + plane.length; at += N) {
+          const Vec x0 = load(p + at), x1 = load(p + at + 1), x2 = load(p + at + 2);
+          for (long o = 0; o < 4; ++o) {
+            const Vec y = load(g + o * plane.size + at);
+            total[o][0] += y * x0;
+            total[o][1] += y * x1;
+            total[o][2] += y * x2;
+          }
+        }
+        for (long o = 0; o < std::min(4L, outputs - first); ++o)
+          for (long column = 0; column < 3; ++column) {
+            float* s = sums + (((first + o) * inputs + c) * 9 + 3 * row + column) * N;
+            store(s, load(s) + total[o][column]);
+          }
+      }
+  }
+  for (long o = 0; o < outputs; ++o) {
+    Vec total = {};
+    for (long at = plane.lead; at < plane.lead + plane.length; at += N) total += load(grad + o * plane.size + at);
+    float* s = sums + (outputs * inputs * 9 + o) * N;
+    store(s, load(s) + total);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Gaussian filter banks.
+
+struct Bank {
+  long size, height, width, rows, columns;  // rows, columns: height and width rounded up to whole vectors
+  Bank(long p, long h, long w)
+      : size(p), height(h), width(w), rows(round_up(h, N)), columns(round_up(w, N)) {}
+  long floats() const { return size * (rows + columns); }
+  float full_stride() const { return float(std::max(height, width) - 1) / std::max(size - 1, 1L); }
+};
+
+struct Window {
+  float centre_x, centre_y, variance, stride, gamma;
+  Window(const Bank& bank, const float* p) {
+    Vec e = {};
+    e[0] = p[2];
+    e[1] = p[3];
+    e[2] = p[4];
+    e = exponential(e);
+    centre_x = (bank.width + 1) / 2.0f * (p[0] + 1);
+    centre_y = (bank.height + 1) / 2.0f * (p[1] + 1);
+    variance = e[0];
+    stride = bank.full_stride() * e[1];
+    gamma = e[2];
+  }
+  float step(const Bank& bank, long p) const { return p - (bank.size - 1) / 2.0f; }
+};
+
+// Filters p of one side, softmax of -(pixel - centre_p)^2 / (2 variance), pixels counted from 1.
+void filters(const Bank& bank, const Window& window, float centre, long length, float* out) {
+  const long padded = round_up(length, N);
+  for (long p = 0; p < bank.size; ++p) {
+    const float mean = centre + window.step(bank, p) * window.stride;
+    // The nearest pixel has the largest value: subtract it, so that none underflows.
+    const float nearest = std::min(std::max(mean + 0.5f, 1.0f), float(length) + 0.5f);
+    const float gap = float(long(nearest)) - mean;
+    const float scale = -0.5f / window.variance;
+    Vec total = {};
+    float* row = out + p * padded;
+    for (long i = 0; i < padded; i += N) {
+      Vec pixel;
+      for (long j = 0; j < N; ++j) pixel[j] = float(i + j + 1);
+      const Vec d = pixel - mean;
+      Vec value = exponential((d * d - gap * gap) * scale);
+      value = pixel > float(length) ? Vec{} : value;
+      store(row + i, value);
+      total += value;
+    }
+    const float inverse = 1.0f / sum(total);
+    for (long i = 0; i < padded; i += N) store(row + i, load(row + i) * inverse);
+  }
+}
+
+// From the gradient of one side's filters to those of (centre, log variance, log stride), added.
+void filters_backward(const Bank& bank, const Window& window, float centre, long length, const float* filter,
+                      const float* grad, float* grad_centre, float* grad_variance, float* grad_stride) {
+  const long padded = round_up(length, N);
+  for (long p = 0; p < bank.size; ++p) {
+    const float mean = centre + window.step(bank, p) * window.stride;
+    const float* f = filter + p * padded;
+    const float* g = grad + p * padded;
+    Vec inner = {};
+    for (long i = 0; i < padded; i += N) inner += load(f + i) * load(g + i);
+    const float dot = sum(inner);
+    Vec first = {}, second = {};
+    for (long i = 0; i < padded; i += N) {
+      Vec pixel;
+      for (long j = 0; j < N; ++j) pixel[j] = float(i + j + 1);
+      const Vec d = pixel - mean;
+      const Vec logit = load(f + i) * (load(g + i) - dot);
+      first += logit * d;
+      second += logit * d * d;
+    }
+    const float moved = sum(first) / window.variance;
+    *grad_centre += moved;
+    *grad_variance += sum(second) * 0.5f / window.variance;
+    *grad_stride += moved * window.step(bank, p) * window.stride;
+  }
+}
+
+void bank_backward(const Bank& bank, const Window& window, const float* filter, const float* grad, float grad_gamma,
+                   float* out) {
+  float x = 0, y = 0, variance = 0, stride = 0;
+  filters_backward(bank, window, window.centre_y, bank.height, filter, grad, &y, &variance, &stride);
+  filters_backward(bank, window, window.centre_x, bank.width, filter + bank.size * bank.rows,
+                   grad + bank.size * bank.rows, &x, &variance, &stride);
+  out[0] = x * (bank.width + 1) / 2.0f;
+  out[1] = y * (bank.height + 1) / 2.0f;
+  out[2] = variance;
+  out[3] = stride;
+  out[4] = grad_gamma * window.gamma;
+}
+
+void make_bank(const Bank& bank, const Window& window, float* out) {
+  filters(bank, window, window.centre_y, bank.height, out);
+  filters(bank, window, window.centre_x, bank.width, out + bank.size * bank.rows);
+}
+
+// out[p, x] = sum_y F_Y[p, y] image[y, x], rows padded to whole vectors.
+void rows_of(const Bank& bank, const float* filter_y, const float* image, float* out) {
+  std::memset(out, 0, 4 * bank.size * bank.columns);
+  for (long y = 0; y < bank.height; ++y)
+    for (long x = 0; x < bank.width; x += N) {
+      const Vec v = load(image + y * bank.width + x, bank.width - x);
+      for (long p = 0; p < bank.size; ++p) {
+        float* o = out + p * bank.columns + x;
+        store(o, load(o) + filter_y[p * bank.rows + y] * v);
+      }
+    }
+}
+
+float dot(const float* a, const float* b, long padded) {
+  Vec total = {};
+  for (long i = 0; i < padded; i += N) total += load(a + i) * load(b + i);
+  return sum(total);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Bilinear samples at affine-warped points. An image lies with a border of zeros, L channels of a pixel together.
+
+struct Place {
+  long index;
+  float fx, fy, inside_x, inside_y;
+};
+
+// Where the output pixel (bx, by in [-1, 1]) falls on an input of height x width with a border.
+inline Place place(const float* m, float bx, float by, long height, long width, long stride) {
+  const float gx = m[0] * bx + m[1] * by + m[2], gy = m[3] * bx + m[4] * by + m[5];
+  float x = ((gx + 1) * width - 1) / 2, y = ((gy + 1) * height - 1) / 2;
+  Place at;
+  at.inside_x = x > -1 && x < width;
+  at.inside_y = y > -1 && y < height;
+  // Outside, every corner lies in the border. A NaN is sampled there and goes on through fx.
+  x = x > -1 ? (x < width ? x : width) : (x <= -1 ? -1.0f : x);
+  y = y > -1 ? (y < height ? y : height) : (y <= -1 ? -1.0f : y);
+  const long x0 = x >= -1 ? long(x + 1) - 1 : -1, y0 = y >= -1 ? long(y + 1) - 1 : -1;
+  at.fx = x - x0;
+  at.fy = y - y0;
+  at.index = (y0 + 1) * stride + x0 + 1;
+  return at;
+}
+
+template <long L>
+struct Lanes;
+template <>
+struct Lanes<1> {
+  typedef float Type;
+  static float total(float v) { return v; }
+};
+template <>
+struct Lanes<4> {
+  typedef Four Type;
+  static float total(Four v) { return (v[0] + v[1]) + (v[2] + v[3]); }
+};
+
+struct Sampling {
+  long in_height, in_width, height, width, stride;
+  Sampling(long ih, long iw, long h, long w) : in_height(ih), in_width(iw), height(h), width(w), stride(iw + 3) {}
+  long cells() const { return (in_height + 3) * stride; }
+  float base_x(long x) const { return (2 * x + 1) / float(width) - 1; }
+  float base_y(long y) const { return (2 * y + 1) / float(height) - 1; }
+};
+
+template <long L>
+void bring(const Sampling& s, const float* image, float* cells) {
+  for (long c = 0; c < L; ++c)
+    for (long y = 0; y < s.in_height; ++y)
+      for (long x = 0; x < s.in_width; ++x)
+        cells[((y + 1) * s.stride + x + 1) * L + c] = image[(c * s.in_height + y) * s.in_width + x];
+}
+
+template <long L>
+void sample(const Sampling& s, const float* matrix, const float* cells_, float* out) {
+  typedef typename Lanes<L>::Type T;
+  const T* cells = reinterpret_cast<const T*>(cells_);
+  for (long y = 0; y < s.height; ++y)
+    for (long x = 0; x < s.width; ++x) {
+      const Place at = place(matrix, s.base_x(x), s.base_y(y), s.in_height, s.in_width, s.stride);
+      const T* c = cells + at.index;
+      const T top = c[0] + at.fx * (c[1] - c[0]);
+      const T bottom = c[s.stride] + at.fx * (c[s.stride + 1] - c[s.stride]);
+      T value = top + at.fy * (bottom - top);
+      float lanes[L];
+      std::memcpy(lanes, &value, sizeof value);
+      for (long i = 0; i < L; ++i) out[(i * s.height + y) * s.width + x] = lanes[i];
+    }
+}
+
+// Adds to the gradients of the cells (if wanted) and of the matrix.
+template <long L>
+void sample_backward(const Sampling& s, const float* matrix, const float* cells_, const float* grad,
+                     float* grad_cells_, float* grad_matrix) {
+  typedef typename Lanes<L>::Type T;
+  const T* cells = reinterpret_cast<const T*>(cells_);
+  T* grad_cells = reinterpret_cast<T*>(grad_cells_);
+  for (long y = 0; y < s.height; ++y) {
+    const float by = s.base_y(y);
+    for (long x = 0; x < s.width; ++x) {
+      const float bx = s.base_x(x);
+      const Place at = place(matrix, bx, by, s.in_height, s.in_width, s.stride);
+      float lanes[L];
+      for (long i = 0; i < L; ++i) lanes[i] = grad[(i * s.height + y) * s.width + x];
+      T g;
+      std::memcpy(&g, lanes, sizeof g);
+      const T* c = cells + at.index;
+      const T right = c[1] - c[0], below = c[s.stride + 1] - c[s.stride];
+      const T along = right + at.fy * (below - right);
+      const T down = (c[s.stride] - c[0]) + at.fx * (below - right);
+      const float gx = Lanes<L>::total(g * along) * at.inside_x * s.in_width / 2;
+      const float gy = Lanes<L>::total(g * down) * at.inside_y * s.in_height / 2;
+      grad_matrix[0] += gx * bx;
+      grad_matrix[1] += gx * by;
+      grad_matrix[2] += gx;
+      grad_matrix[3] += gy * bx;
+      grad_matrix[4] += gy * by;
+      grad_matrix[5] += gy;
+      if (grad_cells_) {
+        T* into = grad_cells + at.index;
+        const T low = g * at.fy, high = g - low;
+        into[0] += high - high * at.fx;
+        into[1] += high * at.fx;
+        into[s.stride] += low - low * at.fx;
+        into[s.stride + 1] += low * at.fx;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// cell' = sigmoid(f) cell + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(cell'); gates [B,4D] in the order i, f, g, o.
+// `active` [B,5D] keeps the gates and tanh(cell') for the backward pass.
+void lstm_forward(long batch, long hidden, long threads, const float* gates, const float* cell, float* h, float* next,
+                  float* active) {
+  share(batch, threads, [&](long first, long last, long) {
+    for (long b = first; b < last; ++b) {
+      const float* in = gates + b * 4 * hidden;
+      float* keep = active + b * 5 * hidden;
+      for (long j = 0; j < hidden; j += N) {
+        const long n = hidden - j;
+        const Vec i = sigmoid(load(in + j, n)), f = sigmoid(load(in + hidden + j, n));
+        const Vec g = hyperbolic_tangent(load(in + 2 * hidden + j, n)), o = sigmoid(load(in + 3 * hidden + j, n));
+        const Vec c = f * load(cell + b * hidden + j, n) + i * g, t = hyperbolic_tangent(c);
+        store(next + b * hidden + j, c, n);
+        store(h + b * hidden + j, o * t, n);
+        store(keep + j, i, n);
+        store(keep + hidden + j, f, n);
+        store(keep + 2 * hidden + j, g, n);
+        store(keep + 3 * hidden + j, o, n);
+        store(keep + 4 * hidden + j, t, n);
+      }
+    }
+  });
+}
+
+void lstm_backward(long batch, long hidden, long threads, const float* active, const float* cell, const float* grad_h,
+                   const float* grad_next, float* grad_gates, float* grad_cell) {
+  share(batch, threads, [&](long first, long last, long) {
+    for (long b = first; b < last; ++b) {
+      const float* keep = active + b * 5 * hidden;
+      float* out = grad_gates + b * 4 * hidden;
+      for (long j = 0; j < hidden; j += N) {
+        const long n = hidden - j;
+        const Vec i = load(keep + j, n), f = load(keep + hidden + j, n), g = load(keep + 2 * hidden + j, n);
+        const Vec o = load(keep + 3 * hidden + j, n), t = load(keep + 4 * hidden + j, n);
+        const Vec dh = load(grad_h + b * hidden + j, n);
+        Vec dc = dh * o * (1.0f - t * t);
+        if (grad_next) dc += load(grad_next + b * hidden + j, n);
+        store(out + j, dc * g * i * (1.0f - i), n);
+        store(out + hidden + j, dc * load(cell + b * hidden + j, n) * f * (1.0f - f), n);
+        store(out + 2 * hidden + j, dc * i * (1.0f - g * g), n);
+        store(out + 3 * hidden + j, dh * t * o * (1.0f - o), n);
+        store(grad_cell + b * hidden + j, dc * f, n);
+      }
+    }
+  });
+}
+
+// Floats of `kept` for one image: the planes s, update, reset and candidate as the backward pass wants them.
+long cgru_kept(long channels, long height, long width) { return 4 * channels * Plane(height, width).size; }
+
+// CGRU(s) of eq. 10 (see GatedCanvas): s, next [B,C,H,W], gates' weight [2C,C,3,3], candidate's [C,C,3,3].
+void cgru_forward(long batch, long channels, long height, long width, long threads, const float* s_, const float* gates_w,
+                  const float* gates_b, const float* candidate_w, const float* candidate_b, float* next, float* kept) {
+  const Plane plane(height, width);
+  const long image = channels * height * width, block = channels * plane.size;
+  const auto gates_packed = pack(gates_w, 2 * channels, channels, false);
+  const auto candidate_packed = pack(candidate_w, channels, channels, false);
+  share(batch, threads, [&](long first, long last, long) {
+    Buffer s(block), gates((round_up(2 * channels, 4)) * plane.size), rs(block);
+    Buffer candidate(round_up(channels, 4) * plane.size);
+    for (long b = first; b < last; ++b) {
+      for (long c = 0; c < channels; ++c)
+        plane.fill(s_ + b * image + c * height * width, s.at(c * plane.size));
+      convolve(plane, s.data(), channels, gates_packed, gates_b, gates.data(), 2 * channels);
+      for (long c = 0; c < channels; ++c)
+        for (long at = plane.lead; at < plane.lead + plane.length; at += N) {
+          float* u = gates.at(c * plane.size + at);
+          float* r = gates.at((channels + c) * plane.size + at);
+          const Vec reset = sigmoid(load(r));
+          store(u, sigmoid(load(u)));
+          store(r, reset);
+          store(rs.at(c * plane.size + at), reset * load(s.at(c * plane.size + at)));
+        }
+      convolve(plane, rs.data(), channels, candidate_packed, candidate_b, candidate.data(), channels);
+      float* keep = kept ? kept + b * 4 * block : nullptr;
+      for (long c = 0; c < channels; ++c) {
+        for (long at = plane.lead; at < plane.lead + plane.length; at += N) {
+          const long i = c * plane.size + at;
+          const Vec now = load(s.at(i)), u = load(gates.at(i)), k = hyperbolic_tangent(load(candidate.at(i)));
+          store(candidate.at(i), k);
+          store(rs.at(i), k + u * (now - k));
+        }
+        plane.take(rs.at(c * plane.size), next + b * image + c * height * width);
+        // Between the rows stand zeros that the next convolution relies on.
+        for (long y = 0; y < height; ++y) *rs.at(c * plane.size + plane.lead + y * plane.stride + width) = 0;
+      }
+      if (keep) {
+        std::memcpy(keep, s.data(), 4 * block);
+        std::memcpy(keep + block, gates.data(), 8 * block);
+        std::memcpy(keep + 3 * block, candidate.data(), 4 * block);
+      }
+    }
+  });
+}
+
+void cgru_backward(long batch, long channels, long height, long width, long threads, const float* kept,
+                   const float* gates_w, const float* candidate_w, const float* grad, float* grad_s,
+                   float* grad_gates_w, float* grad_gates_b, float* grad_candidate_w, float* grad_candidate_b) {
+  const Plane plane(height, width);
+  const long image = channels * height * width, block = channels * plane.size;
+  const long padded = round_up(channels, 4), padded_gates = round_up(2 * channels, 4);
+  const auto gates_packed = pack(gates_w, channels, 2 * channels, true);
+  const auto candidate_packed = pack(candidate_w, channels, channels, true);
+  const long gates_sums = 2 * channels * (9 * channels + 1), candidate_sums = channels * (9 * channels + 1);
+  threads = std::max(1L, std::min(threads, batch));
+  std::vector<Buffer> sums;
+  for (long t = 0; t < threads; ++t) sums.emplace_back((gates_sums + candidate_sums) * N);
+  share(batch, threads, [&](long first, long last, long thread) {
+    Buffer g(block), rs(block), d_gates(padded_gates * plane.size), d_candidate(padded * plane.size);
+    Buffer d_s(padded * plane.size), back(padded * plane.size);
+    for (long b = first; b < last; ++b) {
+      const float* s = kept + b * 4 * block;
+      const float *u = s + block, *r = s + 2 * block, *k = s + 3 * block;
+      for (long c = 0; c < channels; ++c) {
+        plane.fill(grad + b * image + c * height * width, g.at(c * plane.size));
+        for (long at = plane.lead; at < plane.lead + plane.length; at += N) {
+          const long i = c * plane.size + at;
+          const Vec dy = load(g.at(i)), up = load(u + i), now = load(s + i), can = load(k + i);
+          store(d_gates.at(i), dy * (now - can) * up * (1.0f - up));
+          store(d_candidate.at(i), dy * (1.0f - up) * (1.0f - can * can));
+          store(rs.at(i), load(r + i) * now);
+        }
+      }
+      correlate(plane, d_candidate.data(), channels, rs.data(), channels, sums[thread].at(gates_sums * N));
+      convolve(plane, d_candidate.data(), channels, candidate_packed, nullptr, back.data(), channels);
+      for (long c = 0; c < channels; ++c)
+        for (long at = plane.lead; at < plane.lead + plane.length; at += N) {
+          const long i = c * plane.size + at;
+          const Vec d_rs = load(back.at(i)), reset = load(r + i);
+          store(d_gates.at(block + i), d_rs * load(s + i) * reset * (1.0f - reset));
+          store(back.at(i), d_rs * reset + load(g.at(i)) * load(u + i));
+        }
+      correlate(plane, d_gates.data(), 2 * channels, s, channels, sums[thread].data());
+      convolve(plane, d_gates.data(), 2 * channels, gates_packed, nullptr, d_s.data(), channels);
+      for (long c = 0; c < channels; ++c) {
+        for (long at = plane.lead; at < plane.lead + plane.length; at += N) {
+          const long i = c * plane.size + at;
+          store(d_s.at(i), load(d_s.at(i)) + load(back.at(i)));
+        }
+        plane.take(d_s.at(c * plane.size), grad_s + b * image + c * height * width);
+      }
+    }
+  });
+  std::vector<float> total((gates_sums + candidate_sums) * N);
+  add_up(sums, total.size(), total.data());
+  const auto collect = [&](long from, long count, float* to) {
+    for (long i = 0; i < count; ++i) to[i] = sum(load(total.data() + (from + i) * N));
+  };
+  collect(0, 18 * channels * channels, grad_gates_w);
+  collect(18 * channels * channels, 2 * channels, grad_gates_b);
+  collect(gates_sums, 9 * channels * channels, grad_candidate_w);
+  collect(gates_sums + 9 * channels * channels, channels, grad_candidate_b);
+}
+
+// Floats of `filters` for one image.
+long bank_kept(long size, long height, long width) { return Bank(size, height, width).floats(); }
+
+// gamma F_Y x F_X^T (DRAW eq. 27): parameters [B,5], image [B,C,H,W] -> glimpse [B,C,P,P]; keeps the filters.
+void gaussian_read_forward(long batch, long channels, long height, long width, long size, long threads,
+                           const float* parameters, const float* image, float* glimpse, float* kept) {
+  const Bank bank(size, height, width);
+  share(batch, threads, [&](long first, long last, long) {
+    Buffer rows(size * bank.columns);
+    for (long b = first; b < last; ++b) {
+      const Window window(bank, parameters + b * 5);
+      float* filter = kept + b * bank.floats();
+      make_bank(bank, window, filter);
+      const float* filter_x = filter + size * bank.rows;
+      for (long c = 0; c < channels; ++c) {
+        rows_of(bank, filter, image + (b * channels + c) * height * width, rows.data());
+        float* out = glimpse + (b * channels + c) * size * size;
+        for (long p = 0; p < size; ++p)
+          for (long q = 0; q < size; ++q)
+            out[p * size + q] =
+                window.gamma * dot(rows.at(p * bank.columns), filter_x + q * bank.columns, bank.columns);
+      }
+    }
+  });
+}
+
+// `grad_image` may be null.
+void gaussian_read_backward(long batch, long channels, long height, long width, long size, long threads,
+                            const float* parameters, const float* image, const float* kept, const float* grad,
+                            float* grad_parameters, float* grad_image) {
+  const Bank bank(size, height, width);
+  share(batch, threads, [&](long first, long last, long) {
+    Buffer rows(size * bank.columns), d_rows(size * bank.columns), d_filter(bank.floats());
+    for (long b = first; b < last; ++b) {
+      const Window window(bank, parameters + b * 5);
+      const float* filter_y = kept + b * bank.floats();
+      const float* filter_x = filter_y + size * bank.rows;
+      float* d_y = d_filter.data();
+      float* d_x = d_filter.at(size * bank.rows);
+      std::memset(d_y, 0, 4 * bank.floats());
+      float d_gamma = 0;
+      for (long c = 0; c < channels; ++c) {
+        const float* x = image + (b * channels + c) * height * width;
+        const float* g = grad + (b * channels + c) * size * size;
+        rows_of(bank, filter_y, x, rows.data());
+        for (long p = 0; p < size; ++p)
+          for (long q = 0; q < size; ++q)
+            d_gamma += g[p * size + q] * dot(rows.at(p * bank.columns), filter_x + q * bank.columns, bank.columns);
+        for (long p = 0; p < size; ++p)
+          for (long i = 0; i < bank.columns; i += N) {
+            Vec total = {};
+            const Vec row = load(rows.at(p * bank.columns + i));
+            for (long q = 0; q < size; ++q) {
+              const float scaled = g[p * size + q] * window.gamma;
+              total += scaled * load(filter_x + q * bank.columns + i);
+              float* d = d_x + q * bank.columns + i;
+              store(d, load(d) + scaled * row);
+            }
+            store(d_rows.at(p * bank.columns + i), total);
+          }
+        for (long y = 0; y < height; ++y)
+          for (long i = 0; i < bank.columns; i += N) {
+            const Vec pixels = load(x + y * width + i, width - i);
+            Vec back = {};
+            for (long p = 0; p < size; ++p) {
+              const Vec d = load(d_rows.at(p * bank.columns + i));
+              d_y[p * bank.rows + y] += sum(d * pixels);
+              back += filter_y[p * bank.rows + y] * d;
+            }
+            if (grad_image)
+              store(grad_image + (b * channels + c) * height * width + y * width + i, back, width - i);
+          }
+      }
+      bank_backward(bank, window, filter_y, d_filter.data(), d_gamma, grad_parameters + b * 5);
+    }
+  });
+}
+
+// (1 / gamma) F_Y^T w F_X (DRAW eq. 29): parameters [B,5], sprite w [B,C,P,P] -> [B,C,H,W]; keeps the filters.
+void gaussian_write_forward(long batch, long channels, long height, long width, long size, long threads,
+                            const float* parameters, const float* sprite, float* written, float* kept) {
+  const Bank bank(size, height, width);
+  share(batch, threads, [&](long first, long last, long) {
+    Buffer rows(size * bank.columns);
+    for (long b = first; b < last; ++b) {
+      const Window window(bank, parameters + b * 5);
+      float* filter_y = kept + b * bank.floats();
+      make_bank(bank, window, filter_y);
+      const float* filter_x = filter_y + size * bank.rows;
+      const float inverse = 1.0f / window.gamma;
+      for (long c = 0; c < channels; ++c) {
+        const float* w = sprite + (b * channels + c) * size * size;
+        for (long p = 0; p < size; ++p)
+          for (long i = 0; i < bank.columns; i += N) {
+            Vec total = {};
+            for (long q = 0; q < size; ++q) total += (w[p * size + q] * inverse) * load(filter_x + q * bank.columns + i);
+            store(rows.at(p * bank.columns + i), total);
+          }
+        float* out = written + (b * channels + c) * height * width;
+        for (long y = 0; y < height; ++y)
+          for (long i = 0; i < bank.columns; i += N) {
+            Vec total = {};
+            for (long p = 0; p < size; ++p) total += filter_y[p * bank.rows + y] * load(rows.at(p * bank.columns + i));
+            store(out + y * width + i, total, width - i);
+          }
+      }
+    }
+  });
+}
+
+void gaussian_write_backward(long batch, long channels, long height, long width, long size, long threads,
+                             const float* parameters, const float* sprite, const float* kept, const float* grad,
+                             float* grad_parameters, float* grad_sprite) {
+  const Bank bank(size, height, width);
+  share(batch, threads, [&](long first, long last, long) {
+    Buffer rows(size * bank.columns), d_rows(size * bank.columns), d_filter(bank.floats());
+    for (long b = first; b < last; ++b) {
+      const Window window(bank, parameters + b * 5);
+      const float* filter_y = kept + b * bank.floats();
+      const float* filter_x = filter_y + size * bank.rows;
+      const float inverse = 1.0f / window.gamma;
+      float* d_y = d_filter.data();
+      float* d_x = d_filter.at(size * bank.rows);
+      std::memset(d_y, 0, 4 * bank.floats());
+      float d_inverse = 0;
+      for (long c = 0; c < channels; ++c) {
+        const float* w = sprite + (b * channels + c) * size * size;
+        const float* g = grad + (b * channels + c) * height * width;
+        for (long p = 0; p < size; ++p)
+          for (long i = 0; i < bank.columns; i += N) {
+            Vec total = {};
+            for (long q = 0; q < size; ++q) total += (w[p * size + q] * inverse) * load(filter_x + q * bank.columns + i);
+            store(rows.at(p * bank.columns + i), total);
+          }
+        std::memset(d_rows.data(), 0, 4 * size * bank.columns);
+        for (long y = 0; y < height; ++y)
+          for (long i = 0; i < bank.columns; i += N) {
+            const Vec pixels = load(g + y * width + i, width - i);
+            for (long p = 0; p < size; ++p) {
+              float* d = d_rows.at(p * bank.columns + i);
+              store(d, load(d) + filter_y[p * bank.rows + y] * pixels);
+              d_y[p * bank.rows + y] += sum(load(rows.at(p * bank.columns + i)) * pixels);
+            }
+          }
+        for (long p = 0; p < size; ++p)
+          for (long q = 0; q < size; ++q) {
+            const float d = dot(d_rows.at(p * bank.columns), filter_x + q * bank.columns, bank.columns);
+            grad_sprite[((b * channels + c) * size + p) * size + q] = d * inverse;
+            d_inverse += d * w[p * size + q];
+            for (long i = 0; i < bank.columns; i += N) {
+              float* into = d_x + q * bank.columns + i;
+              store(into, load(into) + (w[p * size + q] * inverse) * load(d_rows.at(p * bank.columns + i)));
+            }
+          }
+      }
+      bank_backward(bank, window, filter_y, d_filter.data(), -d_inverse * inverse * inverse,
+                    grad_parameters + b * 5);
+    }
+  });
+}
+
+// ST(x, lambda): image [B,C,h,w], matrix [B,2,3] -> [B,C,height,width], as grid_sample(affine_grid) gives it
+// (bilinear, zeros outside, align_corners=False).
+void affine_forward(long batch, long channels, long in_height, long in_width, long height, long width, long threads,
+                    const float* image, const float* matrix, float* out) {
+  const Sampling s(in_height, in_width, height, width);
+  const long in_plane = in_height * in_width, out_plane = height * width;
+  share(batch, threads, [&](long first, long last, long) {
+    Buffer four(4 * s.cells()), one(s.cells());
+    for (long b = first; b < last; ++b)
+      for (long c = 0; c < channels;) {
+        const float* from = image + (b * channels + c) * in_plane;
+        float* to = out + (b * channels + c) * out_plane;
+        if (channels - c >= 4) {
+          bring<4>(s, from, four.data());
+          sample<4>(s, matrix + b * 6, four.data(), to);
+          c += 4;
+        } else {
+          bring<1>(s, from, one.data());
+          sample<1>(s, matrix + b * 6, one.data(), to);
+          c += 1;
+        }
+      }
+  });
+}
+
+// `grad_image` may be null.
+void affine_backward(long batch, long channels, long in_height, long in_width, long height, long width, long threads,
+                     const float* image, const float* matrix, const float* grad, float* grad_image,
+                     float* grad_matrix) {
+  const Sampling s(in_height, in_width, height, width);
+  const long in_plane = in_height * in_width, out_plane = height * width;
+  share(batch, threads, [&](long first, long last, long) {
+    Buffer cells(4 * s.cells()), single(s.cells()), grads(4 * s.cells());
+    for (long b = first; b < last; ++b) {
+      std::fill_n(grad_matrix + b * 6, 6, 0.0f);
+      for (long c = 0; c < channels;) {
+        const long lanes = channels - c >= 4 ? 4 : 1;
+        const float* from = image + (b * channels + c) * in_plane;
+        const float* g = grad + (b * channels + c) * out_plane;
+        float* back = grad_image ? grads.data() : nullptr;
+        if (back) std::memset(back, 0, 4 * lanes * s.cells());
+        if (lanes == 4) {
+          bring<4>(s, from, cells.data());
+          sample_backward<4>(s, matrix + b * 6, cells.data(), g, back, grad_matrix + b * 6);
+        } else {
+          bring<1>(s, from, single.data());
+          sample_backward<1>(s, matrix + b * 6, single.data(), g, back, grad_matrix + b * 6);
+        }
+        if (back)
+          for (long i = 0; i < lanes; ++i)
+            for (long y = 0; y < in_height; ++y)
+              for (long x = 0; x < in_width; ++x)
+                grad_image[(b * channels + c + i) * in_plane + y * in_width + x] =
+                    back[((y + 1) * s.stride + x + 1) * lanes + i];
+        c += lanes;
+      }
+    }
+  });
+}
+
+}  // extern "C"
