@@ -49,6 +49,8 @@ clean:  ## remove what was made here: products, runs, caches; not .venv
 
 .venv/installed: .venv/base constraints.txt pyproject.toml
 	$(BIN)/uv pip install -c constraints.txt -e .
+	@# Without a C++ compiler it says so, and everything works, more slowly on a CPU.
+	-@$(BIN)/python -m seqgen.native
 	@touch $@
 
 .venv/installed-dev: .venv/installed

@@ -40,7 +40,7 @@ def test_lstm_cell_is_torchs():
         theirs.bias_ih.copy_(ours.linear.bias)
         theirs.bias_hh.zero_()
     x, h, cell = torch.randn(3, 5), torch.randn(3, 7), torch.randn(3, 7)
-    torch.testing.assert_close(ours(x, h, cell), theirs(x, (h, cell)))
+    torch.testing.assert_close(ours((x,), h, cell), theirs(x, (h, cell)))
 
 
 def test_kl_is_the_closed_form():

@@ -1,0 +1,175 @@
+"""The native kernels against the pure torch path: values and gradients, odd sizes, several threads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqgen import native
+from seqgen.config import ModelConfig
+from seqgen.models import build, kernels
+from seqgen.models.attention import AffineReader, AffineWriter, GaussianReader, GaussianWriter
+from seqgen.models.canvas import GatedCanvas
+from seqgen.models.transition import LstmCell
+
+pytestmark = pytest.mark.skipif(
+    native.library() is None, reason="the native kernels are not built: python -m seqgen.native"
+)
+
+D = 9
+
+
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def _threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def both_ways(compute: Callable[..., Tensor], *inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs and gradients of `compute` with the kernels and without."""
+    results = []
+    for plain in (False, True):
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        modules = [
+            part
+            for part in (getattr(compute, "__self__", None), compute)
+            if isinstance(part, torch.nn.Module)
+        ]
+        parameters = [p for module in modules for p in module.parameters()]
+        for parameter in parameters:
+            parameter.grad = None
+        if plain:
+            with native.disabled():
+                outputs = compute(*leaves)
+        else:
+            outputs = compute(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        torch.manual_seed(7)
+        torch.autograd.backward(outputs, [torch.randn(output.shape) for output in outputs])
+        grads = [leaf.grad for leaf in (*leaves, *parameters) if leaf.grad is not None]
+        results.append([*(output.detach() for output in outputs), *grads])
+    return results[0], results[1]
+
+
+def assert_same(compute: Callable[..., Tensor], *inputs: Tensor) -> None:
+    ours, plain = both_ways(compute, *inputs)
+    assert len(ours) == len(plain) > 1
+    for one, other in zip(ours, plain, strict=True):
+        scale = float(other.abs().max())
+        assert scale > 0
+        torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-5 * scale)
+
+
+def away_from_start(module: torch.nn.Module, scale: float = 0.3) -> torch.nn.Module:
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return module
+
+
+@pytest.mark.usefixtures("_threads")
+class TestAgainstPureTorch:
+    @pytest.mark.parametrize("hidden", [16, 21, 5])
+    def test_lstm(self, hidden: int):
+        cell = away_from_start(LstmCell(4, hidden))
+        assert_same(lambda x, h, c: cell((x,), h, c), *(3 * torch.randn(7, n) for n in (4, hidden, hidden)))
+
+    @pytest.mark.parametrize("shape", [(5, 4, 28, 28), (3, 1, 5, 5), (2, 6, 7, 20), (1, 3, 9, 4)], ids=str)
+    def test_cgru(self, shape: tuple[int, ...]):
+        canvas = away_from_start(GatedCanvas(shape[1]))
+        assert_same(canvas, torch.randn(shape), torch.randn(shape))
+
+    @pytest.mark.parametrize(
+        ("image", "size"), [((5, 1, 12, 17), 6), ((2, 4, 9, 9), 9), ((3, 6, 5, 8), 3)], ids=str
+    )
+    def test_affine_read(self, image: tuple[int, ...], size: int):
+        reader = away_from_start(AffineReader(D, size, image[1]))
+        assert_same(reader, torch.randn(image), torch.randn(image[0], D))
+
+    @pytest.mark.parametrize("channels", [1, 4, 6])
+    def test_affine_write(self, channels: int):
+        assert_same(away_from_start(AffineWriter(D, 5, channels, 13, 10)), torch.randn(4, D))
+
+    @pytest.mark.parametrize(
+        ("image", "size"), [((5, 2, 28, 28), 2), ((3, 1, 9, 37), 5), ((2, 3, 6, 5), 1)], ids=str
+    )
+    def test_gaussian_read(self, image: tuple[int, ...], size: int):
+        reader = away_from_start(GaussianReader(D, size, *image[1:]))
+        assert_same(reader, torch.rand(image), torch.randn(image[0], D))
+
+    @pytest.mark.parametrize(("channels", "size"), [(1, 5), (3, 2), (2, 1)])
+    def test_gaussian_write(self, channels: int, size: int):
+        assert_same(away_from_start(GaussianWriter(D, size, channels, 18, 23)), torch.randn(4, D))
+
+
+def test_a_window_far_outside_reads_the_nearest_filters_and_stays_finite():
+    parameters = torch.tensor([[60.0, -80.0, -2.0, 0.5, 0.0]])
+    image = torch.rand(1, 1, 12, 12)
+    reader = GaussianReader(D, 3, 1, 12, 12)
+    bank = reader.window.bank(parameters)
+    expected = (bank.y[:, None] @ image @ bank.x.mT[:, None]) * bank.gamma
+    torch.testing.assert_close(kernels.gaussian_read(parameters, image, 3), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_an_affine_window_outside_the_image_reads_zero_and_has_no_gradient():
+    matrix = torch.tensor([[[1.0, 0.0, 9.0], [0.0, 1.0, 0.0]]], requires_grad=True)
+    glimpse = kernels.affine_sample(torch.rand(1, 1, 8, 8), matrix, 4, 4)
+    glimpse.sum().backward()
+    assert glimpse.abs().max() == 0
+    assert matrix.grad.abs().max() == 0
+
+
+def test_a_nan_is_not_hidden():
+    bad = torch.full((1, 4 * D), float("nan"))
+    h, cell = kernels.lstm(bad, torch.zeros(1, D))
+    assert h.isnan().all()
+    assert cell.isnan().all()
+    canvas = GatedCanvas(2)
+    assert canvas(torch.full((1, 2, 6, 6), float("nan")), torch.zeros(1, 2, 6, 6)).isnan().all()
+    matrix = torch.full((1, 2, 3), float("nan"))
+    assert kernels.affine_sample(torch.rand(1, 1, 5, 5), matrix, 3, 3).isnan().all()
+    assert kernels.gaussian_read(torch.full((1, 5), float("nan")), torch.rand(1, 1, 5, 5), 2).isnan().all()
+
+
+def test_the_same_threads_give_the_same_bits():
+    config = ModelConfig(steps=3, latents=3, hidden=20, read_size=5, write_size=6, posterior_hidden=10)
+    model = away_from_start(build(config, 14, 14), 0.1)
+    x, noise = (torch.rand(9, 1, 14, 14) < 0.3).float(), torch.randn(3, 9, 3)
+
+    def gradients() -> list[Tensor]:
+        model.zero_grad()
+        model(x, None, noise).free_energy().sum().backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    for one, other in zip(gradients(), gradients(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_half_precision_doubles_and_disabled_kernels_take_the_torch_path():
+    assert kernels.available(torch.zeros(1))
+    assert not kernels.available(torch.zeros(1), torch.zeros(1, dtype=torch.float64))
+    assert not kernels.available(torch.zeros(1, dtype=torch.bfloat16))
+    with native.disabled():
+        assert not kernels.available(torch.zeros(1))
+
+
+def test_where_there_is_no_compiler_it_says_so_and_everything_works(tmp_path):
+    code = (
+        "import torch\nfrom seqgen import native\nfrom seqgen.config import ModelConfig\n"
+        "from seqgen.models import build\nassert native.library() is None\n"
+        "model = build(ModelConfig(steps=2, hidden=8, read_size=4, write_size=4), 8, 8)\n"
+        "model(torch.zeros(2, 1, 8, 8), None, torch.zeros(2, 2, 4)).free_energy().sum().backward()\n"
+    )
+    bare = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-m", "seqgen.native"], env=bare, capture_output=True, text=True)
+    assert told.returncode == 1
+    assert "install one" in told.stderr
+    subprocess.run([sys.executable, "-c", code], env=bare, check=True)
