@@ -51,12 +51,13 @@ def evaluate_trained(trained: Trained) -> dict[str, Any]:
 
     import torch
 
+    from pipelines.support.ray_cluster import image_memory
     from seqgen.data import load_split
     from seqgen.evaluation import bounds, galleries, pictures
     from seqgen.models import load_model
 
     model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    images = load_split(trained.places.shards, config.split, config.images)
+    images = load_split(trained.places.shards, config.split, config.images, memory=image_memory())
     held_out = bounds.hold_out(images, trained.recipe.data, model.config.conditional, config.seed)
     device = next(model.parameters()).device
     print(f"evaluate: {len(held_out):,} images of {config.split} on {device}", flush=True)

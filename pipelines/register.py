@@ -157,10 +157,11 @@ def _evaluate_again(
 
 def _evaluated(trained: Trained) -> ImageSet:
     """The images that the evaluation was made on."""
+    from pipelines.support.ray_cluster import image_memory
     from seqgen.data import load_split
 
     config = trained.recipe.evaluate
-    return load_split(trained.places.shards, config.split, config.images)
+    return load_split(trained.places.shards, config.split, config.images, memory=image_memory())
 
 
 if __name__ == "__main__":

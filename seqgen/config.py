@@ -70,15 +70,22 @@ class TrainConfig(Strict):
     kl_warmup_steps: int = Field(default=0, ge=0, description="steps over which the KL's weight rises to 1")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0 = none")
     precision: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
+    compile: bool = Field(default=False, description="torch.compile of the step; for GPUs")
+    recompute: int = Field(
+        default=0,
+        ge=0,
+        description="keep the state of every so many steps only and compute the others again in the backward pass; "
+        "0 = keep all",
+    )
     evaluate_every: Positive = Field(default=1, description="epochs between held-out bounds")
     checkpoint_every: Positive = Field(default=1, description="epochs between checkpoints")
     max_failures: int = Field(default=3, ge=0, description="lost workers the run survives")
     seed: int = Field(default=0, ge=0)
 
     def learned(self) -> dict[str, Any]:
-        """The settings that decide what is learned, not how many do it, how often it is looked at or saved."""
-        return self.model_dump(exclude={"workers", "evaluate_every", "checkpoint_every", "max_failures"})
+        """The settings that decide what is learned, not how many do it, in what memory, how often it is looked at."""
+        ways = {"workers", "recompute", "evaluate_every", "checkpoint_every", "max_failures"}
+        return self.model_dump(exclude=ways)
 
 
 class SearchConfig(Strict):

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from data_prep.errors import BadInput, OperationalError, StoppedEarly
 from data_prep.machine import cores, memory
 from pipelines.support.signals import check_stop, raise_on_stop
 from seqgen.config import Recipe
+
+if TYPE_CHECKING:
+    import torch
 
 Device = Literal["auto", "cpu", "cuda"]
 _ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +64,20 @@ def bytes_needed(recipe: Recipe) -> int:
     return workers * training_bytes(recipe.model, recipe.data.size, recipe.train.batch // workers)
 
 
+def image_memory(processes: int = 1, training: int = 0, device: torch.device | None = None) -> int:
+    """The bytes up to which each of `processes` on this machine keeps decoded images in memory; more is mapped.
+
+    A quarter of what `training` bytes leave: another for held-out images, one for their binarised copy, one for
+    the process. So what a training needs can be told without its images: they take what it leaves.
+    """
+    room = memory() // processes
+    if device is None or device.type == "cpu":
+        return max(0, room - training) // 4
+    import torch
+
+    return max(0, min(room, torch.cuda.mem_get_info(device)[0] - training)) // 4
+
+
 def this_machine() -> Resources:
     """The cores this process may use, the GPUs that PyTorch sees, the memory."""
     import torch
@@ -74,17 +91,20 @@ def elsewhere() -> bool:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[Resources]:
+def connected(dashboard: bool = False) -> Iterator[Resources]:
     """Connect to the cluster, or start one here, and leave it at the end. Raises OperationalError.
 
-    A cluster started here has its dashboard on loopback, sends no usage statistics and ends with this
-    process. What workers print stays in Ray's log files.
+    A cluster started here sends no usage statistics and ends with this process. It has a dashboard, on
+    loopback, only if asked for: its ten processes take seconds, and but for Ray Train within Ray Tune, which
+    asks it whether a training still lives, nothing uses it. What workers print stays in Ray's log files.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # How often Ray Train looks at its workers: one report, and the end of a training, waits for the next look.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     import ray
 
     try:
-        _start(ray)
+        _start(ray, dashboard)
         check_stop()
         raise_on_stop()
         total = ray.cluster_resources()
@@ -94,7 +114,7 @@ def connected() -> Iterator[Resources]:
         ray.shutdown()
 
 
-def _start(ray: ModuleType) -> None:
+def _start(ray: ModuleType, dashboard: bool) -> None:
     quiet = {"log_to_driver": False, "logging_level": "error"}
     try:
         if elsewhere():
@@ -114,6 +134,7 @@ def _start(ray: ModuleType) -> None:
             "local",
             num_cpus=machine.cpus,
             num_gpus=machine.gpus,
+            include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             dashboard_port=port,
             **quiet,

@@ -15,6 +15,8 @@ from pipelines.support.space import is_grid, trial_recipe
 from seqgen.config import Recipe, build_recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from pipelines.support.storage import RunStorage
     from seqgen.data import ImageSet
     from seqgen.training import Progress, SaveFn, World
@@ -96,10 +98,11 @@ def train_together(settings: Mapping[str, Any], recipe: Row, shards: str, storag
     """Train a trial as a Ray Train run, which its name lets a restored trial resume: as `train_alone`."""
     from ray import tune
     from ray.train import CheckpointConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    TorchTrainer(
+    from pipelines.support.ray_train import trainer_class
+
+    trainer_class(cleaner=True)(
         train_worker,
         train_loop_config={"settings": dict(settings), "recipe": recipe, "shards": shards},
         scaling_config=ScalingConfig(
@@ -143,7 +146,7 @@ def train_trial(
     resolved = trial_recipe(build_recipe(recipe, "search"), settings)
     torch.set_num_threads(CPUS_PER_WORKER)
     torch.manual_seed(resolved.train.seed)
-    train, valid, mean = _sets(shards, recipe["search"]["train_images"])
+    train, valid, mean = _sets(shards, recipe["search"]["train_images"], world.device)
     model = build(resolved.model, train.height, train.width, mean)
 
     saved = time.monotonic()
@@ -171,14 +174,17 @@ def train_trial(
 
 
 @functools.lru_cache(maxsize=1)
-def _sets(shards: str, limit: int | None) -> tuple[ImageSet, ImageSet, float]:
+def _sets(shards: str, limit: int | None, device: torch.device) -> tuple[ImageSet, ImageSet, float]:
     """The training and held-out images and the mean pixel; kept, because a process trains several trials."""
+    from data_prep.machine import cores
     from data_prep.manifest import read_manifest
+    from pipelines.support.ray_cluster import image_memory
     from seqgen.data import load_split
 
-    directory = Path(shards)
+    # Whatever the trials of this process need: as if every core had one.
+    directory, room = Path(shards), image_memory(cores() // CPUS_PER_WORKER, device=device)
     return (
-        load_split(directory, "train", limit),
-        load_split(directory, "valid"),
+        load_split(directory, "train", limit, memory=room),
+        load_split(directory, "valid", memory=room),
         read_manifest(directory).mean,
     )

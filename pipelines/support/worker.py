@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from data_prep.errors import BadInput, NumericalError
 from data_prep.manifest import read_manifest
 from pipelines.support.history import FILE_NAME, Row, read_history, write_history
+from pipelines.support.ray_cluster import bytes_needed, image_memory
 from seqgen.config import build_recipe
 
 if TYPE_CHECKING:
@@ -55,10 +56,12 @@ def train_worker(task: dict[str, Any]) -> Outcome:
     from seqgen.training import World, fit, share_cores
 
     context = ray.train.get_context()
-    share_cores(context.get_local_world_size())
+    processes = context.get_local_world_size()
+    share_cores(processes)
     world = World.joined(ray.train.torch.get_device())
     recipe = build_recipe(task["recipe"], "recipe")
     manifest, shards = read_manifest(Path(task["shards"])), Path(task["shards"])
+    room = image_memory(processes, bytes_needed(recipe) // recipe.train.workers, world.device)
     torch.manual_seed(recipe.train.seed)
     model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
     checkpoint = ray.train.get_checkpoint()
@@ -71,8 +74,8 @@ def train_worker(task: dict[str, Any]) -> Outcome:
         try:
             fit(
                 model,
-                load_split(shards, "train"),
-                load_split(shards, "valid"),
+                load_split(shards, "train", memory=room),
+                load_split(shards, "valid", memory=room),
                 recipe.data,
                 recipe.train,
                 world=world,

@@ -1,4 +1,4 @@
-"""Manifest and shards to batches in memory: every batch is a pure function of (seed, epoch, step)."""
+"""Manifest and shards to batches: every batch is a pure function of (seed, epoch, step)."""
 
 from __future__ import annotations
 

@@ -52,20 +52,25 @@ def steps_per_epoch(count: int, batch: int) -> int:
     return count // batch
 
 
-def binarise(images: Tensor, levels: int, how: Binarise, generator: torch.Generator | None) -> Tensor:
+def thresholds(shape: tuple[int, ...], how: Binarise, generator: torch.Generator) -> Tensor | None:
+    """What `dynamic` compares grey with: float32 of `shape`, uniform in [0,1); None where nothing is drawn."""
+    return torch.rand(shape, generator=generator, device=generator.device) if how == "dynamic" else None
+
+
+def binarise(images: Tensor, levels: int, how: Binarise, uniform: Tensor | None) -> Tensor:
     """uint8 [B,H,W] -> float32 [B,1,H,W] in {0,1}.
 
-    `static` takes bits as they are, `threshold` is grey > 0.5, `dynamic` draws Bernoulli(grey).
+    `static` takes bits as they are, `threshold` is grey > 0.5, `dynamic` is Bernoulli(grey): grey > `uniform`
+    [B,H,W], which is overwritten.
     """
     if (levels == 2) != (how == "static"):
         raise BadInput(f"data.binarise={how} does not fit images of {levels} levels; shard the set again")
-    images = images.unsqueeze(1)
     if how == "static":
-        return images.float()
+        return images.unsqueeze(1).float()
     if how == "threshold":
-        return (images > 127).float()
-    uniform = torch.rand(images.shape, generator=generator, device=images.device)
-    return (uniform < images.float() / 255).float()
+        return (images > 127).unsqueeze(1).float()
+    assert uniform is not None
+    return uniform.lt_(images / 255).unsqueeze(1)
 
 
 class Partners:
@@ -129,28 +134,33 @@ class TrainingBatches:
         """This rank's slice of the global batch `step` (0-based) of `epoch` (0-based)."""
         images = self._images
         if epoch != self._epoch:
-            self._order = epoch_order(len(images), self._seed, epoch).to(images.images.device)
+            self._order = epoch_order(len(images), self._seed, epoch).to(images.device)
             self._epoch = epoch
         index = self._order[step * self._batch : (step + 1) * self._batch]
-        generator = generator_at(images.images.device, self._seed, "step", epoch, step)
-        noise = torch.randn(self._noise_shape, generator=generator, device=index.device)
-        x = binarise(images.images[index], images.levels, self._how, generator)
-        context = None
+        generator = generator_at(images.device, self._seed, "step", epoch, step)
+        noise = torch.randn(self._noise_shape, generator=generator, device=images.device)
+        x, context = self._mine_of(index, generator), None
         if self._partners is not None:
-            partner = self._partners.draw(index, generator)
-            context = binarise(images.images[partner], images.levels, self._how, generator)[self._mine]
-        return Batch(x[self._mine], context, noise[:, self._mine].contiguous())
+            context = self._mine_of(self._partners.draw(index, generator), generator)
+        return Batch(x, context, noise[:, self._mine].contiguous())
+
+    def _mine_of(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """This rank's images of the global batch at `index`: drawn for all, read and made binary here."""
+        images = self._images
+        uniform = thresholds((len(index), images.height, images.width), self._how, generator)
+        pixels = images.pixels(index[self._mine])
+        return binarise(pixels, images.levels, self._how, None if uniform is None else uniform[self._mine])
 
 
 def fixed_set(images: ImageSet, data: DataConfig, conditional: bool, seed: int) -> FixedSet:
-    """The set as it is evaluated: binarised once and paired once from `seed`, whatever the batch."""
-    device = images.images.device
+    """The set as it is evaluated: binarised once, into memory, and paired once from `seed`, whatever the batch."""
+    device, how = images.device, data.binarise
     generator = generator_at(device, seed, "binarise")
-    parts = [
-        binarise(chunk, images.levels, data.binarise, generator).squeeze(1).to(torch.uint8)
-        for chunk in images.images.split(_CHUNK)
-    ]
-    if not conditional:
-        return FixedSet(torch.cat(parts), None)
+    x = torch.empty(images.images.shape, dtype=torch.uint8, device=device)
     everyone = torch.arange(len(images), device=device)
-    return FixedSet(torch.cat(parts), Partners(images).draw(everyone, generator_at(device, seed, "partner")))
+    for index in everyone.split(_CHUNK):
+        uniform = thresholds((len(index), images.height, images.width), how, generator)
+        x[index] = binarise(images.pixels(index), images.levels, how, uniform).squeeze(1).to(torch.uint8)
+    if not conditional:
+        return FixedSet(x, None)
+    return FixedSet(x, Partners(images).draw(everyone, generator_at(device, seed, "partner")))

@@ -1,7 +1,10 @@
-"""One split of a sharded set, decoded once into one tensor."""
+"""One split of a sharded set, decoded once into one tensor: in memory, or in a mapped file."""
 
 from __future__ import annotations
 
+import math
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +13,9 @@ import torch
 from torch import Tensor
 
 from data_prep.errors import BadInput, OperationalError
-from data_prep.manifest import check_shard_bytes, read_manifest
+from data_prep.manifest import SplitIndex, check_shard_bytes, read_manifest
 from data_prep.shards import read_shard
+from seqgen.data.mapped import MappedImages, spill_directory
 
 _SPREAD_SEED = 0
 
@@ -21,7 +25,8 @@ class ImageSet:
     """Images with what is known of them.
 
     images: uint8 [N,H,W], ink = 1 of `levels` 2 or grey 0..255 of `levels` 256; concepts: int64 [N], an index
-    into `concept_names` or -1 where unknown; alphabets: int64 [N] or -1.
+    into `concept_names` or -1 where unknown; alphabets: int64 [N] or -1. `mapped` holds `images` where they
+    lie on disk.
     """
 
     images: Tensor
@@ -29,6 +34,7 @@ class ImageSet:
     concepts: Tensor
     alphabets: Tensor
     concept_names: tuple[str, ...]
+    mapped: MappedImages | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -43,19 +49,35 @@ class ImageSet:
         """Columns of an image, in pixels."""
         return self.images.shape[2]
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches are drawn and delivered; mapped images stay on their disk."""
+        return self.concepts.device
+
     def to(self, device: torch.device | str) -> ImageSet:
-        """The same set with its tensors on `device`."""
+        """The same set for `device`, with its tensors there; nothing is copied on the device it is on."""
         return replace(
             self,
-            images=self.images.to(device),
+            images=self.images if self.mapped else self.images.to(device),
             concepts=self.concepts.to(device),
             alphabets=self.alphabets.to(device),
         )
 
+    def pixels(self, index: Tensor) -> Tensor:
+        """The images at `index` (int64 [M]) on the set's device: uint8 [M,H,W]."""
+        index = index.to(self.images.device)
+        if self.mapped:
+            self.mapped.ask_for(index)
+        return self.images.index_select(0, index).to(self.device)
+
     def take(self, index: Tensor) -> ImageSet:
-        """The set of the images at `index` (int64 [M]), in that order."""
+        """The set of the images at `index` (int64 [M]), in that order, in memory."""
         return replace(
-            self, images=self.images[index], concepts=self.concepts[index], alphabets=self.alphabets[index]
+            self,
+            images=self.pixels(index),
+            concepts=self.concepts[index],
+            alphabets=self.alphabets[index],
+            mapped=None,
         )
 
     def spread(self, limit: int | None) -> ImageSet:
@@ -80,31 +102,69 @@ def _spread_index(concepts: Tensor, limit: int) -> Tensor:
     return order[chosen[group[order]]][:limit].sort().values
 
 
-def load_split(directory: Path, split: str, limit: int | None = None) -> ImageSet:
+def load_split(
+    directory: Path,
+    split: str,
+    limit: int | None = None,
+    *,
+    memory: int | None = None,
+    spill: Path | None = None,
+) -> ImageSet:
     """Read and verify the shards of `split` under `directory`; `limit` as in `ImageSet.spread`.
 
-    Raises BadInput if there is no such split, OperationalError naming the shard if it is damaged.
+    If all its pixels take more than `memory` bytes, they are decoded into a file in `spill` (default
+    `spill_directory()`) and mapped: the same set, with the same batches. What a limit takes is in memory.
+
+    Raises BadInput if there is no such split, OperationalError naming the shard if it is damaged or the
+    directory if the disk is full.
     """
     manifest = read_manifest(directory)
     if split not in manifest.splits:
         raise BadInput(f"{directory}: no split {split!r}; it has {', '.join(manifest.splits)}")
     index = manifest.splits[split]
-    images = np.empty((index.images, manifest.height, manifest.width), np.uint8)
-    concepts: list[str | None] = []
-    alphabets: list[str | None] = []
+    shape = (index.images, manifest.height, manifest.width)
+    concepts, alphabets = _Names(), _Names()
+    parts = _decoded(directory, split, index, shape, concepts, alphabets)
+    mapped = None
+    if memory is not None and math.prod(shape) > memory:
+        mapped = MappedImages(parts, shape, spill or spill_directory())
+        images = mapped.images
+    else:
+        images = _joined(parts, shape)
+    concept_ids, names = concepts.numbered()
+    loaded = ImageSet(images, manifest.levels, concept_ids, alphabets.numbered()[0], names, mapped)
+    return loaded.spread(limit)
+
+
+def _joined(parts: Iterable[np.ndarray], shape: tuple[int, int, int]) -> Tensor:
+    images, filled = np.empty(shape, np.uint8), 0
+    for part in parts:
+        images[filled : filled + len(part)] = part
+        filled += len(part)
+    return torch.from_numpy(images)
+
+
+def _decoded(
+    directory: Path,
+    split: str,
+    index: SplitIndex,
+    shape: tuple[int, int, int],
+    concepts: _Names,
+    alphabets: _Names,
+) -> Iterator[np.ndarray]:
+    """The images of every sample, uint8 [n,H,W], exactly those of `shape` in all; fills in the names."""
     for shard in index.shards:
         check_shard_bytes(directory, shard)
         before = len(concepts)
         for drawings, meta in read_shard(directory / shard.name):
-            start, stop = len(concepts), len(concepts) + len(drawings)
-            if stop > index.images or drawings.shape[1:] != images.shape[1:]:
+            if len(concepts) + len(drawings) > shape[0] or drawings.shape[1:] != shape[1:]:
                 raise OperationalError(
                     f"{directory / shard.name}: holds more or other images than the manifest says"
                 )
-            images[start:stop] = drawings
             labels = [meta["concept"]] * len(drawings) if meta["concept"] is not None else meta["labels"]
-            concepts += [None if label is None else str(label) for label in labels or [None] * len(drawings)]
-            alphabets += [meta["alphabet"]] * len(drawings)
+            concepts.extend(labels or [None] * len(drawings))
+            alphabets.extend([meta["alphabet"]] * len(drawings))
+            yield drawings
         if len(concepts) - before != shard.images:
             raise OperationalError(
                 f"{directory / shard.name}: {len(concepts) - before} images, not {shard.images}"
@@ -113,13 +173,29 @@ def load_split(directory: Path, split: str, limit: int | None = None) -> ImageSe
         raise OperationalError(
             f"{directory}: {len(concepts)} images of {split}, the manifest says {index.images}"
         )
-    concept_ids, names = _number(concepts)
-    loaded = ImageSet(torch.from_numpy(images), manifest.levels, concept_ids, _number(alphabets)[0], names)
-    return loaded.spread(limit)
 
 
-def _number(names: list[str | None]) -> tuple[Tensor, tuple[str, ...]]:
-    known = sorted({name for name in names if name is not None})
-    number: dict[str | None, int] = {name: position for position, name in enumerate(known)}
-    number[None] = -1
-    return torch.tensor([number[name] for name in names], dtype=torch.int64), tuple(known)
+class _Names:
+    """A name for every image, None where it is unknown; kept as numbers, for there may be very many images."""
+
+    def __init__(self) -> None:
+        self._known: dict[str | None, int] = {}
+        self._of_image = array("q")
+
+    def __len__(self) -> int:
+        return len(self._of_image)
+
+    def extend(self, names: Iterable[object]) -> None:
+        """Append the names of the next images."""
+        for name in names:
+            key = None if name is None else str(name)
+            self._of_image.append(self._known.setdefault(key, len(self._known)))
+
+    def numbered(self) -> tuple[Tensor, tuple[str, ...]]:
+        """The place of each image's name among all, int64 [N], -1 where unknown; all names in order."""
+        names = sorted(name for name in self._known if name is not None)
+        place = {name: position for position, name in enumerate(names)}
+        places = torch.tensor(
+            [-1 if name is None else place[name] for name in self._known], dtype=torch.int64
+        )
+        return places[torch.from_numpy(np.array(self._of_image, np.int64))], tuple(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from seqgen.models import SequentialGenerator
 from seqgen.objectives import importance_weighted
 
 CHUNK = 250  # images at once; a constant because the noise of an image depends on it
+# (Image, sample) pairs at once: what keeps the chip busy. An image's noise does not depend on it.
+_PAIRS = defaultdict(lambda: 250, cuda=8192)
 _CPU = torch.device("cpu")
 
 Advance = Callable[[int], None]
@@ -175,9 +178,10 @@ def importance_bounds(
     device = _device(model)
     generator = generator_at(_CPU, seed, "importance")
     values = []
-    step = max(1, CHUNK // samples)
+    pairs = _PAIRS[device.type]
+    step = max(1, pairs // samples)
     for x, context in _chunks(held_out, device, step):
-        bound = importance_weighted(model, x, context, samples=samples, chunk=CHUNK, generator=generator)
+        bound = importance_weighted(model, x, context, samples=samples, chunk=pairs, generator=generator)
         values.append(-bound.double().cpu())
         if advance:
             advance(len(x) * samples)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -114,6 +116,7 @@ class SequentialGenerator(nn.Module):
         self.posterior, self.transition = posterior, transition
         self.canvas, self.observation = canvas, observation
         self.recompute = 0  # steps between the states kept for the backward pass; 0 keeps all of every step
+        self._compiled: Callable[..., tuple[State, Step]] | None = None
         # The paper leaves the initial state open; here it is learned, a constant a channel for the canvas.
         self.h0 = nn.Parameter(torch.zeros(config.hidden))
         self.cell0 = nn.Parameter(torch.zeros(config.hidden))
@@ -129,7 +132,11 @@ class SequentialGenerator(nn.Module):
         return Bound(bernoulli_log_prob(self.observation(canvas), x), gaussian_kl(drawn.mean, drawn.log_std))
 
     def infer(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Inference:
-        """One posterior sample of z for every image, with q(z | x) and p(x | z) as distributions."""
+        """A posterior sample of z for every image, with q(z | x) and p(x | z) as distributions.
+
+        With noise for k B images it is k samples each, sample by sample, [T,kB,K]: what depends on x alone is
+        computed once.
+        """
         canvas, drawn = self._run(noise, x, context)
         posterior = Normal(drawn.mean, drawn.log_std.exp(), validate_args=False)
         return Inference(posterior, drawn.z, self._likelihood(canvas))
@@ -188,19 +195,26 @@ class SequentialGenerator(nn.Module):
         h, cell = self.transition(inputs, state.h, state.cell)
         return State(h, cell, self.canvas(state.canvas, self.writer(h)), encoder), step
 
+    def compile_step(self) -> None:
+        """Compile one step with torch.compile, for fixed shapes; on CUDA with graphs. Takes a minute at first use."""
+        mode = "reduce-overhead" if self.h0.device.type == "cuda" else None
+        self._compiled = torch.compile(self.step, dynamic=False, mode=mode)
+
     def _run(self, noise: Tensor, x: Tensor | None, context: Tensor | None) -> tuple[Tensor, Step]:
         """c_T, and the steps stacked to [T,B,K]; k noises an image if there are k times as many noises."""
         seen, state = self._look(x, context), self.initial_state(noise.shape[1])
         given = x if x is not None else context
         if given is not None:
             seen = seen.repeated(noise.shape[1] // len(given))
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not torch.is_grad_enabled():
             state, step = self._steps(state, noise, seen)
             return state.canvas, step
-        gradient = OneGradient(self)
+        # What is compiled has autograd's own gradients.
+        compiled = self._compiled is not None or torch.compiler.is_compiling()
+        gradient = None if compiled else OneGradient(self)
 
         def segment(state: State, noise: Tensor) -> tuple[State, Step]:
-            with gradient.inside():
+            with gradient.inside() if gradient else contextlib.nullcontext():
                 return self._steps(state, noise, seen)
 
         parts = []
@@ -221,9 +235,9 @@ class SequentialGenerator(nn.Module):
 
     def _steps(self, state: State, noise: Tensor, seen: Seen) -> tuple[State, Step]:
         """The loop over t: the last state, and the steps stacked to [T,B,K]."""
-        steps = []
+        advance, steps = self._compiled or self.step, []
         for noise_t in noise:
-            state, step = self.step(state, noise_t, seen)
+            state, step = advance(state, noise_t, seen)
             steps.append(step)
         return state, _stack_steps(steps)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ class Progress:
 
 SaveFn = Callable[[Path], None]
 _CPU = torch.device("cpu")
+_LOOK_EVERY = 100  # steps between looks at the device for a gradient that is not finite
 
 OnEpoch = Callable[[Progress, SaveFn], bool | None]
 
@@ -112,13 +112,16 @@ class _Run:
         )
         self.total = config.epochs * self.batches.steps
         self.parameters: list[Tensor] = list(model.parameters())
-        self.forward: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.averages: list[Tensor] = list(self.average.parameters())
+        model.recompute = config.recompute
+        if config.compile:
+            model.compile_step()
+        self.forward: nn.Module = model
         if world.size > 1:  # also gives every rank the first one's weights
             self.forward = nn.parallel.DistributedDataParallel(
                 self.forward, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
-        self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        self.averages: list[Tensor] = list(self.average.parameters())
         optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
         self.trainee = Trainee(model, self.average, optimiser)
         if world.size > 1:
@@ -131,22 +134,21 @@ class _Run:
         """Train one epoch (0-based); the means of its metrics over all images and ranks."""
         steps, device = self.batches.steps, self.world.device
         sums = torch.zeros(2, device=device, dtype=torch.float64)
-        norms, began, rate = 0.0, time.monotonic(), 0.0
+        norms = torch.zeros((), device=device, dtype=torch.float64)
+        spoiled = torch.full((), steps, device=device)  # the first step whose gradient is not finite
+        began, rate = time.monotonic(), 0.0
         self.trainee.model.train()
         for index in range(steps):
             step = epoch * steps + index
             loss, parts = self._loss(self.batches.at(epoch, index), step)
             loss.backward()
-            norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
-            if not math.isfinite(norm):  # the same on all ranks: the gradient is summed over them
-                raise NumericalError(
-                    f"the gradient is not finite ({norm}) at epoch {epoch + 1}, step {step}, "
-                    f"seed {self.config.seed}; no step taken. "
-                    f"Lower train.learning_rate={self.config.learning_rate:g}"
-                )
-            rate = self._advance(step)
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+            spoiled = spoiled.minimum(torch.where(norm.isfinite(), steps, index))
+            rate = self._advance(step, spoiled < steps)
             sums += parts
             norms += norm
+            if device.type == "cpu" or (index + 1) % _LOOK_EVERY == 0 or index + 1 == steps:
+                self._refuse(epoch, int(spoiled))
         seconds = time.monotonic() - began
         kl, log_likelihood = (self.world.sum(sums) / (steps * self.world.size)).tolist()
         return {
@@ -154,7 +156,7 @@ class _Run:
             "train/kl": kl,
             "train/log_likelihood": log_likelihood,
             "learning_rate": rate,
-            "grad_norm": norms / steps,
+            "grad_norm": float(norms) / steps,
             "images_per_second": steps * self.config.batch / seconds,
         }
 
@@ -168,12 +170,23 @@ class _Run:
         loss = (kl_weight(step, self.config) * kl - log_likelihood).mean()
         return loss, torch.stack([kl.mean(), log_likelihood.mean()]).detach().double()
 
-    def _advance(self, step: int) -> float:
-        """Step the optimiser and the average; returns the learning rate used."""
+    def _refuse(self, epoch: int, spoiled: int) -> None:
+        """Stop at a gradient that is not finite; it is the same on all ranks, which sum it."""
+        if spoiled < self.batches.steps:
+            raise NumericalError(
+                f"the gradient is not finite at epoch {epoch + 1}, step {epoch * self.batches.steps + spoiled}, "
+                f"seed {self.config.seed}; no step taken. "
+                f"Lower train.learning_rate={self.config.learning_rate:g}"
+            )
+
+    def _advance(self, step: int, spoiled: Tensor) -> float:
+        """Step the optimiser, unless `spoiled`, and the average; returns the learning rate used."""
         optimiser = self.trainee.optimiser
         rate = learning_rate(step, self.total, self.config)
         for group in optimiser.param_groups:
             group["lr"] = rate
+        # Adam's fused kernel looks at it on the device, so that the host need not wait for every step's norm.
+        optimiser.found_inf = spoiled.float()  # type: ignore[attr-defined]
         optimiser.step()
         optimiser.zero_grad()
         with torch.no_grad():
@@ -201,7 +214,7 @@ class _HeldOut:
         self.x = drawn.x.to(world.device)
         self.partner = None if drawn.partner is None else drawn.partner.to(world.device)
         self.noise_shape = average.noise_shape(config.batch)
-        self.model: nn.Module = torch.compile(average) if config.compile else average  # type: ignore[assignment]
+        self.model = average
         self.config, self.world = config, world
 
     @torch.no_grad()

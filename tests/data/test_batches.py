@@ -8,7 +8,7 @@ import torch
 from data_prep.config import DataConfig
 from data_prep.errors import BadInput
 from seqgen.data import ImageSet, TrainingBatches
-from seqgen.data.batches import Partners, binarise, epoch_order, fixed_set, generator_at
+from seqgen.data.batches import Partners, binarise, epoch_order, fixed_set, generator_at, thresholds
 
 GREY = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
 BITS = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")
@@ -115,7 +115,8 @@ def test_images_of_unknown_concept_are_refused_for_pairs():
 def test_dynamic_binarisation_has_the_greys_as_its_means():
     levels = torch.tensor([0, 51, 128, 204, 255], dtype=torch.uint8)
     grey = levels.repeat(20_000, 1).view(-1, 1, 5)
-    drawn = binarise(grey, 256, "dynamic", generator_at(torch.device("cpu"), 0))
+    uniform = thresholds(tuple(grey.shape), "dynamic", generator_at(torch.device("cpu"), 0))
+    drawn = binarise(grey, 256, "dynamic", uniform)
     assert drawn.shape == (20_000, 1, 1, 5)
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     mean = drawn.mean(0).flatten()

@@ -94,8 +94,8 @@ def test_the_estimate_is_one_log_mean_exp_however_it_is_cut(monkeypatch):
 
     def numbered(model, x, context, noise):
         start = sum(largest)
-        largest.append(len(x))
-        return weights[start : start + len(x)]
+        largest.append(noise.shape[1])
+        return weights[start : start + noise.shape[1]]
 
     monkeypatch.setattr(importance, "_log_weights", numbered)
     expected = weights.view(24, 5).logsumexp(0) - math.log(24)
@@ -105,6 +105,22 @@ def test_the_estimate_is_one_log_mean_exp_however_it_is_cut(monkeypatch):
         torch.testing.assert_close(estimate, expected)
         assert max(largest) <= chunk
         assert sum(largest) == 24 * 5
+
+
+@torch.no_grad()
+def test_the_chunk_changes_nothing_and_an_images_samples_are_its_own():
+    torch.manual_seed(0)
+    model = build(ModelConfig(steps=3, hidden=8, attention="full"), 12, 12, 0.5)
+    x = torch.rand(5, 1, 12, 12).round()
+    results = [
+        importance_weighted(model, x, None, 6, torch.Generator().manual_seed(4), chunk=chunk)
+        for chunk in (5, 12, 99)
+    ]
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0], results[2])
+    generator = torch.Generator().manual_seed(4)
+    one_by_one = [importance_weighted(model, image[None], None, 6, generator) for image in x]
+    torch.testing.assert_close(results[0], torch.cat(one_by_one))
 
 
 @torch.no_grad()
