@@ -40,9 +40,10 @@ inline Vec load(const float* p, long n) {
 inline void store(float* p, Vec v, long n) { std::memcpy(p, &v, 4 * std::min(n, N)); }
 
 inline float sum(Vec v) {
-  float total = 0;
-  for (long i = 0; i < N; ++i) total += v[i];
-  return total;
+  Four part[4];
+  std::memcpy(part, &v, sizeof v);
+  const Four q = (part[0] + part[1]) + (part[2] + part[3]);
+  return (q[0] + q[1]) + (q[2] + q[3]);
 }
 
 inline Vec exponential(Vec x) {
@@ -307,12 +308,27 @@ void make_bank(const Bank& bank, const Window& window, float* out) {
   filters(bank, window, window.centre_x, bank.width, out + bank.size * bank.rows);
 }
 
+// Sixteen pixels from (y, x) on. Beyond a row's end they are the next row's: whoever reads them multiplies them by a
+// filter's zero. Whoever writes them there writes the rows in order, so that the next row puts them right.
+inline Vec load_pixels(const Bank& bank, const float* image, long y, long x) {
+  const long at = y * bank.width + x, left = bank.height * bank.width - at;
+  return left >= N ? load(image + at) : load(image + at, left);
+}
+
+inline void store_pixels(const Bank& bank, float* image, long y, long x, Vec v) {
+  const long at = y * bank.width + x, left = bank.height * bank.width - at;
+  if (left >= N)
+    store(image + at, v);
+  else
+    store(image + at, v, left);
+}
+
 // out[p, x] = sum_y F_Y[p, y] image[y, x], rows padded to whole vectors.
 void rows_of(const Bank& bank, const float* filter_y, const float* image, float* out) {
   std::memset(out, 0, 4 * bank.size * bank.columns);
   for (long y = 0; y < bank.height; ++y)
     for (long x = 0; x < bank.width; x += N) {
-      const Vec v = load(image + y * bank.width + x, bank.width - x);
+      const Vec v = load_pixels(bank, image, y, x);
       for (long p = 0; p < bank.size; ++p) {
         float* o = out + p * bank.columns + x;
         store(o, load(o) + filter_y[p * bank.rows + y] * v);
@@ -329,28 +345,6 @@ float dot(const float* a, const float* b, long padded) {
 // ---------------------------------------------------------------------------------------------------------------
 // Bilinear samples at affine-warped points. An image lies with a border of zeros, L channels of a pixel together.
 
-struct Place {
-  long index;
-  float fx, fy, inside_x, inside_y;
-};
-
-// Where the output pixel (bx, by in [-1, 1]) falls on an input of height x width with a border.
-inline Place place(const float* m, float bx, float by, long height, long width, long stride) {
-  const float gx = m[0] * bx + m[1] * by + m[2], gy = m[3] * bx + m[4] * by + m[5];
-  float x = ((gx + 1) * width - 1) / 2, y = ((gy + 1) * height - 1) / 2;
-  Place at;
-  at.inside_x = x > -1 && x < width;
-  at.inside_y = y > -1 && y < height;
-  // Outside, every corner lies in the border. A NaN is sampled there and goes on through fx.
-  x = x > -1 ? (x < width ? x : width) : (x <= -1 ? -1.0f : x);
-  y = y > -1 ? (y < height ? y : height) : (y <= -1 ? -1.0f : y);
-  const long x0 = x >= -1 ? long(x + 1) - 1 : -1, y0 = y >= -1 ? long(y + 1) - 1 : -1;
-  at.fx = x - x0;
-  at.fy = y - y0;
-  at.index = (y0 + 1) * stride + x0 + 1;
-  return at;
-}
-
 template <long L>
 struct Lanes;
 template <>
@@ -365,11 +359,53 @@ struct Lanes<4> {
 };
 
 struct Sampling {
-  long in_height, in_width, height, width, stride;
-  Sampling(long ih, long iw, long h, long w) : in_height(ih), in_width(iw), height(h), width(w), stride(iw + 3) {}
+  long in_height, in_width, height, width, stride, padded;
+  Sampling(long ih, long iw, long h, long w)
+      : in_height(ih), in_width(iw), height(h), width(w), stride(iw + 3), padded(round_up(w, N)) {}
   long cells() const { return (in_height + 3) * stride; }
-  float base_x(long x) const { return (2 * x + 1) / float(width) - 1; }
   float base_y(long y) const { return (2 * y + 1) / float(height) - 1; }
+};
+
+// Where the pixels of one output row fall on the input: the upper left of four cells, and how far on from there.
+class Row {
+ public:
+  explicit Row(const Sampling& s)
+      : s_(s), storage_(8 * s.padded), fx(storage_.at(0)), fy(storage_.at(s.padded)), inside_x(storage_.at(2 * s.padded)),
+        inside_y(storage_.at(3 * s.padded)), base_x(storage_.at(4 * s.padded)), gx(storage_.at(5 * s.padded)),
+        gy(storage_.at(6 * s.padded)), index(reinterpret_cast<int32_t*>(storage_.at(7 * s.padded))) {
+    for (long x = 0; x < s.width; ++x) base_x[x] = (2 * x + 1) / float(s.width) - 1;
+  }
+
+  void find(const float* m, float by) {
+    for (long i = 0; i < s_.padded; i += N) {
+      const Vec bx = load(base_x + i);
+      IntVec x0, y0;
+      along(m[0] * bx + (m[1] * by + m[2]), s_.in_width, fx + i, inside_x + i, x0);
+      along(m[3] * bx + (m[4] * by + m[5]), s_.in_height, fy + i, inside_y + i, y0);
+      const IntVec at = y0 * int32_t(s_.stride) + x0;
+      std::memcpy(index + i, &at, sizeof at);
+    }
+  }
+
+ private:
+  // g in [-1, 1] -> the cell before it, counted from the border's, and the fraction beyond. Outside, all four cells
+  // lie in the border. A NaN goes on through the fraction.
+  static void along(Vec g, long size, float* fraction, float* inside, IntVec& before) {
+    const Vec zero = {}, one = zero + 1.0f, last = zero + float(size + 1);
+    Vec x = ((g + 1.0f) * float(size) - 1.0f) / 2.0f + 1.0f;
+    store(inside, (x > zero) & (x < last) ? one : zero);
+    x = x < zero ? zero : x;
+    x = x > last ? last : x;
+    before = __builtin_convertvector(x == x ? x : zero, IntVec);
+    store(fraction, x - __builtin_convertvector(before, Vec));
+  }
+
+  const Sampling& s_;
+  Buffer storage_;
+
+ public:
+  float *fx, *fy, *inside_x, *inside_y, *base_x, *gx, *gy;
+  int32_t* index;
 };
 
 template <long L>
@@ -381,60 +417,66 @@ void bring(const Sampling& s, const float* image, float* cells) {
 }
 
 template <long L>
-void sample(const Sampling& s, const float* matrix, const float* cells_, float* out) {
+void sample(const Sampling& s, Row& row, const float* matrix, const float* cells_, float* out) {
   typedef typename Lanes<L>::Type T;
   const T* cells = reinterpret_cast<const T*>(cells_);
-  for (long y = 0; y < s.height; ++y)
+  for (long y = 0; y < s.height; ++y) {
+    row.find(matrix, s.base_y(y));
     for (long x = 0; x < s.width; ++x) {
-      const Place at = place(matrix, s.base_x(x), s.base_y(y), s.in_height, s.in_width, s.stride);
-      const T* c = cells + at.index;
-      const T top = c[0] + at.fx * (c[1] - c[0]);
-      const T bottom = c[s.stride] + at.fx * (c[s.stride + 1] - c[s.stride]);
-      T value = top + at.fy * (bottom - top);
+      const T* c = cells + row.index[x];
+      const T top = c[0] + row.fx[x] * (c[1] - c[0]);
+      const T bottom = c[s.stride] + row.fx[x] * (c[s.stride + 1] - c[s.stride]);
+      const T value = top + row.fy[x] * (bottom - top);
       float lanes[L];
       std::memcpy(lanes, &value, sizeof value);
       for (long i = 0; i < L; ++i) out[(i * s.height + y) * s.width + x] = lanes[i];
     }
+  }
 }
 
 // Adds to the gradients of the cells (if wanted) and of the matrix.
 template <long L>
-void sample_backward(const Sampling& s, const float* matrix, const float* cells_, const float* grad,
+void sample_backward(const Sampling& s, Row& row, const float* matrix, const float* cells_, const float* grad,
                      float* grad_cells_, float* grad_matrix) {
   typedef typename Lanes<L>::Type T;
   const T* cells = reinterpret_cast<const T*>(cells_);
   T* grad_cells = reinterpret_cast<T*>(grad_cells_);
+  Vec total[6] = {};
   for (long y = 0; y < s.height; ++y) {
     const float by = s.base_y(y);
+    row.find(matrix, by);
     for (long x = 0; x < s.width; ++x) {
-      const float bx = s.base_x(x);
-      const Place at = place(matrix, bx, by, s.in_height, s.in_width, s.stride);
+      const float fx = row.fx[x], fy = row.fy[x];
       float lanes[L];
       for (long i = 0; i < L; ++i) lanes[i] = grad[(i * s.height + y) * s.width + x];
       T g;
       std::memcpy(&g, lanes, sizeof g);
-      const T* c = cells + at.index;
-      const T right = c[1] - c[0], below = c[s.stride + 1] - c[s.stride];
-      const T along = right + at.fy * (below - right);
-      const T down = (c[s.stride] - c[0]) + at.fx * (below - right);
-      const float gx = Lanes<L>::total(g * along) * at.inside_x * s.in_width / 2;
-      const float gy = Lanes<L>::total(g * down) * at.inside_y * s.in_height / 2;
-      grad_matrix[0] += gx * bx;
-      grad_matrix[1] += gx * by;
-      grad_matrix[2] += gx;
-      grad_matrix[3] += gy * bx;
-      grad_matrix[4] += gy * by;
-      grad_matrix[5] += gy;
+      const T* c = cells + row.index[x];
+      const T right = c[1] - c[0], cross = (c[s.stride + 1] - c[s.stride]) - right;
+      row.gx[x] = Lanes<L>::total(g * (right + fy * cross));
+      row.gy[x] = Lanes<L>::total(g * ((c[s.stride] - c[0]) + fx * cross));
       if (grad_cells_) {
-        T* into = grad_cells + at.index;
-        const T low = g * at.fy, high = g - low;
-        into[0] += high - high * at.fx;
-        into[1] += high * at.fx;
-        into[s.stride] += low - low * at.fx;
-        into[s.stride + 1] += low * at.fx;
+        T* into = grad_cells + row.index[x];
+        const T low = g * fy, high = g - low, low_right = low * fx, high_right = high * fx;
+        into[0] += high - high_right;
+        into[1] += high_right;
+        into[s.stride] += low - low_right;
+        into[s.stride + 1] += low_right;
       }
     }
+    for (long i = 0; i < s.width; i += N) {
+      const long n = s.width - i;
+      const Vec bx = load(row.base_x + i);
+      const Vec gx = load(row.gx + i, n) * load(row.inside_x + i), gy = load(row.gy + i, n) * load(row.inside_y + i);
+      total[0] += gx * bx;
+      total[1] += gx * by;
+      total[2] += gx;
+      total[3] += gy * bx;
+      total[4] += gy * by;
+      total[5] += gy;
+    }
   }
+  for (long i = 0; i < 6; ++i) grad_matrix[i] += sum(total[i]) * (i < 3 ? s.in_width : s.in_height) / 2;
 }
 
 }  // namespace
@@ -657,17 +699,20 @@ void gaussian_read_backward(long batch, long channels, long height, long width, 
             store(d_rows.at(p * bank.columns + i), total);
           }
         for (long y = 0; y < height; ++y)
-          for (long i = 0; i < bank.columns; i += N) {
-            const Vec pixels = load(x + y * width + i, width - i);
-            Vec back = {};
-            for (long p = 0; p < size; ++p) {
-              const Vec d = load(d_rows.at(p * bank.columns + i));
-              d_y[p * bank.rows + y] += sum(d * pixels);
-              back += filter_y[p * bank.rows + y] * d;
-            }
-            if (grad_image)
-              store(grad_image + (b * channels + c) * height * width + y * width + i, back, width - i);
+          for (long p = 0; p < size; ++p) {
+            Vec total = {};
+            for (long i = 0; i < bank.columns; i += N)
+              total += load(d_rows.at(p * bank.columns + i)) * load_pixels(bank, x, y, i);
+            d_y[p * bank.rows + y] += sum(total);
           }
+        if (grad_image)
+          for (long y = 0; y < height; ++y)
+            for (long i = 0; i < bank.columns; i += N) {
+              Vec back = {};
+              for (long p = 0; p < size; ++p)
+                back += filter_y[p * bank.rows + y] * load(d_rows.at(p * bank.columns + i));
+              store_pixels(bank, grad_image + (b * channels + c) * height * width, y, i, back);
+            }
       }
       bank_backward(bank, window, filter_y, d_filter.data(), d_gamma, grad_parameters + b * 5);
     }
@@ -699,7 +744,7 @@ void gaussian_write_forward(long batch, long channels, long height, long width, 
           for (long i = 0; i < bank.columns; i += N) {
             Vec total = {};
             for (long p = 0; p < size; ++p) total += filter_y[p * bank.rows + y] * load(rows.at(p * bank.columns + i));
-            store(out + y * width + i, total, width - i);
+            store_pixels(bank, out, y, i, total);
           }
       }
     }
@@ -732,13 +777,15 @@ void gaussian_write_backward(long batch, long channels, long height, long width,
           }
         std::memset(d_rows.data(), 0, 4 * size * bank.columns);
         for (long y = 0; y < height; ++y)
-          for (long i = 0; i < bank.columns; i += N) {
-            const Vec pixels = load(g + y * width + i, width - i);
-            for (long p = 0; p < size; ++p) {
+          for (long p = 0; p < size; ++p) {
+            Vec total = {};
+            for (long i = 0; i < bank.columns; i += N) {
+              const Vec pixels = load_pixels(bank, g, y, i);
               float* d = d_rows.at(p * bank.columns + i);
               store(d, load(d) + filter_y[p * bank.rows + y] * pixels);
-              d_y[p * bank.rows + y] += sum(load(rows.at(p * bank.columns + i)) * pixels);
+              total += load(rows.at(p * bank.columns + i)) * pixels;
             }
+            d_y[p * bank.rows + y] += sum(total);
           }
         for (long p = 0; p < size; ++p)
           for (long q = 0; q < size; ++q) {
@@ -765,17 +812,18 @@ void affine_forward(long batch, long channels, long in_height, long in_width, lo
   const long in_plane = in_height * in_width, out_plane = height * width;
   share(batch, threads, [&](long first, long last, long) {
     Buffer four(4 * s.cells()), one(s.cells());
+    Row row(s);
     for (long b = first; b < last; ++b)
       for (long c = 0; c < channels;) {
         const float* from = image + (b * channels + c) * in_plane;
         float* to = out + (b * channels + c) * out_plane;
         if (channels - c >= 4) {
           bring<4>(s, from, four.data());
-          sample<4>(s, matrix + b * 6, four.data(), to);
+          sample<4>(s, row, matrix + b * 6, four.data(), to);
           c += 4;
         } else {
           bring<1>(s, from, one.data());
-          sample<1>(s, matrix + b * 6, one.data(), to);
+          sample<1>(s, row, matrix + b * 6, one.data(), to);
           c += 1;
         }
       }
@@ -790,6 +838,7 @@ void affine_backward(long batch, long channels, long in_height, long in_width, l
   const long in_plane = in_height * in_width, out_plane = height * width;
   share(batch, threads, [&](long first, long last, long) {
     Buffer cells(4 * s.cells()), single(s.cells()), grads(4 * s.cells());
+    Row row(s);
     for (long b = first; b < last; ++b) {
       std::fill_n(grad_matrix + b * 6, 6, 0.0f);
       for (long c = 0; c < channels;) {
@@ -800,10 +849,10 @@ void affine_backward(long batch, long channels, long in_height, long in_width, l
         if (back) std::memset(back, 0, 4 * lanes * s.cells());
         if (lanes == 4) {
           bring<4>(s, from, cells.data());
-          sample_backward<4>(s, matrix + b * 6, cells.data(), g, back, grad_matrix + b * 6);
+          sample_backward<4>(s, row, matrix + b * 6, cells.data(), g, back, grad_matrix + b * 6);
         } else {
           bring<1>(s, from, single.data());
-          sample_backward<1>(s, matrix + b * 6, single.data(), g, back, grad_matrix + b * 6);
+          sample_backward<1>(s, row, matrix + b * 6, single.data(), g, back, grad_matrix + b * 6);
         }
         if (back)
           for (long i = 0; i < lanes; ++i)
