@@ -45,7 +45,8 @@ def store(rows: list[Row], section: str, out: Path | None) -> None:
 
 def tables(rows: list[Row]) -> str:
     """The rows as markdown: training, then sampling and NLL, then what they were measured with."""
-    parts = ["A training step", _training(rows)]
+    heading = "A training step; pairs of figures are the textbook's and seqgen's"
+    parts = [heading, _training(rows)]
     drawn = [row for row in rows if "nll" in row]
     if drawn:
         sheet = drawn[0]["sampling"]["seqgen"]["images"]

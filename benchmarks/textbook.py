@@ -6,6 +6,8 @@ that the same images and noise must give the same bound and gradients.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,13 +45,68 @@ def _kl(mean: Tensor, log_std: Tensor) -> Tensor:
     return 0.5 * (mean**2 + torch.exp(2 * log_std) - 1 - 2 * log_std).sum(1)
 
 
+def _cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
+    """-log p(x) of every image."""
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))
+
+
 def _start(model: SequentialGenerator) -> nn.ParameterDict:
     """The learned h_0, cell_0 and c_0."""
     names = ("h0", "cell0", "canvas0")
     return nn.ParameterDict({name: getattr(model, name).detach().clone() for name in names})
 
 
-class TextbookDraw(nn.Module):
+class _Textbook(nn.Module):
+    """What both have in common: three things to do with T steps. One step under q leaves (z, mean, log sigma)."""
+
+    height: int
+    width: int
+    start: nn.ParameterDict
+
+    def first(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """h_0, cell_0 and c_0 for a batch."""
+        canvas = self.start["canvas0"].view(1, -1, 1, 1).expand(batch, -1, self.height, self.width)
+        return self.start["h0"].expand(batch, -1), self.start["cell0"].expand(batch, -1), canvas
+
+    def infer(
+        self, x: Tensor, noise: Tensor, context: Tensor | None
+    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor]:
+        """The T steps under the posterior of `x` [B,1,H,W], and the logits [B,1,H,W]."""
+        raise NotImplementedError
+
+    def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """Logits [B,1,H,W] from `z` [T,B,K]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """F of every image in nats, [B], from `x`, `context` [B,1,H,W] and `noise` [T,B,K]."""
+        steps, logits = self.infer(x, noise, context)
+        kl = torch.zeros(len(x), device=x.device)
+        for _, mean, log_std in steps:
+            kl = kl + _kl(mean, log_std)
+        return kl + _cross_entropy(logits, x)
+
+    @torch.no_grad()
+    def log_weight(self, x: Tensor, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(x | z) + log p(z) - log q(z | x) at one posterior sample of every image, [B] in nats."""
+        steps, logits = self.infer(x, noise, context)
+        log_ratio = torch.zeros(len(x), device=x.device)
+        for epsilon, (z, _, log_std) in zip(noise, steps, strict=True):
+            log_ratio = log_ratio + (0.5 * (epsilon**2 - z**2) + log_std).sum(1)
+        return log_ratio - _cross_entropy(logits, x)
+
+    def importance_bound(self, x: Tensor, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """L_k of every image, [B] in nats, one sample at a time; `noise` is [k,T,B,K]."""
+        weights = torch.stack([self.log_weight(x, part, context) for part in noise])
+        return weights.logsumexp(0) - math.log(len(noise))
+
+    @torch.no_grad()
+    def sample(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """Means of p(x | z) [B,1,H,W] with z = `noise` [T,B,K] from the prior."""
+        return torch.sigmoid(self.generate(noise, context))
+
+
+class TextbookDraw(_Textbook):
     """DRAW (Gregor et al. 2015): filter banks, error image, an encoder LSTM, an additive canvas of logits."""
 
     def __init__(self, model: SequentialGenerator) -> None:
@@ -64,7 +121,7 @@ class TextbookDraw(nn.Module):
         self.read_head = _linear(reader.window.head)
         self.write_head = _linear(writer.window.head)
         self.patch = _linear(writer.sprite)
-        self.encoder, self.decoder = _lstm(posterior.cell), _lstm(model.transition)  # type: ignore[arg-type]
+        self.encoder, self.decoder = _lstm(posterior.cell), _lstm(model.transition)
         self.mean = _linear(posterior.head, slice(0, self.latents))
         self.log_std = _linear(posterior.head, slice(self.latents, None))
         self.start = _start(model)
@@ -98,27 +155,37 @@ class TextbookDraw(nn.Module):
         f_x, f_y, gamma = self.filter_bank(self.write_head(h), self.write_size)
         return torch.bmm(torch.bmm(f_y.transpose(1, 2), patch), f_x) / gamma.unsqueeze(2)
 
-    def forward(self, x: Tensor, noise: Tensor, context: Tensor | None = None) -> Tensor:
-        """F of every image in nats, [B], from `x` [B,1,H,W] and `noise` [T,B,K]."""
-        image, batch = x.squeeze(1), len(x)
-        h, cell = self.start["h0"].expand(batch, -1), self.start["cell0"].expand(batch, -1)
-        h_enc = cell_enc = torch.zeros(batch, self.encoder.hidden_size, device=x.device)
-        canvas = self.start["canvas0"].view(1, 1, 1).expand(batch, self.height, self.width)
-        kl = torch.zeros(batch, device=x.device)
+    def infer(
+        self, x: Tensor, noise: Tensor, context: Tensor | None
+    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor]:
+        """See the base."""
+        image = x.squeeze(1)
+        h, cell, canvas = self.first(len(x))
+        canvas = canvas.squeeze(1)
+        h_enc = cell_enc = torch.zeros(len(x), self.encoder.hidden_size, device=x.device)
+        steps = []
         for t in range(self.steps):
             error = image - torch.sigmoid(canvas)
             r = torch.cat([self.read(image, h), self.read(error, h)], 1)
             h_enc, cell_enc = self.encoder(torch.cat([r, h], 1), (h_enc, cell_enc))
             mean, log_std = self.mean(h_enc), self.log_std(h_enc).clamp(-7, 3)
             z = mean + torch.exp(log_std) * noise[t]
-            kl = kl + _kl(mean, log_std)
+            steps.append((z, mean, log_std))
             h, cell = self.decoder(z, (h, cell))
             canvas = canvas + self.write(h)
-        likelihood = F.binary_cross_entropy_with_logits(canvas, image, reduction="none")
-        return kl + likelihood.sum((1, 2))
+        return steps, canvas.unsqueeze(1)
+
+    def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """See the base."""
+        h, cell, canvas = self.first(z.shape[1])
+        canvas = canvas.squeeze(1)
+        for t in range(self.steps):
+            h, cell = self.decoder(z[t], (h, cell))
+            canvas = canvas + self.write(h)
+        return canvas.unsqueeze(1)
 
 
-class TextbookSgm(nn.Module):
+class TextbookSgm(_Textbook):
     """The paper's model: spatial transformers, a shared posterior, a CGRU canvas; given a context or not."""
 
     def __init__(self, model: SequentialGenerator) -> None:
@@ -140,7 +207,7 @@ class TextbookSgm(nn.Module):
         self.inner = _linear(posterior.inner)
         self.mean = _linear(posterior.head, slice(0, latents))
         self.log_std = _linear(posterior.head, slice(latents, None))
-        self.decoder = _lstm(model.transition)  # type: ignore[arg-type]
+        self.decoder = _lstm(model.transition)
         channels = self.channels
         self.update, self.reset, self.candidate = (
             nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3)
@@ -160,30 +227,41 @@ class TextbookSgm(nn.Module):
         grid = F.affine_grid(parameters.view(-1, 2, 3), shape, align_corners=False)
         return F.grid_sample(image, grid, align_corners=False)
 
-    def forward(self, x: Tensor, noise: Tensor, context: Tensor | None = None) -> Tensor:
-        """F of every image in nats, [B], from `x`, `context` [B,1,H,W] and `noise` [T,B,K]."""
-        batch, size = len(x), self.read_size
-        h, cell = self.start["h0"].expand(batch, -1), self.start["cell0"].expand(batch, -1)
-        canvas = self.start["canvas0"].view(1, -1, 1, 1).expand(batch, -1, self.height, self.width)
-        kl = torch.zeros(batch, device=x.device)
+    def draw(
+        self, z: Tensor, context: Tensor | None, h: Tensor, cell: Tensor, canvas: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The next h, cell and canvas from z_t [B,K]."""
+        inputs = z
+        if self.context_head is not None and context is not None:
+            v = self.transform(context, self.context_head(h), self.read_size, self.read_size).flatten(1)
+            inputs = torch.cat([z, v], 1)
+        h, cell = self.decoder(inputs, (h, cell))
+        sprite = self.sprite(h).view(-1, self.channels, self.write_size, self.write_size)
+        s = canvas + self.transform(sprite, self.write_head(h), self.height, self.width)
+        update, reset = torch.sigmoid(self.update(s)), torch.sigmoid(self.reset(s))
+        return h, cell, update * s + (1 - update) * torch.tanh(self.candidate(reset * s))
+
+    def infer(
+        self, x: Tensor, noise: Tensor, context: Tensor | None
+    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor]:
+        """See the base."""
+        h, cell, canvas = self.first(len(x))
+        steps = []
         for t in range(self.steps):
-            r = self.transform(x, self.read_head(h), size, size).flatten(1)
+            r = self.transform(x, self.read_head(h), self.read_size, self.read_size).flatten(1)
             inner = torch.tanh(self.inner(torch.cat([r, h], 1)))
             mean, log_std = self.mean(inner), self.log_std(inner).clamp(-7, 3)
             z = mean + torch.exp(log_std) * noise[t]
-            kl = kl + _kl(mean, log_std)
-            inputs = z
-            if self.context_head is not None and context is not None:
-                v = self.transform(context, self.context_head(h), size, size).flatten(1)
-                inputs = torch.cat([z, v], 1)
-            h, cell = self.decoder(inputs, (h, cell))
-            sprite = self.sprite(h).view(-1, self.channels, self.write_size, self.write_size)
-            s = canvas + self.transform(sprite, self.write_head(h), self.height, self.width)
-            update, reset = torch.sigmoid(self.update(s)), torch.sigmoid(self.reset(s))
-            canvas = update * s + (1 - update) * torch.tanh(self.candidate(reset * s))
-        logits = self.observation(canvas)
-        likelihood = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
-        return kl + likelihood.sum((1, 2, 3))
+            steps.append((z, mean, log_std))
+            h, cell, canvas = self.draw(z, context, h, cell, canvas)
+        return steps, self.observation(canvas)
+
+    def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """See the base."""
+        h, cell, canvas = self.first(z.shape[1])
+        for t in range(self.steps):
+            h, cell, canvas = self.draw(z[t], context, h, cell, canvas)
+        return self.observation(canvas)
 
 
 def textbook(model: SequentialGenerator) -> TextbookDraw | TextbookSgm:

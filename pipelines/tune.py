@@ -106,7 +106,7 @@ def _search(recipe: Recipe, manifest: Manifest, name: str, target: Path) -> dict
     try:
         storage.keep({"run_id": run_id})
         log = StudyLog(recipe, manifest, run_id, objective(recipe), trial_count(recipe.search))
-        with ray_cluster.connected() as resources:
+        with ray_cluster.connected(dashboard=recipe.search.workers > 1) as resources:
             trials = run_trials(recipe, storage, log, resources)
         best = conclude(target, recipe, log, trials)
         storage.complete()

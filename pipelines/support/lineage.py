@@ -42,10 +42,10 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def code_digest(root: Path = ROOT) -> str:
-    """The sha256 of the code that decides what is learned: every .py file of seqgen and data_prep."""
+    """The sha256 of the code that decides what is learned: every .py and .cpp file of seqgen and data_prep."""
     digest = hashlib.sha256()
     for package in LEARNING_CODE:
-        for path in sorted((root / package).rglob("*.py")):
+        for path in sorted(p for p in (root / package).rglob("*") if p.suffix in (".py", ".cpp")):
             digest.update(f"{path.relative_to(root).as_posix()} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 

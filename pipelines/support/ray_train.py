@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from data_prep.errors import BadInput, NumericalError, OperationalError
 from pipelines.support.history import Row
 from pipelines.support.progress import Display
+from pipelines.support.ray_cluster import elsewhere
 from pipelines.support.signals import check_stop
 from pipelines.support.storage import RunStorage
 from pipelines.support.worker import SCORE, News, Task, train_worker
 from seqgen.config import Recipe
 
 if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.result import Result
     from ray.util.queue import Queue
 
@@ -38,7 +40,7 @@ def run_workers(
     Raises NumericalError or BadInput from the workers, OperationalError when the restarts are used up.
     """
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -53,7 +55,7 @@ def run_workers(
         news=news,
     )
     workers, cuda = recipe.train.workers, device == "cuda"
-    trainer = TorchTrainer(
+    trainer = trainer_class(cleaner=elsewhere())(
         train_worker,  # type: ignore[arg-type]  # its value comes back in the result
         train_loop_config=dict(task),
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
@@ -78,6 +80,25 @@ def run_workers(
     if outcome["error"] is not None:
         raise (NumericalError if outcome["kind"] == "NumericalError" else BadInput)(outcome["error"])
     return result
+
+
+def trainer_class(cleaner: bool) -> type[TorchTrainer]:
+    """Ray's trainer without actors that we have no use for, each of which imports for seconds.
+
+    There are no Ray Data sets to hand out. Only where a cluster outlives the training (`cleaner`) must a
+    dead controller's resources be given back.
+    """
+    from ray.train.torch import TorchTrainer
+
+    unused = {"DatasetsCallback"} if cleaner else {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+
+    class Trainer(TorchTrainer):
+        # Ray's own method: where a release has another, its actors start again, and nothing else changes.
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+            return [callback for callback in callbacks if type(callback).__name__ not in unused]
+
+    return Trainer
 
 
 def _follow(

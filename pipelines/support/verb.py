@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -19,7 +21,10 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one
 
 def run(command: Callable[..., None], arguments: list[str] | None = None) -> None:
     """Run a verb as a command line and exit: 0 ok, 1 operational, 2 bad input, 3 numerical, 4 stopped but saved."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    # Without markup help and errors are plain, and rich is not imported for them.
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    # What torch and MLflow made lives to the end: to look through it once more for garbage takes a second.
+    atexit.register(gc.freeze)
     app.command()(command)
     try:
         app(args=arguments, prog_name=f"seqgen {command.__name__.replace('_', '-')}")

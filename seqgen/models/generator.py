@@ -16,6 +16,7 @@ from seqgen.models.linear import OneGradient
 from seqgen.models.observation import bernoulli_log_prob
 from seqgen.models.precision import full_precision
 from seqgen.models.slots import Observation, Posterior, Reader, Writer
+from seqgen.models.transition import LstmCell
 
 
 class State(NamedTuple):
@@ -106,7 +107,7 @@ class SequentialGenerator(nn.Module):
         writer: Writer,
         context_reader: Reader | None,
         posterior: Posterior,
-        transition: nn.Module,
+        transition: LstmCell,
         canvas: nn.Module,
         observation: Observation,
     ) -> None:

@@ -1,4 +1,4 @@
-"""A linear map that is applied once a step: its weight gradient is one matrix product over all steps."""
+"""A linear map that is applied once a step: its weight gradient is summed over the steps inside the products."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch.nn import functional
 
 from seqgen.models.precision import full_precision
 
-# Rows of inputs that are gathered before they are multiplied: from there on the product is at the chip's peak, and
-# the memory that waits is bounded.
+# In half precision, rows of inputs that are gathered before they are multiplied: a sum over many steps is rounded once.
 _ROWS = 1024
 
 
@@ -52,8 +51,8 @@ class StepLinear(nn.Linear):
 class OneGradient:
     """Makes every StepLinear of a model gather its gradient over the steps that are run `inside` it.
 
-    Its weight gradient is then one product of T * B rows instead of T products of B and their sum. The same object
-    serves the steps that activation checkpointing runs again in the backward pass.
+    Each step's product then adds to the sum in place, where autograd makes T gradients and adds them up. The same
+    object serves the steps that activation checkpointing runs again in the backward pass.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -98,10 +97,14 @@ class _Gradient:
 
     def add(self, x: Tensor, grad: Tensor) -> None:
         """The next step's inputs [B,I] and the gradient of its outputs [B,O]."""
+        if x.dtype == self._dtype and self._weight is not None and self._bias is not None:
+            self._weight.addmm_(grad.mT, x)
+            self._bias += grad.sum(0)
+            return
         self._inputs.append(x)
         self._grads.append(grad)
         self._rows += len(x)
-        if self._rows >= _ROWS:
+        if x.dtype == self._dtype or self._rows >= _ROWS:
             self._multiply()
 
     def take(self) -> tuple[Tensor | None, Tensor | None]:

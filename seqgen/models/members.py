@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from seqgen.config import ModelConfig
 from seqgen.models.attention import (
     AffineReader,
@@ -58,7 +60,7 @@ def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> Se
         posterior = SharedPosterior(
             reader.features, config.hidden, config.posterior_hidden, config.latents, fixed
         )
-    return SequentialGenerator(
+    model = SequentialGenerator(
         config,
         height,
         width,
@@ -77,3 +79,20 @@ def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> Se
             else ConvObservation(config.canvas_channels, mean)
         ),
     )
+    if config.canvas == "cgru":
+        _speak_up(model)
+    return model
+
+
+@torch.no_grad()
+def _speak_up(model: SequentialGenerator) -> None:
+    """Let x reach z, z the LSTM and the LSTM the canvas more loudly at the start.
+
+    The CGRU's gates damp what is written: without, training starts with many steps that do not use z
+    (benchmarks/starts.py). An additive canvas does better as it is.
+    """
+    latents = model.config.latents
+    model.posterior.head.weight[:latents].mul_(10)  # back to torch's size
+    model.transition.linear.weight[:, :latents].mul_(3)
+    model.writer.sprite.weight.mul_(3)
+    model.writer.sprite.bias.mul_(3)

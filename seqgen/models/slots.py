@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from seqgen.models.linear import StepLinear
+
 
 class Reader(nn.Module):
     """Reads `features` numbers from an image: forward(prepared, h [B,D]) -> [B, features]."""
@@ -23,6 +25,8 @@ class Reader(nn.Module):
 class Writer(nn.Module):
     """Writes on the canvas, f_w: forward(h [B,D]) -> [B,C,H,W]."""
 
+    sprite: StepLinear  # from h to what is written
+
     def corners(self, h: Tensor, height: int, width: int) -> Tensor | None:
         """The window's corners on the canvas in pixels, [B,4,2] as (x, y); None if there is no window."""
         return None
@@ -36,6 +40,7 @@ class Posterior(nn.Module):
     """
 
     state_size: int
+    head: StepLinear  # to mean and log sigma
 
     def share(self, glimpse: Tensor) -> Tensor | None:
         """What a fixed glimpse [B,F] gives at every step; None if it is not fixed."""

@@ -60,6 +60,7 @@ def _load() -> ctypes.CDLL | None:
     for name in ("cgru_kept", "bank_kept"):
         function = getattr(library, name)
         function.restype, function.argtypes = ctypes.c_long, [ctypes.c_long] * 3
+    library.keep_freed_memory()
     return library
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.specs import importance_noise
 from benchmarks.textbook import textbook
 from seqgen.config import ModelConfig
-from seqgen.models import build
+from seqgen.models import SequentialGenerator, build
+from seqgen.objectives import importance_weighted
 
 DRAW = ModelConfig(
     steps=4,
@@ -26,13 +28,19 @@ SGM = ModelConfig(steps=4, latents=5, hidden=24, read_size=6, write_size=7, post
 MEMBERS = {"draw": DRAW, "sgm": SGM, "sgm given a context": SGM.model_copy(update={"conditional": True})}
 
 
-@pytest.mark.parametrize("config", MEMBERS.values(), ids=MEMBERS)
-def test_the_bound_and_its_gradients_are_the_textbooks(config: ModelConfig):
+def _moved(config: ModelConfig) -> SequentialGenerator:
+    """A model away from a start at which windows are whole and gates shut."""
     torch.manual_seed(1)
     model = build(config, 20, 20, 0.2)
-    with torch.no_grad():  # away from a start at which windows are whole and gates shut
+    with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("config", MEMBERS.values(), ids=MEMBERS)
+def test_the_bound_and_its_gradients_are_the_textbooks(config: ModelConfig):
+    model = _moved(config)
     plain = textbook(model)
     assert sum(p.numel() for p in plain.parameters()) >= sum(p.numel() for p in model.parameters())
     x = (torch.rand(6, 1, 20, 20) < 0.2).float()
@@ -64,3 +72,26 @@ def test_the_bound_and_its_gradients_are_the_textbooks(config: ModelConfig):
     for ours, theirs in pairs:
         assert float(theirs.abs().max()) > 0
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("config", MEMBERS.values(), ids=MEMBERS)
+def test_samples_and_importance_weights_are_the_textbooks(config: ModelConfig):
+    model = _moved(config)
+    plain = textbook(model)
+    x = (torch.rand(6, 1, 20, 20) < 0.2).float()
+    context = (torch.rand(6, 1, 20, 20) < 0.2).float() if config.conditional else None
+    noise = torch.randn(model.noise_shape(6))
+
+    with torch.no_grad():
+        drawn, expected = model.sample(noise, context), plain.sample(noise, context)
+    assert expected.shape == (6, 1, 20, 20)
+    assert float(expected.std()) > 0.01
+    torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=1e-5)
+
+    noise = importance_noise(model, 6, 3, seed=2)
+    with torch.no_grad():
+        bounds = torch.stack([plain(x, part, context) for part in noise])
+        theirs = plain.importance_bound(x, noise, context)
+        ours = importance_weighted(model, x, context, 3, torch.Generator().manual_seed(2))
+    assert float((bounds.mean(0) + theirs).abs().max()) > 0.1  # not the free energy again
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)

@@ -178,6 +178,24 @@ def test_an_error_of_the_machine_is_one_line(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'http://***@host'\n"
 
 
+def test_a_training_starts_no_actor_that_it_has_no_use_for():
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from pipelines.support.ray_train import trainer_class
+
+    def callbacks(trainer: type[TorchTrainer]) -> set[str]:
+        made = trainer(lambda: None, scaling_config=ScalingConfig(num_workers=1))
+        return {type(callback).__name__ for callback in made._create_default_callbacks()}
+
+    stock = callbacks(TorchTrainer)
+    assert stock - callbacks(trainer_class(cleaner=True)) == {"DatasetsCallback"}
+    assert stock - callbacks(trainer_class(cleaner=False)) == {
+        "DatasetsCallback",
+        "PlacementGroupCleanerCallback",
+    }
+
+
 def test_workers_are_compared_with_what_there_is():
     recipe = load_recipe("quickstart")
     room = Resources(cpus=8, gpus=0, memory=2**36, here=False)

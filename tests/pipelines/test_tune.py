@@ -378,7 +378,8 @@ def test_a_tracking_server_that_is_away_ends_the_search_with_1_before_ray_starts
 
 @pytest.fixture
 def long_study(tmp_path: Path) -> Iterator[Study]:
-    study = Study(tmp_path, {"model.steps": [4, 5, 6]}, 256, trials=3, epochs=6, grace_epochs=6)
+    # A trial must outlast the 5 s between two of Tune's saved states, or a killed search goes on from none.
+    study = Study(tmp_path, {"model.steps": [4, 5, 6]}, 1024, trials=3, epochs=6, grace_epochs=6)
     yield study
     study.end()
 
@@ -432,7 +433,7 @@ def test_the_life_of_a_search(long_study: Study):
     assert [child.info.status for child in children] == ["FINISHED"] * 3
     for child in children:
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert study.steps(child.info.run_id) == [16 * epoch for epoch in range(1, 7)], "each epoch once"
+        assert study.steps(child.info.run_id) == [64 * epoch for epoch in range(1, 7)], "each epoch once"
     assert {child.data.params["model.steps"] for child in children} == {"4", "5", "6"}
 
     # It is over: the same command is a new search.

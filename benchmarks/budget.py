@@ -1,0 +1,65 @@
+"""Trains a recipe where there is neither Ray nor MLflow: `python -m benchmarks.budget --recipe sgm-mnist DIRECTORY`.
+
+Needs the recipe's shards (verbs fetch and shard). The same command goes on from the last checkpoint, which with the
+history lies in DIRECTORY/checkpoint; how often there is one is train.checkpoint_every.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from data_prep.files import directory_writer
+from data_prep.manifest import read_manifest
+from pipelines.support.history import FILE_NAME, read_history, write_history
+from pipelines.support.recipe import load_recipe, places
+from seqgen.config import Recipe
+from seqgen.data import load_split
+from seqgen.models import build
+from seqgen.training import Progress, SaveFn, World, fit
+
+
+def train(recipe: Recipe, directory: Path, device: torch.device) -> None:
+    """Train up to `train.epochs`, a line an epoch. Raises what `fit` raises."""
+    shards, checkpoint = places(recipe).shards, directory / "checkpoint"
+    manifest = read_manifest(shards)
+    resume = checkpoint if checkpoint.is_dir() else None
+    rows = read_history(checkpoint / FILE_NAME) if resume else []
+
+    def on_epoch(progress: Progress, save: SaveFn) -> None:
+        rows.append({"epoch": progress.epoch, "step": progress.step, **progress.metrics})
+        metrics = "  ".join(f"{key} {value:.4g}" for key, value in progress.metrics.items())
+        print(f"epoch {progress.epoch} of {recipe.train.epochs}  {metrics}", flush=True)
+        if progress.last or progress.epoch % recipe.train.checkpoint_every == 0:
+            with directory_writer(checkpoint) as fresh:
+                write_history(fresh / FILE_NAME, rows)
+                save(fresh)
+
+    torch.manual_seed(recipe.train.seed)
+    fit(
+        build(recipe.model, manifest.height, manifest.width, manifest.mean),
+        load_split(shards, "train"),
+        load_split(shards, "valid"),
+        recipe.data,
+        recipe.train,
+        world=World(device=device),
+        resume=resume,
+        on_epoch=on_epoch,
+    )
+
+
+def main() -> None:
+    """Train what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.budget", description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    options = parser.parse_args()
+    train(load_recipe(options.recipe, options.settings), options.directory, torch.device(options.device))
+
+
+if __name__ == "__main__":
+    main()
