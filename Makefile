@@ -47,12 +47,13 @@ clean:  ## remove what was made here: products, runs, caches; not .venv
 	$(BIN)/pip install "$$(grep '^torch==' constraints.txt)" uv==0.13.9
 	@touch $@
 
+# Compiled at once: otherwise each of a training's fifteen processes may compile what it imports.
 .venv/installed: .venv/base constraints.txt pyproject.toml
-	$(BIN)/uv pip install -c constraints.txt -e .
+	$(BIN)/uv pip install --compile-bytecode -c constraints.txt -e .
 	@# Without a C++ compiler it says so, and everything works, more slowly on a CPU.
 	-@$(BIN)/python -m seqgen.native
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/uv pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/uv pip install --compile-bytecode -c constraints.txt -e ".[dev]"
 	@touch $@

@@ -95,12 +95,10 @@ def train_recipe(
             tracking.connect()
             _show(recipe, storage)
             with connected() as cluster:
+                chosen = cluster.check(recipe, device)
+                _hint(chosen)
                 return _tracked(
-                    recipe,
-                    manifest,
-                    storage,
-                    cluster.check(recipe, device),
-                    request or lineage.training_request(recipe),
+                    recipe, manifest, storage, chosen, request or lineage.training_request(recipe)
                 )
     except Timeout:
         raise BadInput(f"run {storage.name} is being trained by another process; wait for it") from None
@@ -135,6 +133,16 @@ def run_name(recipe: Recipe, manifest: Manifest) -> str:
     """The name of the run of these settings, data and learning code; the number of workers is no part of it."""
     digest = canonical_digest([recipe.digest(), manifest.digest, lineage.code_digest()])
     return f"{recipe.name}-{digest[:10]}"
+
+
+def _hint(device: str) -> None:
+    """On a CPU without the kernels: how to have them."""
+    from seqgen import native
+
+    if device == "cpu" and not native.built():
+        print(
+            "the native kernels are not built here: `python -m seqgen.native` makes training on a CPU faster"
+        )
 
 
 def _show(recipe: Recipe, storage: RunStorage) -> None:

@@ -51,7 +51,8 @@ class Resources:
         if (needed := bytes_needed(recipe)) > self.memory:
             raise BadInput(
                 f"model.steps={recipe.model.steps} with train.batch={recipe.train.batch} needs about "
-                f"{needed / 2**30:.0f} GiB and {where} has {self.memory / 2**30:.0f} GiB; lower one of them"
+                f"{needed / 2**30:.0f} GiB and {where} has {self.memory / 2**30:.0f} GiB; lower one of them, "
+                "or set train.recompute"
             )
         return "cpu"
 
@@ -60,8 +61,9 @@ def bytes_needed(recipe: Recipe) -> int:
     """About the memory that all workers of a training take together."""
     from seqgen.training.memory import training_bytes
 
-    workers = recipe.train.workers
-    return workers * training_bytes(recipe.model, recipe.data.size, recipe.train.batch // workers)
+    train = recipe.train
+    each = training_bytes(recipe.model, recipe.data.size, train.batch // train.workers, train.recompute)
+    return train.workers * each
 
 
 def image_memory(processes: int = 1, training: int = 0, device: torch.device | None = None) -> int:

@@ -50,9 +50,14 @@ def build() -> Path:
     raise OperationalError(f"{compiler} {_SOURCE}: {done.stderr.strip()}")
 
 
+def built() -> bool:
+    """Whether the kernels for this machine are there."""
+    return _path().exists()
+
+
 @functools.cache
 def _load() -> ctypes.CDLL | None:
-    if not _path().exists():
+    if not built():
         return None
     import torch  # noqa: F401  (its OpenMP must be there first, so that both use one pool of threads)
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 from seqgen.config import ModelConfig
 from seqgen.models.attention import FullContext
 
-# Floats kept for the backward pass, per step and image, fitted to measured peaks (within a third of them).
+# Floats kept for the backward pass, per step and image, fitted to measured peaks of the pure torch path (within a
+# third of them); the native kernels keep less.
 _CGRU, _ADDITIVE, _ERROR_IMAGE = 10, 2.5, 10  # per canvas value, per canvas value, per pixel
 _PER_HIDDEN = 20
 _COPIES = 5  # weights, gradients, two moments, average
 
 
-def training_bytes(model: ModelConfig, size: int, batch: int) -> int:
-    """About how many bytes a process needs to train on `batch` images of `size` x `size` pixels a step."""
+def training_bytes(model: ModelConfig, size: int, batch: int, recompute: int = 0) -> int:
+    """About how many bytes a process needs to train on `batch` images of `size` x `size` pixels a step.
+
+    `recompute` as in TrainConfig: all is kept for so many steps at a time only, and the state where they begin.
+    """
     pixels = size * size
     canvas = pixels * model.canvas_channels
     kept = canvas * (_CGRU if model.canvas == "cgru" else _ADDITIVE) + _PER_HIDDEN * model.hidden
     if model.error_image:
         kept += _ERROR_IMAGE * pixels
-    return int(4 * (_COPIES * _weights(model, pixels) + model.steps * batch * kept))
+    steps = kept * model.steps
+    if 0 < recompute < model.steps:
+        steps = kept * recompute + (canvas + 4 * model.hidden) * math.ceil(model.steps / recompute)
+    return int(4 * (_COPIES * _weights(model, pixels) + batch * steps))
 
 
 def _weights(model: ModelConfig, pixels: int) -> int:

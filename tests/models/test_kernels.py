@@ -164,7 +164,7 @@ def test_half_precision_doubles_and_disabled_kernels_take_the_torch_path():
 def test_where_there_is_no_compiler_it_says_so_and_everything_works(tmp_path):
     code = (
         "import torch\nfrom seqgen import native\nfrom seqgen.config import ModelConfig\n"
-        "from seqgen.models import build\nassert native.library() is None\n"
+        "from seqgen.models import build\nassert native.library() is None\nassert not native.built()\n"
         "model = build(ModelConfig(steps=2, hidden=8, read_size=4, write_size=4), 8, 8)\n"
         "model(torch.zeros(2, 1, 8, 8), None, torch.zeros(2, 2, 4)).free_energy().sum().backward()\n"
     )

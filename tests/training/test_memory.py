@@ -1,0 +1,22 @@
+"""The memory estimate follows what it is an estimate of: T, batch, and recomputation."""
+
+from __future__ import annotations
+
+from seqgen.config import ModelConfig
+from seqgen.training.memory import training_bytes
+
+PAPER = ModelConfig()
+
+
+def test_it_grows_with_steps_batch_and_pixels():
+    needed = training_bytes(PAPER, 28, 100)
+    assert training_bytes(PAPER.model_copy(update={"steps": 160}), 28, 100) > 1.8 * needed
+    assert training_bytes(PAPER, 28, 200) > 1.8 * needed
+    assert training_bytes(PAPER, 56, 100) > 3 * needed
+
+
+def test_recomputation_needs_far_less_and_never_more():
+    needed = training_bytes(PAPER, 28, 100)
+    assert training_bytes(PAPER, 28, 100, recompute=10) < needed / 3
+    assert training_bytes(PAPER, 28, 100, recompute=PAPER.steps) == needed
+    assert training_bytes(PAPER, 28, 100, recompute=1000) == needed
