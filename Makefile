@@ -14,12 +14,12 @@ quickstart: environment  ## the whole line, from raw files to the report, with t
 	@test -e .git || $(BIN)/dvc config --local core.no_scm true
 	$(BIN)/dvc repro
 
-environment: .venv/installed  ## .venv with the pinned dependencies
+environment: .venv/kernels  ## .venv with the pinned dependencies, and the native kernels
 
-test: .venv/installed-dev  ## every test
+test: .venv/installed-dev .venv/kernels  ## every test
 	$(BIN)/pytest
 
-test-fast: .venv/installed-dev  ## the tests without clusters, servers and killed processes
+test-fast: .venv/installed-dev .venv/kernels  ## the tests without clusters, servers and killed processes
 	$(BIN)/pytest -m "not slow"
 
 lint: .venv/installed-dev  ## formatting, style, types
@@ -50,7 +50,10 @@ clean:  ## remove what was made here: products, runs, caches; not .venv
 # Compiled at once: otherwise each of a training's fifteen processes may compile what it imports.
 .venv/installed: .venv/base constraints.txt pyproject.toml
 	$(BIN)/uv pip install --compile-bytecode -c constraints.txt -e .
-	@# Without a C++ compiler it says so, and everything works, more slowly on a CPU.
+	@touch $@
+
+# Without a C++ compiler it says so, and everything works, more slowly on a CPU.
+.venv/kernels: .venv/installed seqgen/native/kernels.cpp
 	-@$(BIN)/python -m seqgen.native
 	@touch $@
 

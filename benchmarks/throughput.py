@@ -38,6 +38,7 @@ from benchmarks.specs import (
     workload,
 )
 from pipelines.support.lineage import code_digest, git_commit
+from seqgen import native
 from seqgen.evaluation.bounds import HeldOut, importance_bounds
 from seqgen.objectives import importance_weighted
 
@@ -64,6 +65,8 @@ class Mode:
     def enter(self) -> torch.device:
         """Set up this process and return the device."""
         torch.set_num_threads(self.threads)
+        if self.device == "cpu":  # as `fit` has it; the textbook profits too
+            native.keep_freed_memory()
         _allow_tf32(self.precision == "tf32")
         return torch.device(self.device)
 

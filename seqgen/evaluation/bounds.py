@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -20,8 +19,7 @@ from seqgen.models import SequentialGenerator
 from seqgen.objectives import importance_weighted
 
 CHUNK = 250  # images at once; a constant because the noise of an image depends on it
-# (Image, sample) pairs at once: what keeps the chip busy. An image's noise does not depend on it.
-_PAIRS = defaultdict(lambda: 250, cuda=8192)
+_CUDA_PAIRS = 8192  # (image, sample) pairs at once on a GPU; an image's noise does not depend on it
 _CPU = torch.device("cpu")
 
 Advance = Callable[[int], None]
@@ -178,7 +176,7 @@ def importance_bounds(
     device = _device(model)
     generator = generator_at(_CPU, seed, "importance")
     values = []
-    pairs = _PAIRS[device.type]
+    pairs = _CUDA_PAIRS if device.type == "cuda" else CHUNK
     step = max(1, pairs // samples)
     for x, context in _chunks(held_out, device, step):
         bound = importance_weighted(model, x, context, samples=samples, chunk=pairs, generator=generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -196,17 +196,29 @@ class SequentialGenerator(nn.Module):
         h, cell = self.transition(inputs, state.h, state.cell)
         return State(h, cell, self.canvas(state.canvas, self.writer(h)), encoder), step
 
-    def compile_step(self) -> None:
-        """Compile one step with torch.compile, for fixed shapes; on CUDA with graphs. Takes a minute at first use."""
+    def compile_step(self, compiled: bool = True) -> None:
+        """Have one step compiled by torch.compile, for fixed shapes, on CUDA with graphs; or, if False, not (again).
+
+        The first use takes a minute. A copy of the model is not compiled.
+        """
         mode = "reduce-overhead" if self.h0.device.type == "cuda" else None
-        self._compiled = torch.compile(self.step, dynamic=False, mode=mode)
+        self._compiled = torch.compile(self.step, dynamic=False, mode=mode) if compiled else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is compiled belongs to this model's weights: no copy may have it.
+        return {**self.__dict__, "_compiled": None}
 
     def _run(self, noise: Tensor, x: Tensor | None, context: Tensor | None) -> tuple[Tensor, Step]:
         """c_T, and the steps stacked to [T,B,K]; k noises an image if there are k times as many noises."""
         seen, state = self._look(x, context), self.initial_state(noise.shape[1])
         given = x if x is not None else context
         if given is not None:
-            seen = seen.repeated(noise.shape[1] // len(given))
+            k, rest = divmod(noise.shape[1], len(given)) if len(given) else (1, noise.shape[1])
+            if rest:
+                raise ValueError(
+                    f"noise for {noise.shape[1]} images, which is no multiple of the {len(given)} given"
+                )
+            seen = seen.repeated(k)
         if not torch.is_grad_enabled():
             state, step = self._steps(state, noise, seen)
             return state.canvas, step

@@ -39,6 +39,14 @@ def _call(name: str, *arguments: int | Tensor | None) -> None:
     )
 
 
+def _check_batch(*tensors: Tensor) -> None:
+    """The kernels read as many images of each as the first says."""
+    if len({len(tensor) for tensor in tensors}) > 1:
+        raise ValueError(
+            f"batches of {' and '.join(str(len(tensor)) for tensor in tensors)} images do not go together"
+        )
+
+
 class _Lstm(Function):
     @staticmethod
     def forward(ctx: Any, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,18 +77,25 @@ class _Lstm(Function):
 
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """h', cell' of an LSTM from its pre-activations [B,4D] in the order i, f, g, o, and `cell` [B,D]."""
+    _check_batch(gates, cell)
     return _Lstm.apply(gates, cell)
 
 
 class _Cgru(Function):
     @staticmethod
     def forward(
-        ctx: Any, s: Tensor, gates: Tensor, gates_bias: Tensor, candidate: Tensor, candidate_bias: Tensor
+        ctx: Any,
+        s: Tensor,
+        gates: Tensor,
+        gates_bias: Tensor,
+        candidate: Tensor,
+        candidate_bias: Tensor,
+        keep: bool,
     ) -> Tensor:
         s, gates, candidate = s.contiguous(), gates.contiguous(), candidate.contiguous()
         batch, channels, height, width = s.shape
         kept = None
-        if any(ctx.needs_input_grad):
+        if keep:
             kept = s.new_empty(batch, native.library().cgru_kept(channels, height, width))  # type: ignore[union-attr]
             ctx.save_for_backward(kept, gates, candidate)
             ctx.shape = s.shape
@@ -93,7 +108,7 @@ class _Cgru(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kept, gates, candidate = ctx.saved_tensors
         grad = grad.contiguous()
         grad_s, grad_gates, grad_candidate = (
@@ -109,12 +124,13 @@ class _Cgru(Function):
             "cgru_backward", *ctx.shape, torch.get_num_threads(), kept, gates, candidate, grad,
             grad_s, grad_gates, grad_gates_bias, grad_candidate, grad_candidate_bias,
         )  # fmt: skip
-        return grad_s, grad_gates, grad_gates_bias, grad_candidate, grad_candidate_bias
+        return grad_s, grad_gates, grad_gates_bias, grad_candidate, grad_candidate_bias, None
 
 
 def cgru(s: Tensor, gates: nn.Conv2d, candidate: nn.Conv2d) -> Tensor:
     """CGRU(s) of eq. 10: `s` [B,C,H,W]; 3 x 3 convolutions, `gates` (update, reset) to 2C channels."""
-    return _Cgru.apply(s, gates.weight, gates.bias, candidate.weight, candidate.bias)
+    keep = torch.is_grad_enabled()  # inside the function it never is
+    return _Cgru.apply(s, gates.weight, gates.bias, candidate.weight, candidate.bias, keep)
 
 
 class _GaussianRead(Function):
@@ -153,6 +169,7 @@ class _GaussianRead(Function):
 
 def gaussian_read(parameters: Tensor, image: Tensor, size: int) -> Tensor:
     """gamma F_Y x F_X^T (DRAW eq. 27) of `image` [B,C,H,W] with window `parameters` [B,5] -> [B,C,P,P]."""
+    _check_batch(parameters, image)
     return _GaussianRead.apply(parameters, image, size)
 
 
@@ -190,6 +207,7 @@ class _GaussianWrite(Function):
 
 def gaussian_write(parameters: Tensor, sprite: Tensor, height: int, width: int) -> Tensor:
     """(1 / gamma) F_Y^T w F_X (DRAW eq. 29) of `sprite` [B,C,P,P], `parameters` [B,5] -> [B,C,height,width]."""
+    _check_batch(parameters, sprite)
     return _GaussianWrite.apply(parameters, sprite, height, width)
 
 
@@ -222,4 +240,5 @@ class _Affine(Function):
 
 def affine_sample(image: Tensor, matrix: Tensor, height: int, width: int) -> Tensor:
     """ST(x, lambda) of `image` [B,C,h,w] at `matrix` [B,2,3] -> [B,C,height,width]; bilinear, zeros outside."""
+    _check_batch(image, matrix)
     return _Affine.apply(image, matrix, height, width)

@@ -19,7 +19,7 @@ _ROWS = 1024
 
 
 class StepLinear(nn.Linear):
-    """y = W [inputs] + b. Float32 in and out; under autocast the product alone is in half precision.
+    """y = W [inputs] + b; under autocast the product alone is in half precision.
 
     The first `fixed` inputs are the same at every step: `share` multiplies them once for all.
     """
@@ -27,7 +27,7 @@ class StepLinear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, fixed: int = 0) -> None:
         super().__init__(inputs, outputs)
         self.fixed = fixed
-        self._run: _Run | None = None
+        self._pass: _Pass | None = None
 
     def share(self, x: Tensor) -> Tensor:
         """The part of y that `x` [B,fixed] and b give, [B,O]."""
@@ -36,8 +36,8 @@ class StepLinear(nn.Linear):
     def forward(self, *inputs: Tensor, share: Tensor | None = None) -> Tensor:
         """`inputs` [B,I_1], [B,I_2], ... stand side by side -> [B,O]; with `share`, those that are not fixed."""
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)
-        if self._run is not None:
-            return self._run.product(x, share)
+        if self._pass is not None:
+            return self._pass.product(x, share)
         weight = self.weight if share is None else self.weight[:, self.fixed :]
         y = full_precision(functional.linear(x, weight, self.bias if share is None else None))
         return y if share is None else y + share
@@ -56,22 +56,22 @@ class OneGradient:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._runs = [(layer, _Run(layer)) for layer in model.modules() if isinstance(layer, StepLinear)]
+        self._passes = [(layer, _Pass(layer)) for layer in model.modules() if isinstance(layer, StepLinear)]
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
         """The steps of the run."""
-        for layer, run in self._runs:
-            layer._run = run
+        for layer, one in self._passes:
+            layer._pass = one
         try:
             yield
         finally:
-            for layer, _ in self._runs:
-                layer._run = None
+            for layer, _ in self._passes:
+                layer._pass = None
 
 
-class _Run:
-    """The weights of a layer during one run, in the precision of its products, and where their gradient gathers."""
+class _Pass:
+    """A layer's weights during one run over the steps, in its products' precision, and where their gradient gathers."""
 
     def __init__(self, layer: StepLinear) -> None:
         self.dtype = layer.product_dtype()
@@ -80,8 +80,8 @@ class _Run:
         self.weight, self.bias = _Begin.apply(weight, bias, self.gradient, self.dtype)
 
     def product(self, x: Tensor, share: Tensor | None) -> Tensor:
-        base = self.bias if share is None else share.to(self.dtype)
-        return full_precision(_Product.apply(x.to(self.dtype), self.weight, base, self.gradient))
+        y = full_precision(_Product.apply(x.to(self.dtype), self.weight, self.bias, self.gradient))
+        return y if share is None else y + share
 
 
 class _Gradient:
@@ -94,9 +94,11 @@ class _Gradient:
         self._inputs: list[Tensor] = []
         self._grads: list[Tensor] = []
         self._rows = 0
+        self._backward = -1  # the backward pass that gathers
 
     def add(self, x: Tensor, grad: Tensor) -> None:
         """The next step's inputs [B,I] and the gradient of its outputs [B,O]."""
+        self._only_this_backward()
         if x.dtype == self._dtype and self._weight is not None and self._bias is not None:
             self._weight.addmm_(grad.mT, x)
             self._bias += grad.sum(0)
@@ -109,10 +111,18 @@ class _Gradient:
 
     def take(self) -> tuple[Tensor | None, Tensor | None]:
         """The gradients so far, [O,I] and [O], None if there was no step; begins anew."""
+        self._only_this_backward()
         self._multiply()
         weight, bias = self._weight, self._bias
         self._weight = self._bias = None
         return weight, bias
+
+    def _only_this_backward(self) -> None:
+        """Drop what a pass left that did not ask for the weights' gradient, or failed half-way."""
+        running = torch._C._current_graph_task_id()
+        if running != self._backward:
+            self._backward, self._weight, self._bias = running, None, None
+            self._inputs, self._grads, self._rows = [], [], 0
 
     def _multiply(self) -> None:
         if not self._inputs:
@@ -143,19 +153,20 @@ class _Begin(Function):
 
 
 class _Product(Function):
-    """base + x W^T; the gradients of W, and of a base that is b, are gathered."""
+    """x W^T + b; the gradients of W and b are gathered."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, base: Tensor, gradient: _Gradient) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gradient: _Gradient) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.gradient, ctx.shared = gradient, base.dim() == 2
+        ctx.gradient = gradient
         with torch.autocast(x.device.type, enabled=False):
-            return torch.addmm(base, x, weight.mT)
+            return functional.linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous()
-        ctx.gradient.add(x, grad)
-        return grad @ weight if ctx.needs_input_grad[0] else None, None, grad if ctx.shared else None, None
+        if ctx.needs_input_grad[1]:
+            ctx.gradient.add(x, grad)
+        return grad @ weight if ctx.needs_input_grad[0] else None, None, None, None

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,16 @@ def build() -> Path:
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
     if compiler is None:
         raise OperationalError("no C++ compiler (c++, g++ or CXX): install one, for example g++")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _compile(compiler, path)
+    except OSError as error:
+        raise OperationalError(
+            f"{path}: {error.strerror or error}; set XDG_CACHE_HOME to a writable place"
+        ) from error
+
+
+def _compile(compiler: str, path: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         built = Path(directory) / path.name
         for parallel in (["-fopenmp"], []):  # Apple's clang has no OpenMP; one thread is then used
@@ -61,17 +71,29 @@ def _load() -> ctypes.CDLL | None:
         return None
     import torch  # noqa: F401  (its OpenMP must be there first, so that both use one pool of threads)
 
-    library = ctypes.CDLL(str(_path()))
+    try:
+        library = ctypes.CDLL(str(_path()))
+    except OSError as error:  # another system's library on a shared home, a home that may not be executed
+        warnings.warn(
+            f"{_path()} is not used ({error}); remove it and run python -m seqgen.native", stacklevel=2
+        )
+        return None
     for name in ("cgru_kept", "bank_kept"):
         function = getattr(library, name)
         function.restype, function.argtypes = ctypes.c_long, [ctypes.c_long] * 3
-    library.keep_freed_memory()
     return library
 
 
 def library() -> ctypes.CDLL | None:
     """The kernels, or None where they were not built."""
     return _load() if _enabled else None
+
+
+def keep_freed_memory() -> None:
+    """From now on this process keeps memory that it freed, for a training whose every step takes the same again."""
+    kernels = library()
+    if kernels is not None:
+        kernels.keep_freed_memory()
 
 
 @contextlib.contextmanager
@@ -88,8 +110,8 @@ def disabled() -> Iterator[None]:
 def _path() -> Path:
     """Where the library for this source, these flags and this chip lies."""
     identity = hashlib.sha256(_SOURCE.read_bytes())
-    identity.update("\n".join([*_FLAGS, platform.machine(), _chip()]).encode())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    identity.update("\n".join([*_FLAGS, platform.machine(), _chip(), "-".join(platform.libc_ver())]).encode())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111, never raises
     return cache / "seqgen" / f"kernels-{identity.hexdigest()[:16]}.so"
 
 

@@ -2,8 +2,8 @@
 //
 // What torch does as many small operations is one pass over each image here. Every function is what the pure torch
 // path of seqgen/models computes, and is tested against it. Arrays are contiguous; B images are shared among the
-// threads in fixed blocks and sums over images are added in the threads' order, so that the bits depend on the number
-// of threads alone. Plain C interface: no torch header is needed, and the file compiles in seconds.
+// threads in fixed blocks and sums over images are added in the threads' order, so that on one chip the bits depend on
+// the number of threads alone. Plain C interface: no torch header is needed, and the file compiles in seconds.
 
 #include <algorithm>
 #include <cstdint>
@@ -494,7 +494,7 @@ void sample_backward(const Sampling& s, Row& row, const float* matrix, const flo
 extern "C" {
 
 // A training step frees what the next allocates again. Given back to the system in between, it comes back page by page,
-// zeroed: a tenth of the step's time.
+// zeroed.
 void keep_freed_memory() {
 #ifdef __GLIBC__
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
@@ -586,8 +586,6 @@ void cgru_forward(long batch, long channels, long height, long width, long threa
           store(rs.at(i), k + u * (now - k));
         }
         plane.take(rs.at(c * plane.size), next + b * image + c * height * width);
-        // Between the rows stand zeros that the next convolution relies on.
-        for (long y = 0; y < height; ++y) *rs.at(c * plane.size + plane.lead + y * plane.stride + width) = 0;
       }
       if (keep) {
         std::memcpy(keep, s.data(), 4 * block);

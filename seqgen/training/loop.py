@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from data_prep.config import DataConfig
 from data_prep.errors import NumericalError
+from seqgen import native
 from seqgen.config import TrainConfig, flatten
 from seqgen.data.batches import Batch, TrainingBatches, fixed_set, generator_at
 from seqgen.data.images import ImageSet
@@ -115,8 +116,9 @@ class _Run:
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.averages: list[Tensor] = list(self.average.parameters())
         model.recompute = config.recompute
-        if config.compile:
-            model.compile_step()
+        model.compile_step(config.compile)
+        if world.device.type == "cpu":
+            native.keep_freed_memory()
         self.forward: nn.Module = model
         if world.size > 1:  # also gives every rank the first one's weights
             self.forward = nn.parallel.DistributedDataParallel(

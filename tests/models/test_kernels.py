@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from data_prep.errors import OperationalError
 from seqgen import native
 from seqgen.config import ModelConfig
 from seqgen.models import build, kernels
@@ -17,9 +18,19 @@ from seqgen.models.attention import AffineReader, AffineWriter, GaussianReader, 
 from seqgen.models.canvas import GatedCanvas
 from seqgen.models.transition import LstmCell
 
-pytestmark = pytest.mark.skipif(
-    native.library() is None, reason="the native kernels are not built: python -m seqgen.native"
-)
+
+def _built() -> bool:
+    """Whether the kernels are there; where there is a compiler they must be."""
+    try:
+        native.build()
+    except OperationalError as error:
+        if "no C++ compiler" in str(error):
+            return False
+        raise
+    return True
+
+
+pytestmark = pytest.mark.skipif(not _built(), reason="there is no C++ compiler for the native kernels")
 
 D = 9
 
@@ -82,6 +93,30 @@ class TestAgainstPureTorch:
         cell = away_from_start(LstmCell(4, hidden))
         assert_same(lambda x, h, c: cell((x,), h, c), *(3 * torch.randn(7, n) for n in (4, hidden, hidden)))
 
+    @pytest.mark.parametrize("kept", [0, 1], ids=["of h alone", "of the cell alone"])
+    def test_lstm_with_a_gradient(self, kept: int):
+        cell = away_from_start(LstmCell(4, 21))
+        assert_same(lambda x, h, c: cell((x,), h, c)[kept], *(torch.randn(1, n) for n in (4, 21, 21)))
+
+    @pytest.mark.parametrize("batch", [0, 1, 5])
+    def test_a_batch_of_none_one_and_more_than_the_threads(self, batch: int):
+        canvas = away_from_start(GatedCanvas(4))(torch.randn(batch, 4, 6, 7), torch.randn(batch, 4, 6, 7))
+        written = away_from_start(AffineWriter(D, 3, 4, 6, 7))(torch.randn(batch, D))
+        glimpse = away_from_start(GaussianReader(D, 17, 1, 6, 7))(
+            torch.rand(batch, 1, 6, 7), torch.randn(batch, D)
+        )
+        assert canvas.shape == written.shape == (batch, 4, 6, 7)
+        assert glimpse.shape == (batch, 17 * 17)
+
+    def test_inputs_in_any_layout(self):
+        canvas = away_from_start(GatedCanvas(4))
+        s = torch.randn(3, 4, 9, 8)
+        by_channel = s.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(canvas(by_channel, by_channel), canvas(s, s), rtol=0, atol=0)
+        reader, image = away_from_start(AffineReader(D, 4, 2)), torch.rand(3, 2, 9, 8)
+        turned, h = image.transpose(2, 3).contiguous().transpose(2, 3), torch.randn(3, D)
+        torch.testing.assert_close(reader(turned, h), reader(image, h), rtol=0, atol=0)
+
     @pytest.mark.parametrize("shape", [(5, 4, 28, 28), (3, 1, 5, 5), (2, 6, 7, 20), (1, 3, 9, 4)], ids=str)
     def test_cgru(self, shape: tuple[int, ...]):
         canvas = away_from_start(GatedCanvas(shape[1]))
@@ -139,6 +174,27 @@ def test_a_nan_is_not_hidden():
     assert kernels.gaussian_read(torch.full((1, 5), float("nan")), torch.rand(1, 1, 5, 5), 2).isnan().all()
 
 
+def test_a_nan_in_the_gradient_is_not_hidden():
+    s = torch.randn(1, 4, 6, 6, requires_grad=True)
+    GatedCanvas(4)(s, torch.zeros_like(s)).backward(torch.full_like(s, float("nan")))
+    assert s.grad.isnan().all()
+
+
+def test_batches_that_do_not_go_together_are_refused():
+    with pytest.raises(ValueError, match="batches of 3 and 2 images"):
+        kernels.affine_sample(torch.zeros(3, 1, 5, 5), torch.zeros(2, 2, 3), 4, 4)
+    with pytest.raises(ValueError, match="batches of 2 and 3 images"):
+        kernels.gaussian_read(torch.zeros(2, 5), torch.zeros(3, 1, 5, 5), 2)
+
+
+def test_without_gradients_nothing_is_kept_and_the_values_are_the_same():
+    canvas, s = GatedCanvas(2), torch.randn(2, 2, 6, 6)
+    with torch.no_grad():
+        quietly = canvas(s, s)
+    assert quietly.grad_fn is None
+    assert torch.equal(quietly, canvas(s, s))
+
+
 def test_the_same_threads_give_the_same_bits():
     config = ModelConfig(steps=3, latents=3, hidden=20, read_size=5, write_size=6, posterior_hidden=10)
     model = away_from_start(build(config, 14, 14), 0.1)
@@ -159,6 +215,16 @@ def test_half_precision_doubles_and_disabled_kernels_take_the_torch_path():
     assert not kernels.available(torch.zeros(1, dtype=torch.bfloat16))
     with native.disabled():
         assert not kernels.available(torch.zeros(1))
+
+
+def test_a_library_that_cannot_be_loaded_is_left_and_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = native.build()
+    path.write_bytes(b"of another machine")
+    native._load.cache_clear()
+    with pytest.warns(UserWarning, match="is not used"):
+        assert native.library() is None
+    native._load.cache_clear()
 
 
 def test_where_there_is_no_compiler_it_says_so_and_everything_works(tmp_path):
