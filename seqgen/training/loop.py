@@ -113,8 +113,6 @@ class _Run:
         )
         self.total = config.epochs * self.batches.steps
         self.parameters: list[Tensor] = list(model.parameters())
-        self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        self.averages: list[Tensor] = list(self.average.parameters())
         model.recompute = config.recompute
         model.compile_step(config.compile)
         if world.device.type == "cpu":
@@ -124,6 +122,8 @@ class _Run:
             self.forward = nn.parallel.DistributedDataParallel(
                 self.forward, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.averages: list[Tensor] = list(self.average.parameters())
         optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
         self.trainee = Trainee(model, self.average, optimiser)
         if world.size > 1:

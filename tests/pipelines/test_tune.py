@@ -274,7 +274,9 @@ class Study:
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "pipelines.tune", "--recipe", "tiny.yaml", *arguments],
             cwd=self.where, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**outside, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **environment},
+            env={
+                **outside, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "TUNE_GLOBAL_CHECKPOINT_S": "1", **environment
+            },
         )  # fmt: skip
         self.started.append(process)
         return process
@@ -378,7 +380,7 @@ def test_a_tracking_server_that_is_away_ends_the_search_with_1_before_ray_starts
 
 @pytest.fixture
 def long_study(tmp_path: Path) -> Iterator[Study]:
-    # A trial must outlast the 5 s between two of Tune's saved states, or a killed search goes on from none.
+    # A trial must outlast the time between two of Tune's saved states, or a killed search goes on from none.
     study = Study(tmp_path, {"model.steps": [4, 5, 6]}, 1024, trials=3, epochs=6, grace_epochs=6)
     yield study
     study.end()

@@ -51,6 +51,9 @@ class Probe(nn.Module):
     def noise_shape(self, batch: int) -> tuple[int, int, int]:
         return 2, batch, 3
 
+    def compile_step(self, compiled: bool) -> None:
+        assert not compiled
+
     def forward(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Bound:
         ink = x.sum((1, 2, 3))
         energy = self.weight * torch.where(ink == self.broken, math.inf, ink)
