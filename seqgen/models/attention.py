@@ -126,8 +126,8 @@ class _GaussianWindow(nn.Module):
     def __init__(self, hidden: int, size: int, height: int, width: int, log_gamma: float) -> None:
         super().__init__()
         self.size, self.height, self.width = size, height, width
-        # Starts with the whole image in view and filters a quarter of their distance wide: of those measured
-        # (benchmarks/starts.py) it leaves the first plateau soonest.
+        # Starts with the whole image in view and filters a quarter of their distance wide, which
+        # learns sooner than half of it (benchmarks/starts.py compares starts).
         spread = 2 * math.log(max(self.full_stride / 4, 0.5))
         self.head = _WindowHead(hidden, [0.0, 0.0, spread, 0.0, log_gamma])
 

@@ -88,8 +88,8 @@ def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> Se
 def _speak_up(model: SequentialGenerator) -> None:
     """Let x reach z, z the LSTM and the LSTM the canvas more loudly at the start.
 
-    The CGRU's gates damp what is written: without, training starts with many steps that do not use z
-    (benchmarks/starts.py). An additive canvas does better as it is.
+    The CGRU's gates damp what is written: without, training begins with more steps that do not use z. An additive
+    canvas does better as it is (benchmarks/starts.py compares starts).
     """
     latents = model.config.latents
     model.posterior.head.weight[:latents].mul_(10)  # back to torch's size
