@@ -95,3 +95,32 @@ def test_samples_and_importance_weights_are_the_textbooks(config: ModelConfig):
         ours = importance_weighted(model, x, context, 3, torch.Generator().manual_seed(2))
     assert float((bounds.mean(0) + theirs).abs().max()) > 0.1  # not the free energy again
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("config", MEMBERS.values(), ids=MEMBERS)
+def test_fifty_steps_of_training_are_the_textbooks(config: ModelConfig):
+    """The golden: the same start, images and noise, each with its own gradients and optimiser, give the same losses."""
+    torch.manual_seed(2)
+    model = build(config, 20, 20, 0.2)
+    plain = textbook(model)
+    for cell in plain.modules():
+        if isinstance(cell, torch.nn.LSTMCell):  # its second bias would make the first one's rate twice ours
+            cell.bias_hh.requires_grad_(False)
+    trained: list[tuple[torch.nn.Module, torch.optim.Optimizer, list[float]]] = [
+        (model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True), []),
+        (plain, torch.optim.Adam(plain.parameters(), lr=1e-3), []),
+    ]
+    for _ in range(50):
+        x = (torch.rand(6, 1, 20, 20) < 0.2).float()
+        context = (torch.rand(6, 1, 20, 20) < 0.2).float() if config.conditional else None
+        noise = torch.randn(model.noise_shape(6))
+        for module, optimiser, losses in trained:
+            bound = model(x, context, noise).free_energy() if module is model else plain(x, noise, context)
+            optimiser.zero_grad()
+            bound.mean().backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 10.0)
+            optimiser.step()
+            losses.append(float(bound.detach().mean()))
+    (_, _, ours), (_, _, theirs) = trained
+    assert theirs[-1] < theirs[0] - 1
+    assert ours == pytest.approx(theirs, rel=1e-4)
