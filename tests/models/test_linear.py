@@ -90,7 +90,7 @@ def test_recomputing_changes_no_bit_of_the_gradient(kind: dict, segment: int):
         assert torch.equal(kept, recomputed)
 
 
-def test_recomputing_keeps_less(monkeypatch):
+def test_recomputing_keeps_less():
     """Counted, not timed: bytes that autograd saves for the backward pass."""
     model = build(ModelConfig(steps=16, latents=3, hidden=12, read_size=4, write_size=4), 12, 12)
     x, noise = torch.rand(8, 1, 12, 12).round(), torch.randn(model.noise_shape(8))
