@@ -346,6 +346,17 @@ void columns_of(const Bank& bank, const float* row, const float* image, float* o
     }
 }
 
+// out[p, x] = sum_q (w[p, q] / gamma) F_X[q, x], rows padded to whole vectors.
+void sprite_rows(const Bank& bank, const float* w, float inverse, const float* filter_x, float* out) {
+  for (long p = 0; p < bank.size; ++p)
+    for (long i = 0; i < bank.columns; i += N) {
+      Vec total = {};
+      for (long q = 0; q < bank.size; ++q)
+        total += (w[p * bank.size + q] * inverse) * load(filter_x + q * bank.columns + i);
+      store(out + p * bank.columns + i, total);
+    }
+}
+
 float dot(const float* a, const float* b, long padded) {
   Vec total = {};
   for (long i = 0; i < padded; i += N) total += load(a + i) * load(b + i);
@@ -744,12 +755,7 @@ void gaussian_write_forward(long batch, long channels, long height, long width, 
       const float inverse = 1.0f / window.gamma;
       for (long c = 0; c < channels; ++c) {
         const float* w = sprite + (b * channels + c) * size * size;
-        for (long p = 0; p < size; ++p)
-          for (long i = 0; i < bank.columns; i += N) {
-            Vec total = {};
-            for (long q = 0; q < size; ++q) total += (w[p * size + q] * inverse) * load(filter_x + q * bank.columns + i);
-            store(rows.at(p * bank.columns + i), total);
-          }
+        sprite_rows(bank, w, inverse, filter_x, rows.data());
         float* out = written + (b * channels + c) * height * width;
         for (long y = 0; y < height; ++y)
           for (long i = 0; i < bank.columns; i += N) {
@@ -780,12 +786,7 @@ void gaussian_write_backward(long batch, long channels, long height, long width,
       for (long c = 0; c < channels; ++c) {
         const float* w = sprite + (b * channels + c) * size * size;
         const float* g = grad + (b * channels + c) * height * width;
-        for (long p = 0; p < size; ++p)
-          for (long i = 0; i < bank.columns; i += N) {
-            Vec total = {};
-            for (long q = 0; q < size; ++q) total += (w[p * size + q] * inverse) * load(filter_x + q * bank.columns + i);
-            store(rows.at(p * bank.columns + i), total);
-          }
+        sprite_rows(bank, w, inverse, filter_x, rows.data());
         rows_of(bank, filter_y, g, d_rows.data());
         columns_of(bank, rows.data(), g, d_y);
         for (long p = 0; p < size; ++p)
