@@ -53,7 +53,7 @@ clean:  ## remove what was made here: products, runs, caches; not .venv
 	@touch $@
 
 # Without a C++ compiler it says so, and everything works, more slowly on a CPU.
-.venv/kernels: .venv/installed seqgen/native/kernels.cpp
+.venv/kernels: .venv/installed $(wildcard seqgen/native/*)
 	-@$(BIN)/python -m seqgen.native
 	@touch $@
 

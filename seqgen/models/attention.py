@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqgen.models import kernels
+from seqgen.models import functions, kernels
 from seqgen.models.linear import StepLinear
 from seqgen.models.precision import full_precision
 from seqgen.models.slots import Reader, Writer
@@ -57,8 +57,6 @@ def affine_sample(image: Tensor, matrix: Tensor, height: int, width: int) -> Ten
     """
     shape = [image.shape[0], image.shape[1], height, width]
     image, matrix = full_precision(image), full_precision(matrix)
-    if kernels.available(image, matrix):
-        return kernels.affine_sample(image, matrix, height, width)
     with torch.autocast(image.device.type, enabled=False):
         grid = functional.affine_grid(matrix, shape, align_corners=False)
         return functional.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -75,6 +73,9 @@ class AffineReader(Reader):
 
     def forward(self, image: Tensor, h: Tensor) -> Tensor:
         """`image` [B,C,H,W], `h` [B,D] -> glimpse [B, C*P*P]."""
+        if kernels.available(image, h):
+            sampler = kernels.AffineSample(self.size, self.size)
+            return functions.through_window(self.window, h, sampler, image).flatten(1)
         matrix = self.window(h).view(-1, 2, 3)
         return affine_sample(image, matrix, self.size, self.size).flatten(1)
 
@@ -101,6 +102,8 @@ class AffineWriter(Writer):
     def forward(self, h: Tensor) -> Tensor:
         """`h` [B,D] -> [B,C,H,W]."""
         sprite = self.sprite(h).view(-1, self.channels, self.size, self.size)
+        if kernels.available(sprite, h):
+            return functions.through_window(self.window, h, kernels.AffineSample(self.height, self.width), sprite)
         return affine_sample(sprite, self.window(h).view(-1, 2, 3), self.height, self.width)
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor:
@@ -180,12 +183,19 @@ class GaussianReader(Reader):
 
     def forward(self, image: Tensor, h: Tensor) -> Tensor:
         """`image` [B,C,H,W], `h` [B,D] -> glimpse [B, C*P*P]."""
-        parameters = self.window.head(h)
-        if kernels.available(parameters, image):
-            return kernels.gaussian_read(parameters, image, self.window.size).flatten(1)
-        bank = self.window.bank(parameters)
+        if kernels.available(image, h):
+            sampler = kernels.GaussianRead(self.window.size)
+            return functions.through_window(self.window.head, h, sampler, image).flatten(1)
+        bank = self.window.bank(self.window.head(h))
         glimpse = bank.y[:, None] @ image @ bank.x.mT[:, None]
         return glimpse.flatten(1) * bank.gamma[:, None]
+
+    def read_error(self, x: Tensor, logits: Tensor, h: Tensor) -> Tensor:
+        """See Reader."""
+        if kernels.available(x, logits, h):
+            sampler = kernels.GaussianRead(self.window.size)
+            return functions.through_window(self.window.head, h, sampler, x, logits).flatten(1)
+        return super().read_error(x, logits, h)
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor:
         """The window on the image, [B,4,2]."""
@@ -207,11 +217,11 @@ class GaussianWriter(Writer):
 
     def forward(self, h: Tensor) -> Tensor:
         """`h` [B,D] -> [B,C,H,W]."""
-        parameters = self.window.head(h)
         sprite = self.sprite(h).view(-1, self.channels, self.size, self.size)
-        if kernels.available(parameters, sprite):
-            return kernels.gaussian_write(parameters, sprite, self.window.height, self.window.width)
-        bank = self.window.bank(parameters)
+        if kernels.available(sprite, h):
+            sampler = kernels.GaussianWrite(self.window.height, self.window.width)
+            return functions.through_window(self.window.head, h, sampler, sprite)
+        bank = self.window.bank(self.window.head(h))
         return bank.y.mT[:, None] @ (sprite / bank.gamma[:, None, None, None]) @ bank.x[:, None]
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor:

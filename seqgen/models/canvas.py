@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqgen.models import kernels
+from seqgen.models import functions, kernels
 
 
 class AdditiveCanvas(nn.Module):
@@ -43,7 +43,7 @@ class GatedCanvas(nn.Module):
     def forward(self, canvas: Tensor, written: Tensor) -> Tensor:
         """Both [B,C,H,W]."""
         if self._native(canvas, written):
-            return kernels.cgru(canvas + written, self.gates, self.candidate)
+            return functions.cgru(canvas + written, self.gates, self.candidate)
         # oneDNN's convolutions of few channels are twice as fast channels last; the layout then stays for all steps.
         s = (canvas + written).contiguous(memory_format=torch.channels_last)
         update, reset = self.gates(s).sigmoid().chunk(2, dim=1)

@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Independent, Normal
 from torch.utils.checkpoint import checkpoint
 
 from seqgen.config import ModelConfig
-from seqgen.models.linear import OneGradient
+from seqgen.models.linear import OneRun
 from seqgen.models.observation import bernoulli_log_prob
 from seqgen.models.precision import full_precision
 from seqgen.models.slots import Observation, Posterior, Reader, Writer
@@ -219,17 +219,17 @@ class SequentialGenerator(nn.Module):
                     f"noise for {noise.shape[1]} images, which is no multiple of the {len(given)} given"
                 )
             seen = seen.repeated(k)
-        if not torch.is_grad_enabled():
-            state, step = self._steps(state, noise, seen)
-            return state.canvas, step
         # What is compiled has autograd's own gradients.
         compiled = self._compiled is not None or torch.compiler.is_compiling()
-        gradient = None if compiled else OneGradient(self)
+        run = None if compiled else OneRun(self)
 
         def segment(state: State, noise: Tensor) -> tuple[State, Step]:
-            with gradient.inside() if gradient else contextlib.nullcontext():
+            with run.inside() if run else contextlib.nullcontext():
                 return self._steps(state, noise, seen)
 
+        if not torch.is_grad_enabled():
+            state, step = segment(state, noise)
+            return state.canvas, step
         parts = []
         for part in noise.split(self.recompute or len(noise)):
             if self.recompute:
@@ -259,8 +259,7 @@ class SequentialGenerator(nn.Module):
         if not self.config.error_image:
             return self.reader(seen.prepared, state.h)
         assert seen.x is not None
-        error = seen.x - self.observation(state.canvas).sigmoid()
-        return self.reader(self.reader.prepare(torch.cat([seen.x, error], 1)), state.h)
+        return self.reader.read_error(seen.x, self.observation(state.canvas), state.h)
 
     def _look(self, x: Tensor | None, context: Tensor | None) -> Seen:
         if (context is None) == self.config.conditional:

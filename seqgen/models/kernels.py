@@ -1,17 +1,16 @@
-"""The fused kernels of seqgen.native as differentiable functions of tensors.
+"""The kernels of seqgen.native on tensors: float32, on the CPU, contiguous.
 
-Each computes what the pure torch code that calls it computes; `available` says whether it may be called.
+`available` says whether they may be called; `seqgen.models.functions` makes them differentiable.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 
 from seqgen import native
 
@@ -26,17 +25,27 @@ def available(*tensors: Tensor) -> bool:
     )
 
 
-def _call(name: str, *arguments: int | Tensor | None) -> None:
-    """Call a kernel; sizes as long, tensors as pointers. The caller keeps the tensors, contiguous, until it is back."""
-    function = getattr(native.library(), name)
-    function(
-        *(
-            ctypes.c_long(argument)
-            if isinstance(argument, int)
-            else ctypes.c_void_p(None if argument is None else argument.data_ptr())
-            for argument in arguments
-        )
-    )
+_Argument = int | Tensor | None
+
+
+def _call(name: str, *arguments: _Argument | Sequence[Tensor | None]) -> None:
+    """Call a kernel; sizes as long, tensors as pointers, a list as an array of them.
+
+    The caller keeps the tensors, contiguous, until it is back.
+    """
+    getattr(_library(), name)(*(_as_c(argument) for argument in arguments))
+
+
+def _as_c(argument: _Argument | Sequence[Tensor | None]) -> Any:
+    if isinstance(argument, int):
+        return ctypes.c_long(argument)
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p(_address(argument))
+    return (ctypes.c_void_p * len(argument))(*(_address(tensor) for tensor in argument))
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _check_batch(*tensors: Tensor) -> None:
@@ -47,198 +56,237 @@ def _check_batch(*tensors: Tensor) -> None:
         )
 
 
-class _Lstm(Function):
-    @staticmethod
-    def forward(ctx: Any, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        gates, cell = gates.contiguous(), cell.contiguous()
-        batch, hidden = cell.shape
-        h, following, active = (
-            torch.empty_like(cell),
-            torch.empty_like(cell),
-            cell.new_empty(batch, 5 * hidden),
-        )
-        _call("lstm_forward", batch, hidden, torch.get_num_threads(), gates, cell, h, following, active)
-        ctx.save_for_backward(active, cell)
-        ctx.set_materialize_grads(False)
-        return h, following
+class Laid:
+    """A layer's weights `weight` [O,I] (rows may lie apart), laid out once for the products of a run.
+
+    Inputs come in up to three parts [B,I_1], [B,I_2], ... that stand side by side, contiguous.
+    """
+
+    def __init__(self, weight: Tensor, *, backward: bool) -> None:
+        self.outputs, self.inputs = weight.shape
+        self._forward = self._room(weight, self.outputs, self.inputs)
+        self._backward = self._room(weight, self.inputs, self.outputs) if backward else None
+        if weight.stride(1) != 1:
+            weight = weight.contiguous()
+        _call("linear_lay", *weight.shape, weight.stride(0), weight, self._forward, self._backward)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_h: Tensor | None, grad_next: Tensor | None) -> tuple[Tensor, Tensor]:
-        active, cell = ctx.saved_tensors
-        batch, hidden = cell.shape
-        grad_h = torch.zeros_like(cell) if grad_h is None else grad_h.contiguous()
-        grad_next = None if grad_next is None else grad_next.contiguous()
-        grad_gates, grad_cell = cell.new_empty(batch, 4 * hidden), torch.empty_like(cell)
-        threads = torch.get_num_threads()
-        _call("lstm_backward", batch, hidden, threads, active, cell, grad_h, grad_next, grad_gates, grad_cell)
-        return grad_gates, grad_cell
+    def _room(weight: Tensor, outputs: int, inputs: int) -> Tensor:
+        return weight.new_empty(_library().linear_laid(outputs, inputs))
+
+    def product(self, parts: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+        """x W^T + b, [B,O]."""
+        _check_batch(*parts)
+        y = parts[0].new_empty(len(parts[0]), self.outputs)
+        sizes, arrays = self._parts(parts)
+        _call("linear_forward", len(y), self.outputs, *sizes, torch.get_num_threads(), *arrays, self._forward, bias, y)
+        return y
+
+    def input_gradients(
+        self, grad: Tensor, parts: Sequence[Tensor], needed: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """grad W for the parts that need it, `grad` [B,O]."""
+        grads = [torch.empty_like(part) if need else None for part, need in zip(parts, needed, strict=True)]
+        sizes, _ = self._parts(parts)
+        _call(
+            "linear_backward", len(grad), self.outputs, *sizes, torch.get_num_threads(), grad, self._backward,
+            *grads, *[None] * (3 - len(grads)),
+        )  # fmt: skip
+        return grads
+
+    def add_gradient(
+        self, steps: Sequence[tuple[Sequence[Tensor], Tensor]], weight: Tensor, bias: Tensor
+    ) -> None:
+        """Add the weights' gradient, sum of grad^T x over `steps` of (parts, grad), to `weight` [O,I], `bias` [O]."""
+        sizes: list[int] = []
+        arrays: list[Tensor | None] = []
+        for parts, _ in steps:
+            sizes, step = self._parts(parts)
+            arrays += step
+        grads = [grad for _, grad in steps]
+        _call(
+            "linear_gradient", len(steps), len(grads[0]), self.outputs, *sizes, torch.get_num_threads(), arrays, grads,
+            weight, bias,
+        )  # fmt: skip
+
+    def _parts(self, parts: Sequence[Tensor]) -> tuple[list[int], list[Tensor | None]]:
+        widths = [part.shape[1] for part in parts]
+        if sum(widths) != self.inputs or len(widths) > 3:
+            raise ValueError(f"inputs of {widths} for a layer of {self.inputs}, in at most three parts")
+        absent = 3 - len(parts)
+        return widths + [0] * absent, [*parts, *[None] * absent]
 
 
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """h', cell' of an LSTM from its pre-activations [B,4D] in the order i, f, g, o, and `cell` [B,D]."""
+    """h', cell' of an LSTM from its pre-activations [B,4D] in the order i, f, g, o, and `cell` [B,D].
+
+    `gates` is used up: it holds the gates' values afterwards, which the backward pass wants.
+    """
     _check_batch(gates, cell)
-    return _Lstm.apply(gates, cell)
+    h, following = torch.empty_like(cell), torch.empty_like(cell)
+    _call("lstm_forward", *cell.shape, torch.get_num_threads(), gates, cell, h, following)
+    return h, following
 
 
-class _Cgru(Function):
-    @staticmethod
+def lstm_backward(
+    gates: Tensor, cell: Tensor, following: Tensor, grad_h: Tensor | None, grad_next: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the pre-activations and of `cell`, from `lstm`'s gates and following cell."""
+    grad_gates, grad_cell = torch.empty_like(gates), torch.empty_like(cell)
+    _call(
+        "lstm_backward", *cell.shape, torch.get_num_threads(), gates, cell, following, grad_h, grad_next,
+        grad_gates, grad_cell,
+    )  # fmt: skip
+    return grad_gates, grad_cell
+
+
+def cgru(s: Tensor, weights: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
+    """CGRU(s) of eq. 10 and, if `keep`, what the backward pass wants.
+
+    `s` [B,C,H,W]; `weights`: of 3 x 3 convolutions, gates' (update, reset) [2C,C,3,3], [2C], candidate's [C,C,3,3], [C].
+    """
+    kept = s.new_empty(len(s), _library().cgru_kept(*s.shape[1:])) if keep else None
+    following = torch.empty_like(s)
+    _call("cgru_forward", *s.shape, torch.get_num_threads(), s, *weights, following, kept)
+    return following, kept
+
+
+def cgru_backward(kept: Tensor, weights: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of s and of the four weights; `grad` [B,C,H,W]."""
+    gates, _, candidate, _ = weights
+    grads = torch.empty_like(grad), *(torch.empty_like(weight) for weight in weights)
+    _call("cgru_backward", *grad.shape, torch.get_num_threads(), kept, gates, candidate, grad, *grads)
+    return grads
+
+
+class Sampler(Protocol):
+    """Samples an image through a window; `backward` gives the gradients of the parameters and the images."""
+
+    def forward(self, parameters: Tensor, *images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What is sampled, [B,C,...], and what `backward` wants kept besides the inputs."""
+        ...
+
+    def backward(
+        self,
+        grad: Tensor,
+        kept: tuple[Tensor, ...],
+        needed: Sequence[bool],
+        parameters: Tensor,
+        *images: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        """`grad` as the sample; `needed`, for each image."""
+        ...
+
+
+class GaussianRead(NamedTuple):
+    """gamma F_Y x F_X^T (DRAW eq. 27): `parameters` [B,5], image [B,C,H,W] -> [B,C,size,size].
+
+    With logits [B,1,H,W] beside an image [B,1,H,W], image - sigmoid(logits) is read as a second channel.
+    """
+
+    size: int
+
     def forward(
-        ctx: Any,
-        s: Tensor,
-        gates: Tensor,
-        gates_bias: Tensor,
-        candidate: Tensor,
-        candidate_bias: Tensor,
-        keep: bool,
-    ) -> Tensor:
-        s, gates, candidate = s.contiguous(), gates.contiguous(), candidate.contiguous()
-        batch, channels, height, width = s.shape
-        kept = None
-        if keep:
-            kept = s.new_empty(batch, native.library().cgru_kept(channels, height, width))  # type: ignore[union-attr]
-            ctx.save_for_backward(kept, gates, candidate)
-            ctx.shape = s.shape
-        following = torch.empty_like(s)
-        _call(
-            "cgru_forward", *s.shape, torch.get_num_threads(), s, gates, gates_bias, candidate, candidate_bias,
-            following, kept,
-        )  # fmt: skip
-        return following
+        self, parameters: Tensor, image: Tensor, logits: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The glimpse, and the filters."""
+        _check_batch(parameters, image, *([] if logits is None else [logits]))
+        channels = image.shape[1] if logits is None else 2
+        glimpse = image.new_empty(len(image), channels, self.size, self.size)
+        bank = _bank(image, self.size)
+        threads = torch.get_num_threads()
+        _call("gaussian_read_forward", *image.shape, self.size, threads, parameters, image, logits, glimpse, bank)
+        return glimpse, (bank,)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, gates, candidate = ctx.saved_tensors
-        grad = grad.contiguous()
-        grad_s, grad_gates, grad_candidate = (
-            torch.empty_like(grad),
-            torch.empty_like(gates),
-            torch.empty_like(candidate),
-        )
-        grad_gates_bias, grad_candidate_bias = (
-            gates.new_empty(len(gates)),
-            candidate.new_empty(len(candidate)),
-        )
-        _call(
-            "cgru_backward", *ctx.shape, torch.get_num_threads(), kept, gates, candidate, grad,
-            grad_s, grad_gates, grad_gates_bias, grad_candidate, grad_candidate_bias,
-        )  # fmt: skip
-        return grad_s, grad_gates, grad_gates_bias, grad_candidate, grad_candidate_bias, None
-
-
-def cgru(s: Tensor, gates: nn.Conv2d, candidate: nn.Conv2d) -> Tensor:
-    """CGRU(s) of eq. 10: `s` [B,C,H,W]; 3 x 3 convolutions, `gates` (update, reset) to 2C channels."""
-    keep = torch.is_grad_enabled()  # inside the function it never is
-    return _Cgru.apply(s, gates.weight, gates.bias, candidate.weight, candidate.bias, keep)
-
-
-class _GaussianRead(Function):
-    @staticmethod
-    def forward(ctx: Any, parameters: Tensor, image: Tensor, size: int) -> Tensor:
-        parameters, image = parameters.contiguous(), image.contiguous()
-        batch, channels = image.shape[:2]
-        glimpse = image.new_empty(batch, channels, size, size)
-        kept = _bank(image, size)
-        _call(
-            "gaussian_read_forward",
-            *image.shape,
-            size,
-            torch.get_num_threads(),
-            parameters,
-            image,
-            glimpse,
-            kept,
-        )
-        ctx.save_for_backward(parameters, image, kept)
-        ctx.size = size
-        return glimpse
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        parameters, image, kept = ctx.saved_tensors
+    def backward(
+        self,
+        grad: Tensor,
+        kept: tuple[Tensor, ...],
+        needed: Sequence[bool],
+        parameters: Tensor,
+        image: Tensor,
+        logits: Tensor | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """Of the parameters, the image and, if there were, the logits."""
         grad_parameters = torch.empty_like(parameters)
-        grad_image = torch.empty_like(image) if ctx.needs_input_grad[1] else None
+        grads = [torch.empty_like(image) if need else None for need in needed]
         _call(
-            "gaussian_read_backward", *image.shape, ctx.size, torch.get_num_threads(), parameters, image, kept,
-            grad.contiguous(), grad_parameters, grad_image,
+            "gaussian_read_backward", *image.shape, self.size, torch.get_num_threads(), parameters, image, logits,
+            *kept, grad, grad_parameters, grads[0], grads[1] if logits is not None else None,
         )  # fmt: skip
-        return grad_parameters, grad_image, None
+        return grad_parameters, *grads
 
 
-def gaussian_read(parameters: Tensor, image: Tensor, size: int) -> Tensor:
-    """gamma F_Y x F_X^T (DRAW eq. 27) of `image` [B,C,H,W] with window `parameters` [B,5] -> [B,C,P,P]."""
-    _check_batch(parameters, image)
-    return _GaussianRead.apply(parameters, image, size)
+class GaussianWrite(NamedTuple):
+    """(1 / gamma) F_Y^T w F_X (DRAW eq. 29): `parameters` [B,5], sprite [B,C,P,P] -> [B,C,height,width]."""
 
+    height: int
+    width: int
 
-class _GaussianWrite(Function):
-    @staticmethod
-    def forward(ctx: Any, parameters: Tensor, sprite: Tensor, height: int, width: int) -> Tensor:
-        parameters, sprite = parameters.contiguous(), sprite.contiguous()
+    def forward(self, parameters: Tensor, sprite: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What is written, and the filters."""
+        _check_batch(parameters, sprite)
         batch, channels, size, _ = sprite.shape
-        written = sprite.new_empty(batch, channels, height, width)
-        kept = _bank(written, size)
-        _call(
-            "gaussian_write_forward",
-            *written.shape,
-            size,
-            torch.get_num_threads(),
-            parameters,
-            sprite,
-            written,
-            kept,
-        )
-        ctx.save_for_backward(parameters, sprite, kept)
-        return written
+        written = sprite.new_empty(batch, channels, self.height, self.width)
+        bank = _bank(written, size)
+        threads = torch.get_num_threads()
+        _call("gaussian_write_forward", *written.shape, size, threads, parameters, sprite, written, bank)
+        return written, (bank,)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        parameters, sprite, kept = ctx.saved_tensors
-        grad_parameters, grad_sprite = torch.empty_like(parameters), torch.empty_like(sprite)
+    def backward(
+        self,
+        grad: Tensor,
+        kept: tuple[Tensor, ...],
+        needed: Sequence[bool],
+        parameters: Tensor,
+        sprite: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        """Of the parameters and the sprite."""
+        grads = torch.empty_like(parameters), torch.empty_like(sprite)
         _call(
-            "gaussian_write_backward", *grad.shape, sprite.shape[-1], torch.get_num_threads(), parameters, sprite, kept,
-            grad.contiguous(), grad_parameters, grad_sprite,
+            "gaussian_write_backward", *grad.shape, sprite.shape[-1], torch.get_num_threads(), parameters, sprite,
+            *kept, grad, *grads,
         )  # fmt: skip
-        return grad_parameters, grad_sprite, None, None
+        return grads
 
 
-def gaussian_write(parameters: Tensor, sprite: Tensor, height: int, width: int) -> Tensor:
-    """(1 / gamma) F_Y^T w F_X (DRAW eq. 29) of `sprite` [B,C,P,P], `parameters` [B,5] -> [B,C,height,width]."""
-    _check_batch(parameters, sprite)
-    return _GaussianWrite.apply(parameters, sprite, height, width)
+class AffineSample(NamedTuple):
+    """ST(x, lambda), bilinear, zeros outside: `parameters` [B,6], image [B,C,h,w] -> [B,C,height,width]."""
+
+    height: int
+    width: int
+
+    def forward(self, parameters: Tensor, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The sample; nothing is kept."""
+        _check_batch(parameters, image)
+        out = image.new_empty(*image.shape[:2], self.height, self.width)
+        _call("affine_forward", *image.shape, *self, torch.get_num_threads(), image, parameters, out)
+        return out, ()
+
+    def backward(
+        self,
+        grad: Tensor,
+        kept: tuple[Tensor, ...],
+        needed: Sequence[bool],
+        parameters: Tensor,
+        image: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        """Of the parameters and the image."""
+        grad_parameters = torch.empty_like(parameters)
+        grad_image = torch.empty_like(image) if needed[0] else None
+        _call(
+            "affine_backward", *image.shape, *self, torch.get_num_threads(), image, parameters, grad,
+            grad_image, grad_parameters,
+        )  # fmt: skip
+        return grad_parameters, grad_image
 
 
 def _bank(image: Tensor, size: int) -> Tensor:
     batch, _, height, width = image.shape
-    return image.new_empty(batch, native.library().bank_kept(size, height, width))  # type: ignore[union-attr]
+    return image.new_empty(batch, _library().bank_kept(size, height, width))
 
 
-class _Affine(Function):
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, matrix: Tensor, height: int, width: int) -> Tensor:
-        image, matrix = image.contiguous(), matrix.contiguous()
-        out = image.new_empty(*image.shape[:2], height, width)
-        _call("affine_forward", *image.shape, height, width, torch.get_num_threads(), image, matrix, out)
-        ctx.save_for_backward(image, matrix)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        image, matrix = ctx.saved_tensors
-        grad_image = torch.empty_like(image) if ctx.needs_input_grad[0] else None
-        grad_matrix = torch.empty_like(matrix)
-        _call(
-            "affine_backward", *image.shape, *grad.shape[2:], torch.get_num_threads(), image, matrix, grad.contiguous(),
-            grad_image, grad_matrix,
-        )  # fmt: skip
-        return grad_image, grad_matrix, None, None
-
-
-def affine_sample(image: Tensor, matrix: Tensor, height: int, width: int) -> Tensor:
-    """ST(x, lambda) of `image` [B,C,h,w] at `matrix` [B,2,3] -> [B,C,height,width]; bilinear, zeros outside."""
-    _check_batch(image, matrix)
-    return _Affine.apply(image, matrix, height, width)
+def _library() -> ctypes.CDLL:
+    library = native.library()
+    assert library is not None
+    return library

@@ -1,9 +1,11 @@
-"""A linear map that is applied once a step: its weight gradient is summed over the steps inside the products."""
+"""A linear map that is applied once a step: its weights are laid out once for all steps of a run, and their gradient
+is summed over the steps inside the products.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +14,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from seqgen.models import kernels
 from seqgen.models.precision import full_precision
 
-# In half precision, rows of inputs that are gathered before they are multiplied: a sum over many steps is rounded once.
-_ROWS = 1024
+# Rows of inputs that are gathered before they are multiplied: a long sum is read and written less often, and in half
+# precision rounded less often.
+_ROWS, _HALF_ROWS = 400, 1024
 
 
 class StepLinear(nn.Linear):
@@ -27,7 +31,7 @@ class StepLinear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, fixed: int = 0) -> None:
         super().__init__(inputs, outputs)
         self.fixed = fixed
-        self._pass: _Pass | None = None
+        self._pass: Pass | None = None
 
     def share(self, x: Tensor) -> Tensor:
         """The part of y that `x` [B,fixed] and b give, [B,O]."""
@@ -35,12 +39,21 @@ class StepLinear(nn.Linear):
 
     def forward(self, *inputs: Tensor, share: Tensor | None = None) -> Tensor:
         """`inputs` [B,I_1], [B,I_2], ... stand side by side -> [B,O]; with `share`, those that are not fixed."""
-        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)
         if self._pass is not None:
-            return self._pass.product(x, share)
-        weight = self.weight if share is None else self.weight[:, self.fixed :]
-        y = full_precision(functional.linear(x, weight, self.bias if share is None else None))
+            layer = self._pass
+            y = _Product.apply(layer, layer.weight, layer.bias, *inputs)
+        else:
+            weight, bias = self.part(share is not None)
+            y = full_precision(functional.linear(side_by_side(inputs), weight, bias))
         return y if share is None else y + share
+
+    def one(self, varying: bool = False) -> Pass:
+        """The run's pass; outside a run, one for a single use."""
+        return self._pass or Pass(self, self.part(varying), lay=False)
+
+    def part(self, varying: bool) -> tuple[Tensor, Tensor | None]:
+        """Weights and bias, of all inputs or of the varying ones, which have no bias of their own."""
+        return (self.weight[:, self.fixed :], None) if varying else (self.weight, self.bias)
 
     def product_dtype(self) -> torch.dtype:
         """What the product is computed in: the weights' type, or under autocast the one of that."""
@@ -48,15 +61,19 @@ class StepLinear(nn.Linear):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
 
 
-class OneGradient:
-    """Makes every StepLinear of a model gather its gradient over the steps that are run `inside` it.
+class OneRun:
+    """Has every StepLinear of a model lay out its weights once, and gather one gradient, over the steps `inside` it.
 
-    Each step's product then adds to the sum in place, where autograd makes T gradients and adds them up. The same
-    object serves the steps that activation checkpointing runs again in the backward pass.
+    Each step's product adds to the sum in place, where autograd makes T gradients and adds them up. The same object
+    serves the steps that activation checkpointing runs again in the backward pass.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._passes = [(layer, _Pass(layer)) for layer in model.modules() if isinstance(layer, StepLinear)]
+        self._passes = [
+            (layer, Pass(layer, layer.part(varying=layer.fixed > 0), lay=True))
+            for layer in model.modules()
+            if isinstance(layer, StepLinear)
+        ]
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
@@ -70,49 +87,71 @@ class OneGradient:
                 layer._pass = None
 
 
-class _Pass:
-    """A layer's weights during one run over the steps, in its products' precision, and where their gradient gathers."""
+class Pass:
+    """A layer's weights during one run over the steps, in its products' precision, and where their gradient gathers.
 
-    def __init__(self, layer: StepLinear) -> None:
-        self.dtype = layer.product_dtype()
-        self.gradient = _Gradient(layer.weight.dtype)
-        weight, bias = (layer.weight[:, layer.fixed :], None) if layer.fixed else (layer.weight, layer.bias)
-        self.weight, self.bias = _Begin.apply(weight, bias, self.gradient, self.dtype)
+    `multiply` and `backward` are for the inside of autograd's functions, which take `weight` and `bias` as inputs.
+    """
 
-    def product(self, x: Tensor, share: Tensor | None) -> Tensor:
-        y = full_precision(_Product.apply(x.to(self.dtype), self.weight, self.bias, self.gradient))
-        return y if share is None else y + share
+    def __init__(self, layer: StepLinear, part: tuple[Tensor, Tensor | None], *, lay: bool) -> None:
+        dtype, stored = layer.product_dtype(), layer.weight.dtype
+        native = lay and dtype == torch.float32 and kernels.available(part[0])
+        self._laid = kernels.Laid(part[0].detach(), backward=torch.is_grad_enabled()) if native else None
+        self._gradient = _Gradient(stored, dtype != stored, self._laid)
+        self.weight, self.bias = _Begin.apply(*part, self._gradient, dtype)
+
+    def multiply(self, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """W [inputs] + b, [B,O], and what `backward` wants kept."""
+        self._widths = [part.shape[1] for part in inputs]  # the same at every step
+        if self._laid is not None:
+            parts = tuple(part.contiguous() for part in inputs)
+            return self._laid.product(parts, self.bias), parts
+        x = side_by_side(inputs).to(self.weight.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return full_precision(functional.linear(x, self.weight, self.bias)), (x,)
+
+    def backward(
+        self, kept: Sequence[Tensor], grad: Tensor, weight: bool, needed: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Gather the gradients of W and b if `weight`; return those of the inputs that are `needed`."""
+        grad = grad.to(self.weight.dtype).contiguous()
+        if weight:
+            self._gradient.add(kept, grad)
+        if not any(needed):
+            return [None] * len(needed)
+        if self._laid is not None:
+            return self._laid.input_gradients(grad, kept, needed)
+        return list(full_precision(grad @ self.weight).split(self._widths, 1))
+
+
+def side_by_side(inputs: Sequence[Tensor]) -> Tensor:
+    """[B,I_1], [B,I_2], ... -> [B, I_1 + I_2 + ...]."""
+    return inputs[0] if len(inputs) == 1 else torch.cat(tuple(inputs), 1)
 
 
 class _Gradient:
     """The gradients of W and b in y = x W^T + b, summed over the steps of a run."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+    def __init__(self, dtype: torch.dtype, half: bool, laid: kernels.Laid | None) -> None:
+        self._dtype, self._laid = dtype, laid
+        self._together = _HALF_ROWS if half else _ROWS if laid else 1
         self._weight: Tensor | None = None
         self._bias: Tensor | None = None
-        self._inputs: list[Tensor] = []
-        self._grads: list[Tensor] = []
-        self._rows = 0
+        self._steps: list[tuple[Sequence[Tensor], Tensor]] = []
         self._backward = -1  # the backward pass that gathers
 
-    def add(self, x: Tensor, grad: Tensor) -> None:
-        """The next step's inputs [B,I] and the gradient of its outputs [B,O]."""
+    def add(self, parts: Sequence[Tensor], grad: Tensor) -> None:
+        """The next step's inputs [B,I_1], [B,I_2], ... and the gradient of its outputs [B,O]."""
         self._only_this_backward()
-        if x.dtype == self._dtype and self._weight is not None and self._bias is not None:
-            self._weight.addmm_(grad.mT, x)
-            self._bias += grad.sum(0)
-            return
-        self._inputs.append(x)
-        self._grads.append(grad)
-        self._rows += len(x)
-        if x.dtype == self._dtype or self._rows >= _ROWS:
+        self._steps.append((parts, grad))
+        if len(self._steps) * len(grad) >= self._together:
             self._multiply()
 
     def take(self) -> tuple[Tensor | None, Tensor | None]:
         """The gradients so far, [O,I] and [O], None if there was no step; begins anew."""
         self._only_this_backward()
-        self._multiply()
+        if self._steps:
+            self._multiply()
         weight, bias = self._weight, self._bias
         self._weight = self._bias = None
         return weight, bias
@@ -121,17 +160,29 @@ class _Gradient:
         """Drop what a pass left that did not ask for the weights' gradient, or failed half-way."""
         running = torch._C._current_graph_task_id()
         if running != self._backward:
-            self._backward, self._weight, self._bias = running, None, None
-            self._inputs, self._grads, self._rows = [], [], 0
+            self._backward, self._weight, self._bias, self._steps = running, None, None, []
 
     def _multiply(self) -> None:
-        if not self._inputs:
+        steps, self._steps = self._steps, []
+        grad = steps[0][1]
+        if self._laid is not None:
+            if self._weight is None or self._bias is None:
+                self._weight = grad.new_zeros(self._laid.outputs, self._laid.inputs)
+                self._bias = grad.new_zeros(self._laid.outputs)
+            self._laid.add_gradient(steps, self._weight, self._bias)
             return
-        x, grad = torch.cat(self._inputs), torch.cat(self._grads)
-        weight, bias = (grad.mT @ x).to(self._dtype), grad.sum(0, dtype=self._dtype)
-        self._weight = weight if self._weight is None else self._weight.add_(weight)
-        self._bias = bias if self._bias is None else self._bias.add_(bias)
-        self._inputs, self._grads, self._rows = [], [], 0
+        x = steps[0][0][0]
+        if len(steps) > 1:
+            x, grad = torch.cat([parts[0] for parts, _ in steps]), torch.cat([grad for _, grad in steps])
+        bias = grad.sum(0, dtype=self._dtype)
+        if self._weight is None or self._bias is None:
+            self._weight, self._bias = (grad.mT @ x).to(self._dtype), bias
+            return
+        self._bias += bias
+        if x.dtype == self._dtype:
+            self._weight.addmm_(grad.mT, x)
+        else:
+            self._weight += (grad.mT @ x).to(self._dtype)
 
 
 class _Begin(Function):
@@ -156,17 +207,14 @@ class _Product(Function):
     """x W^T + b; the gradients of W and b are gathered."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gradient: _Gradient) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.gradient = gradient
-        with torch.autocast(x.device.type, enabled=False):
-            return functional.linear(x, weight, bias)
+    def forward(ctx: Any, layer: Pass, weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
+        y, kept = layer.multiply(inputs)
+        ctx.layer = layer
+        ctx.save_for_backward(*kept)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
-        x, weight = ctx.saved_tensors
-        grad = grad.contiguous()
-        if ctx.needs_input_grad[1]:
-            ctx.gradient.add(x, grad)
-        return grad @ weight if ctx.needs_input_grad[0] else None, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        _, weight, _, *inputs = ctx.needs_input_grad
+        return None, None, None, *ctx.layer.backward(ctx.saved_tensors, grad, weight, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from seqgen.models.linear import StepLinear
@@ -16,6 +17,10 @@ class Reader(nn.Module):
     def prepare(self, image: Tensor) -> Tensor:
         """What does not depend on h, from `image` [B,C,H,W]: computed once for all T steps."""
         return image
+
+    def read_error(self, x: Tensor, logits: Tensor, h: Tensor) -> Tensor:
+        """Reads x beside the error x - sigmoid(logits), both [B,1,H,W] (DRAW eqs. 3-4)."""
+        return self(self.prepare(torch.cat([x, x - logits.sigmoid()], 1)), h)
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor | None:
         """The window's corners on the image in pixels, [B,4,2] as (x, y); None if there is no window."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from seqgen.models import kernels
+from seqgen.models import functions, kernels
 from seqgen.models.linear import StepLinear
 
 
@@ -27,9 +27,9 @@ class LstmCell(nn.Module):
         self, inputs: tuple[Tensor, ...], h: Tensor, cell: Tensor, share: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """`inputs` [B,I] in parts, `h` and `cell` [B,D] -> the next h and cell; `share` as in StepLinear."""
+        if kernels.available(h, cell):
+            return functions.lstm(self.linear, (*inputs, h), cell, share)
         gates = self.linear(*inputs, h, share=share)
-        if kernels.available(gates, cell):
-            return kernels.lstm(gates, cell)
         i, f, g, o = gates.chunk(4, 1)
         cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
         return o.sigmoid() * cell.tanh(), cell

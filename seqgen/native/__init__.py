@@ -21,7 +21,8 @@ from pathlib import Path
 from data_prep.errors import OperationalError
 from data_prep.files import publish
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
+_HERE = Path(__file__).parent
+_SOURCES = [_HERE / name for name in ("kernels.cpp", "products.cpp", "vectors.h")]
 # No -ffast-math: it would hide the NaN that stops a diverged run.
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _enabled = True
@@ -48,16 +49,17 @@ def build() -> Path:
 
 
 def _compile(compiler: str, path: Path) -> Path:
+    code = [str(source) for source in _SOURCES if source.suffix == ".cpp"]
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         built = Path(directory) / path.name
         for parallel in (["-fopenmp"], []):  # Apple's clang has no OpenMP; one thread is then used
             done = subprocess.run(
-                [compiler, *_FLAGS, *parallel, str(_SOURCE), "-o", str(built)], capture_output=True, text=True
+                [compiler, *_FLAGS, *parallel, *code, "-o", str(built)], capture_output=True, text=True
             )
             if done.returncode == 0:
                 publish(built, path)
                 return path
-    raise OperationalError(f"{compiler} {_SOURCE}: {done.stderr.strip()}")
+    raise OperationalError(f"{compiler} {' '.join(code)}: {done.stderr.strip()}")
 
 
 def built() -> bool:
@@ -78,9 +80,9 @@ def _load() -> ctypes.CDLL | None:
             f"{_path()} is not used ({error}); remove it and run python -m seqgen.native", stacklevel=2
         )
         return None
-    for name in ("cgru_kept", "bank_kept"):
+    for name, sizes in (("cgru_kept", 3), ("bank_kept", 3), ("linear_laid", 2)):
         function = getattr(library, name)
-        function.restype, function.argtypes = ctypes.c_long, [ctypes.c_long] * 3
+        function.restype, function.argtypes = ctypes.c_long, [ctypes.c_long] * sizes
     return library
 
 
@@ -109,7 +111,7 @@ def disabled() -> Iterator[None]:
 
 def _path() -> Path:
     """Where the library for this source, these flags and this chip lies."""
-    identity = hashlib.sha256(_SOURCE.read_bytes())
+    identity = hashlib.sha256(b"".join(source.read_bytes() for source in _SOURCES))
     identity.update("\n".join([*_FLAGS, platform.machine(), _chip(), "-".join(platform.libc_ver())]).encode())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111, never raises
     return cache / "seqgen" / f"kernels-{identity.hexdigest()[:16]}.so"

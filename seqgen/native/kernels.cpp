@@ -5,10 +5,7 @@
 // threads in fixed blocks and sums over images are added in the threads' order, so that on one chip the bits depend on
 // the number of threads alone. Plain C interface: no torch header is needed, and the file compiles in seconds.
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <vector>
+#include "vectors.h"
 
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -16,92 +13,10 @@
 
 namespace {
 
-constexpr long N = 16;  // floats in a vector; the compiler splits it where the chip's are shorter
-typedef float Vec __attribute__((vector_size(4 * N)));
-typedef int32_t IntVec __attribute__((vector_size(4 * N)));
-typedef float Four __attribute__((vector_size(16)));
-
-inline Vec load(const float* p) {
-  Vec v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-
-inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
-
-// The first n floats of a vector, the rest zero.
-inline Vec load(const float* p, long n) {
-  if (n >= N) return load(p);
-  Vec v = {};
-  std::memcpy(&v, p, 4 * n);
-  return v;
-}
-
-inline void store(float* p, Vec v, long n) { std::memcpy(p, &v, 4 * std::min(n, N)); }
-
-inline float sum(Vec v) {
-  Four part[4];
-  std::memcpy(part, &v, sizeof v);
-  const Four q = (part[0] + part[1]) + (part[2] + part[3]);
-  return (q[0] + q[1]) + (q[2] + q[3]);
-}
-
-inline Vec exponential(Vec x) {
-  // Cody and Waite's reduction, Cephes' polynomial: 1 to 2 units in the last place. A NaN stays one.
-  const Vec low = Vec{} - 87.0f, high = Vec{} + 88.0f;
-  x = x < low ? low : x;
-  x = x > high ? high : x;
-  const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const Vec n = (x * 1.44269504f + shift) - shift;
-  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const IntVec bits = (__builtin_convertvector(n, IntVec) + 127) << 23;
-  Vec scale;
-  std::memcpy(&scale, &bits, sizeof scale);
-  return p * scale;
-}
-
-inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
-
-// Exact to 1e-7 of one, not of itself near zero: what the LSTM and the CGRU need.
-inline Vec hyperbolic_tangent(Vec x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
-
 // The pixels of a side from `first` on, which DRAW counts from 1.
 inline Vec pixels_from(long first) {
   const Vec up = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
   return up + float(first);
-}
-
-inline long round_up(long n, long to) { return (n + to - 1) / to * to; }
-
-// A zeroed buffer that begins where a vector may.
-class Buffer {
- public:
-  explicit Buffer(long floats) : storage_(floats + N, 0.0f) {
-    const auto address = reinterpret_cast<uintptr_t>(storage_.data());
-    begin_ = storage_.data() + ((64 - address % 64) % 64) / 4;
-  }
-  float* data() { return begin_; }
-  float* at(long offset) { return begin_ + offset; }
-
- private:
-  std::vector<float> storage_;
-  float* begin_;
-};
-
-// Call block(first, last, thread) on contiguous blocks of `count` things, one a thread.
-template <class Block>
-void share(long count, long threads, const Block& block) {
-  threads = std::max(1L, std::min(threads, count));
-#pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1)
-  for (long thread = 0; thread < threads; ++thread) {
-    block(count * thread / threads, count * (thread + 1) / threads, thread);
-  }
 }
 
 // Add the threads' partial sums, each `size` floats, into `total`.
@@ -357,6 +272,38 @@ void sprite_rows(const Bank& bank, const float* w, float inverse, const float* f
     }
 }
 
+// The planes that are read of an image: its channels, or, where there are logits, it and what it lacks.
+class Seen {
+ public:
+  Seen(long channels, long pixels, const float* image, const float* logits)
+      : channels_(channels), pixels_(pixels), image_(image), logits_(logits), error_(logits ? pixels : 0) {}
+  long channels() const { return channels_ + (logits_ ? 1 : 0); }
+  bool computed(long c) const { return c == channels_; }
+
+  const float* plane(long b, long c) {
+    if (!computed(c)) return image_ + (b * channels_ + c) * pixels_;
+    for (long i = 0; i < pixels_; i += N) {
+      const long at = b * pixels_ + i, n = pixels_ - i;
+      store(error_.at(i), load(image_ + at, n) - sigmoid(load(logits_ + at, n)), n);
+    }
+    return error_.data();
+  }
+
+  // From the gradient of the error, which `plane` was last asked for, to that of the logits.
+  void through_sigmoid(long b, float* grad) {
+    for (long i = 0; i < pixels_; i += N) {
+      const long n = pixels_ - i;
+      const Vec p = load(image_ + b * pixels_ + i, n) - load(error_.at(i), n);
+      store(grad + i, -load(grad + i, n) * p * (1.0f - p), n);
+    }
+  }
+
+ private:
+  long channels_, pixels_;
+  const float *image_, *logits_;
+  Buffer error_;
+};
+
 float dot(const float* a, const float* b, long padded) {
   Vec total = {};
   for (long i = 0; i < padded; i += N) total += load(a + i) * load(b + i);
@@ -514,48 +461,46 @@ void keep_freed_memory() {
 }
 
 // cell' = sigmoid(f) cell + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(cell'); gates [B,4D] in the order i, f, g, o.
-// `active` [B,5D] keeps the gates and tanh(cell') for the backward pass.
-void lstm_forward(long batch, long hidden, long threads, const float* gates, const float* cell, float* h, float* next,
-                  float* active) {
+// The gates' values take the place of what they are computed from: the backward pass wants them.
+void lstm_forward(long batch, long hidden, long threads, float* gates, const float* cell, float* h, float* next) {
   share(batch, threads, [&](long first, long last, long) {
     for (long b = first; b < last; ++b) {
-      const float* in = gates + b * 4 * hidden;
-      float* keep = active + b * 5 * hidden;
+      float* gate = gates + b * 4 * hidden;
       for (long j = 0; j < hidden; j += N) {
         const long n = hidden - j;
-        const Vec i = sigmoid(load(in + j, n)), f = sigmoid(load(in + hidden + j, n));
-        const Vec g = hyperbolic_tangent(load(in + 2 * hidden + j, n)), o = sigmoid(load(in + 3 * hidden + j, n));
-        const Vec c = f * load(cell + b * hidden + j, n) + i * g, t = hyperbolic_tangent(c);
+        const Vec i = sigmoid(load(gate + j, n)), f = sigmoid(load(gate + hidden + j, n));
+        const Vec g = hyperbolic_tangent(load(gate + 2 * hidden + j, n)), o = sigmoid(load(gate + 3 * hidden + j, n));
+        const Vec c = f * load(cell + b * hidden + j, n) + i * g;
         store(next + b * hidden + j, c, n);
-        store(h + b * hidden + j, o * t, n);
-        store(keep + j, i, n);
-        store(keep + hidden + j, f, n);
-        store(keep + 2 * hidden + j, g, n);
-        store(keep + 3 * hidden + j, o, n);
-        store(keep + 4 * hidden + j, t, n);
+        store(h + b * hidden + j, o * hyperbolic_tangent(c), n);
+        store(gate + j, i, n);
+        store(gate + hidden + j, f, n);
+        store(gate + 2 * hidden + j, g, n);
+        store(gate + 3 * hidden + j, o, n);
       }
     }
   });
 }
 
-void lstm_backward(long batch, long hidden, long threads, const float* active, const float* cell, const float* grad_h,
-                   const float* grad_next, float* grad_gates, float* grad_cell) {
+// `grad_h` and `grad_next` may be null.
+void lstm_backward(long batch, long hidden, long threads, const float* gates, const float* cell, const float* next,
+                   const float* grad_h, const float* grad_next, float* grad_gates, float* grad_cell) {
   share(batch, threads, [&](long first, long last, long) {
     for (long b = first; b < last; ++b) {
-      const float* keep = active + b * 5 * hidden;
+      const float* gate = gates + b * 4 * hidden;
       float* out = grad_gates + b * 4 * hidden;
       for (long j = 0; j < hidden; j += N) {
-        const long n = hidden - j;
-        const Vec i = load(keep + j, n), f = load(keep + hidden + j, n), g = load(keep + 2 * hidden + j, n);
-        const Vec o = load(keep + 3 * hidden + j, n), t = load(keep + 4 * hidden + j, n);
-        const Vec dh = load(grad_h + b * hidden + j, n);
+        const long n = hidden - j, at = b * hidden + j;
+        const Vec i = load(gate + j, n), f = load(gate + hidden + j, n), g = load(gate + 2 * hidden + j, n);
+        const Vec o = load(gate + 3 * hidden + j, n), t = hyperbolic_tangent(load(next + at, n));
+        const Vec dh = grad_h ? load(grad_h + at, n) : Vec{};
         Vec dc = dh * o * (1.0f - t * t);
-        if (grad_next) dc += load(grad_next + b * hidden + j, n);
+        if (grad_next) dc += load(grad_next + at, n);
         store(out + j, dc * g * i * (1.0f - i), n);
-        store(out + hidden + j, dc * load(cell + b * hidden + j, n) * f * (1.0f - f), n);
+        store(out + hidden + j, dc * load(cell + at, n) * f * (1.0f - f), n);
         store(out + 2 * hidden + j, dc * i * (1.0f - g * g), n);
         store(out + 3 * hidden + j, dh * t * o * (1.0f - o), n);
-        store(grad_cell + b * hidden + j, dc * f, n);
+        store(grad_cell + at, dc * f, n);
       }
     }
   });
@@ -669,20 +614,23 @@ void cgru_backward(long batch, long channels, long height, long width, long thre
 // Floats of `filters` for one image.
 long bank_kept(long size, long height, long width) { return Bank(size, height, width).floats(); }
 
-// gamma F_Y x F_X^T (DRAW eq. 27): parameters [B,5], image [B,C,H,W] -> glimpse [B,C,P,P]; keeps the filters.
+// gamma F_Y x F_X^T (DRAW eq. 27): parameters [B,5], image [B,C,H,W] -> glimpse [B,C,P,P]; keeps the filters. With
+// `logits` [B,1,H,W] the image is [B,1,H,W], and a second channel is read: image - sigmoid(logits).
 void gaussian_read_forward(long batch, long channels, long height, long width, long size, long threads,
-                           const float* parameters, const float* image, float* glimpse, float* kept) {
+                           const float* parameters, const float* image, const float* logits, float* glimpse,
+                           float* kept) {
   const Bank bank(size, height, width);
   share(batch, threads, [&](long first, long last, long) {
     Buffer rows(size * bank.columns);
+    Seen seen(channels, height * width, image, logits);
     for (long b = first; b < last; ++b) {
       const Window window(bank, parameters + b * 5);
       float* filter = kept + b * bank.floats();
       make_bank(bank, window, filter);
       const float* filter_x = filter + size * bank.rows;
-      for (long c = 0; c < channels; ++c) {
-        rows_of(bank, filter, image + (b * channels + c) * height * width, rows.data());
-        float* out = glimpse + (b * channels + c) * size * size;
+      for (long c = 0; c < seen.channels(); ++c) {
+        rows_of(bank, filter, seen.plane(b, c), rows.data());
+        float* out = glimpse + (b * seen.channels() + c) * size * size;
         for (long p = 0; p < size; ++p)
           for (long q = 0; q < size; ++q)
             out[p * size + q] =
@@ -692,13 +640,14 @@ void gaussian_read_forward(long batch, long channels, long height, long width, l
   });
 }
 
-// `grad_image` may be null.
+// `grad_image`, without `logits`, and `grad_logits` may be null.
 void gaussian_read_backward(long batch, long channels, long height, long width, long size, long threads,
-                            const float* parameters, const float* image, const float* kept, const float* grad,
-                            float* grad_parameters, float* grad_image) {
+                            const float* parameters, const float* image, const float* logits, const float* kept,
+                            const float* grad, float* grad_parameters, float* grad_image, float* grad_logits) {
   const Bank bank(size, height, width);
   share(batch, threads, [&](long first, long last, long) {
     Buffer rows(size * bank.columns), d_rows(size * bank.columns), d_filter(bank.floats());
+    Seen seen(channels, height * width, image, logits);
     for (long b = first; b < last; ++b) {
       const Window window(bank, parameters + b * 5);
       const float* filter_y = kept + b * bank.floats();
@@ -707,9 +656,9 @@ void gaussian_read_backward(long batch, long channels, long height, long width, 
       float* d_x = d_filter.at(size * bank.rows);
       std::memset(d_y, 0, 4 * bank.floats());
       float d_gamma = 0;
-      for (long c = 0; c < channels; ++c) {
-        const float* x = image + (b * channels + c) * height * width;
-        const float* g = grad + (b * channels + c) * size * size;
+      for (long c = 0; c < seen.channels(); ++c) {
+        const float* x = seen.plane(b, c);
+        const float* g = grad + (b * seen.channels() + c) * size * size;
         rows_of(bank, filter_y, x, rows.data());
         for (long p = 0; p < size; ++p)
           for (long q = 0; q < size; ++q)
@@ -727,14 +676,17 @@ void gaussian_read_backward(long batch, long channels, long height, long width, 
             store(d_rows.at(p * bank.columns + i), total);
           }
         columns_of(bank, d_rows.data(), x, d_y);
-        if (grad_image)
-          for (long y = 0; y < height; ++y)
-            for (long i = 0; i < bank.columns; i += N) {
-              Vec back = {};
-              for (long p = 0; p < size; ++p)
-                back += filter_y[p * bank.rows + y] * load(d_rows.at(p * bank.columns + i));
-              store_pixels(bank, grad_image + (b * channels + c) * height * width, y, i, back);
-            }
+        float* back = seen.computed(c) ? grad_logits : grad_image;
+        if (!back) continue;
+        back += seen.computed(c) ? b * height * width : (b * channels + c) * height * width;
+        for (long y = 0; y < height; ++y)
+          for (long i = 0; i < bank.columns; i += N) {
+            Vec total = {};
+            for (long p = 0; p < size; ++p)
+              total += filter_y[p * bank.rows + y] * load(d_rows.at(p * bank.columns + i));
+            store_pixels(bank, back, y, i, total);
+          }
+        if (seen.computed(c)) seen.through_sigmoid(b, back);
       }
       bank_backward(bank, window, filter_y, d_filter.data(), d_gamma, grad_parameters + b * 5);
     }

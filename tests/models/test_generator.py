@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from seqgen import native
 from seqgen.config import ModelConfig
 from seqgen.models import build
 from seqgen.models.generator import Seen
@@ -104,7 +105,8 @@ def test_the_error_image_is_x_less_what_the_canvas_shows():
     model, x, _, noise = example(small(**DRAW | {"steps": 2}))
     seen = []
     model.reader.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    canvases = model.trace(noise, x).canvas
+    with native.disabled():  # the kernel makes the error while it reads
+        canvases = model.trace(noise, x).canvas
     start = model.canvas0.detach().sigmoid().view(1, 1, 1, 1)
     torch.testing.assert_close(seen[0], torch.cat([x, x - start], 1))
     torch.testing.assert_close(seen[1], torch.cat([x, x - canvases[0]], 1))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.errors import OperationalError
 from seqgen import native
@@ -16,6 +17,7 @@ from seqgen.config import ModelConfig
 from seqgen.models import build, kernels
 from seqgen.models.attention import AffineReader, AffineWriter, GaussianReader, GaussianWriter
 from seqgen.models.canvas import GatedCanvas
+from seqgen.models.linear import OneRun, StepLinear
 from seqgen.models.transition import LstmCell
 
 
@@ -43,42 +45,35 @@ def _threads(request):
     torch.set_num_threads(before)
 
 
-def both_ways(compute: Callable[..., Tensor], *inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Outputs and gradients of `compute` with the kernels and without."""
-    results = []
-    for plain in (False, True):
-        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
-        modules = [
-            part
-            for part in (getattr(compute, "__self__", None), compute)
-            if isinstance(part, torch.nn.Module)
-        ]
-        parameters = [p for module in modules for p in module.parameters()]
-        for parameter in parameters:
-            parameter.grad = None
-        if plain:
-            with native.disabled():
-                outputs = compute(*leaves)
-        else:
-            outputs = compute(*leaves)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        torch.manual_seed(7)
-        torch.autograd.backward(outputs, [torch.randn(output.shape) for output in outputs])
-        grads = [leaf.grad for leaf in (*leaves, *parameters) if leaf.grad is not None]
-        results.append([*(output.detach() for output in outputs), *grads])
-    return results[0], results[1]
+def results_of(module: nn.Module, compute: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs of `compute`, then the gradients of its inputs and of the module's parameters."""
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    module.zero_grad()
+    outputs = compute(*leaves)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    torch.manual_seed(7)
+    torch.autograd.backward(outputs, [torch.randn(output.shape) for output in outputs])
+    grads = [leaf.grad for leaf in (*leaves, *module.parameters()) if leaf.grad is not None]
+    return [*(output.detach() for output in outputs), *grads]
 
 
-def assert_same(compute: Callable[..., Tensor], *inputs: Tensor) -> None:
-    ours, plain = both_ways(compute, *inputs)
-    assert len(ours) == len(plain) > 1
-    for one, other in zip(ours, plain, strict=True):
-        scale = float(other.abs().max())
-        assert scale > 0
-        torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-5 * scale)
+def assert_same(module: nn.Module, *inputs: Tensor, compute: Callable[..., Any] | None = None) -> None:
+    """The kernels give what pure torch does, in a run, where the weights are laid out, and outside."""
+    compute = compute or module
+    with native.disabled():
+        plain = results_of(module, compute, inputs)
+    outside = results_of(module, compute, inputs)
+    with OneRun(module).inside():
+        inside = results_of(module, compute, inputs)
+    for ours in (outside, inside):
+        assert len(ours) == len(plain) > 1
+        for one, other in zip(ours, plain, strict=True):
+            scale = float(other.abs().max())
+            assert scale > 0
+            torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-5 * scale)
 
 
-def away_from_start(module: torch.nn.Module, scale: float = 0.3) -> torch.nn.Module:
+def away_from_start(module: nn.Module, scale: float = 0.3) -> nn.Module:
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -91,12 +86,38 @@ class TestAgainstPureTorch:
     @pytest.mark.parametrize("hidden", [16, 21, 5])
     def test_lstm(self, hidden: int):
         cell = away_from_start(LstmCell(4, hidden))
-        assert_same(lambda x, h, c: cell((x,), h, c), *(3 * torch.randn(7, n) for n in (4, hidden, hidden)))
+        inputs = [3 * torch.randn(7, n) for n in (4, hidden, hidden)]
+        assert_same(cell, *inputs, compute=lambda x, h, c: cell((x,), h, c))
 
     @pytest.mark.parametrize("kept", [0, 1], ids=["of h alone", "of the cell alone"])
     def test_lstm_with_a_gradient(self, kept: int):
         cell = away_from_start(LstmCell(4, 21))
-        assert_same(lambda x, h, c: cell((x,), h, c)[kept], *(torch.randn(1, n) for n in (4, 21, 21)))
+        inputs = [torch.randn(1, n) for n in (4, 21, 21)]
+        assert_same(cell, *inputs, compute=lambda x, h, c: cell((x,), h, c)[kept])
+
+    def test_lstm_with_a_share_of_a_fixed_input(self):
+        cell = away_from_start(LstmCell(12, 21, fixed=5))
+
+        def compute(x: Tensor, y: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+            return cell((y,), h, c, share=cell.linear.share(x))
+
+        assert_same(cell, *(torch.randn(6, n) for n in (5, 7, 21, 21)), compute=compute)
+
+    @pytest.mark.parametrize("batch", [1, 7, 100, 130, 1100])
+    @pytest.mark.parametrize(
+        ("widths", "outputs"), [((5,), 3), ((40, 17), 64), ((1, 30, 33), 70)], ids=["narrow", "two", "three"]
+    )
+    def test_linear(self, batch: int, widths: tuple[int, ...], outputs: int):
+        layer = StepLinear(sum(widths), outputs)
+        assert_same(layer, *(torch.randn(batch, n) for n in widths))
+
+    @pytest.mark.parametrize(("image", "size"), [((5, 28, 28), 2), ((3, 9, 37), 5)], ids=str)
+    def test_gaussian_read_of_an_error(self, image: tuple[int, ...], size: int):
+        batch, height, width = image
+        reader = away_from_start(GaussianReader(D, size, 2, height, width))
+        x = torch.rand(batch, 1, height, width)
+        inputs = torch.randn(batch, 1, height, width), torch.randn(batch, D)
+        assert_same(reader, *inputs, compute=lambda logits, h: reader.read_error(x, logits, h))
 
     @pytest.mark.parametrize("batch", [0, 1, 5])
     def test_a_batch_of_none_one_and_more_than_the_threads(self, batch: int):
@@ -151,15 +172,16 @@ def test_a_window_far_outside_reads_the_nearest_filters_and_stays_finite():
     reader = GaussianReader(D, 3, 1, 12, 12)
     bank = reader.window.bank(parameters)
     expected = (bank.y[:, None] @ image @ bank.x.mT[:, None]) * bank.gamma
-    torch.testing.assert_close(kernels.gaussian_read(parameters, image, 3), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(kernels.GaussianRead(3).forward(parameters, image)[0], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_an_affine_window_outside_the_image_reads_zero_and_has_no_gradient():
-    matrix = torch.tensor([[[1.0, 0.0, 9.0], [0.0, 1.0, 0.0]]], requires_grad=True)
-    glimpse = kernels.affine_sample(torch.rand(1, 1, 8, 8), matrix, 4, 4)
-    glimpse.sum().backward()
+    matrix, image = torch.tensor([[1.0, 0.0, 9.0, 0.0, 1.0, 0.0]]), torch.rand(1, 1, 8, 8)
+    sampler = kernels.AffineSample(4, 4)
+    glimpse, kept = sampler.forward(matrix, image)
+    grad, _ = sampler.backward(torch.ones_like(glimpse), kept, [False], matrix, image)
     assert glimpse.abs().max() == 0
-    assert matrix.grad.abs().max() == 0
+    assert grad.abs().max() == 0
 
 
 def test_a_nan_is_not_hidden():
@@ -169,9 +191,12 @@ def test_a_nan_is_not_hidden():
     assert cell.isnan().all()
     canvas = GatedCanvas(2)
     assert canvas(torch.full((1, 2, 6, 6), float("nan")), torch.zeros(1, 2, 6, 6)).isnan().all()
-    matrix = torch.full((1, 2, 3), float("nan"))
-    assert kernels.affine_sample(torch.rand(1, 1, 5, 5), matrix, 3, 3).isnan().all()
-    assert kernels.gaussian_read(torch.full((1, 5), float("nan")), torch.rand(1, 1, 5, 5), 2).isnan().all()
+    window, image = torch.full((1, 6), float("nan")), torch.rand(1, 1, 5, 5)
+    assert kernels.AffineSample(3, 3).forward(window, image)[0].isnan().all()
+    assert kernels.GaussianRead(2).forward(window[:, :5].contiguous(), image)[0].isnan().all()
+    layer, x = StepLinear(3, 40), torch.tensor([[1.0, 2.0, 3.0], [1.0, float("nan"), 3.0]])
+    with OneRun(layer).inside():
+        assert layer(x).isnan().all(1).tolist() == [False, True]
 
 
 def test_a_nan_in_the_gradient_is_not_hidden():
@@ -182,9 +207,26 @@ def test_a_nan_in_the_gradient_is_not_hidden():
 
 def test_batches_that_do_not_go_together_are_refused():
     with pytest.raises(ValueError, match="batches of 3 and 2 images"):
-        kernels.affine_sample(torch.zeros(3, 1, 5, 5), torch.zeros(2, 2, 3), 4, 4)
+        kernels.AffineSample(4, 4).forward(torch.zeros(3, 6), torch.zeros(2, 1, 5, 5))
     with pytest.raises(ValueError, match="batches of 2 and 3 images"):
-        kernels.gaussian_read(torch.zeros(2, 5), torch.zeros(3, 1, 5, 5), 2)
+        kernels.GaussianRead(2).forward(torch.zeros(2, 5), torch.zeros(3, 1, 5, 5))
+    layer = StepLinear(5, 2)
+    with OneRun(layer).inside():
+        with pytest.raises(ValueError, match="batches of 2 and 3 images"):
+            layer(torch.zeros(2, 2), torch.zeros(3, 3))
+        with pytest.raises(ValueError, match=r"inputs of \[2, 2\] for a layer of 5"):
+            layer(torch.zeros(2, 2), torch.zeros(2, 2))
+
+
+def test_what_is_computed_of_an_image_does_not_depend_on_the_others_or_the_threads():
+    layer, x = StepLinear(70, 90), torch.randn(131, 70)
+    with torch.no_grad(), OneRun(layer).inside():
+        together = layer(x)
+        assert torch.equal(together[37:38], layer(x[37:38]))
+        before = torch.get_num_threads()
+        torch.set_num_threads(2 if before == 1 else 1)
+        assert torch.equal(together, layer(x))
+        torch.set_num_threads(before)
 
 
 def test_without_gradients_nothing_is_kept_and_the_values_are_the_same():

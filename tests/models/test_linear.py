@@ -11,7 +11,7 @@ from torch.nn import functional
 from seqgen.config import ModelConfig
 from seqgen.models import build
 from seqgen.models import linear as module
-from seqgen.models.linear import OneGradient, StepLinear
+from seqgen.models.linear import OneRun, StepLinear
 
 STEPS, BATCH = 5, 6
 
@@ -27,7 +27,7 @@ def test_gradients_are_the_sum_over_the_steps(fixed: int):
         layer.zero_grad()
         given.grad, h, total = None, start, torch.zeros(())
         if gathered:
-            with OneGradient(layer).inside():
+            with OneRun(layer).inside():
                 share = layer.share(given) if fixed else None
                 for _ in range(STEPS):
                     y = layer(h[:, :2], h[:, 2:], share=share)
@@ -43,7 +43,7 @@ def test_gradients_are_the_sum_over_the_steps(fixed: int):
 
 def test_a_run_that_is_not_used_leaves_no_gradient_and_the_next_is_clean():
     layer = StepLinear(3, 2)
-    with OneGradient(layer).inside():
+    with OneRun(layer).inside():
         pass
     x = torch.randn(4, 3)
     layer(x).sum().backward()
@@ -52,11 +52,11 @@ def test_a_run_that_is_not_used_leaves_no_gradient_and_the_next_is_clean():
 
 @pytest.mark.parametrize("rows", [1, 14, 1024], ids=["each step", "now and then", "at the end"])
 def test_under_autocast_the_product_alone_is_in_half_precision(rows: int, monkeypatch):
-    monkeypatch.setattr(module, "_ROWS", rows)
+    monkeypatch.setattr(module, "_HALF_ROWS", rows)
     torch.manual_seed(1)
     layer, x = StepLinear(64, 32), torch.randn(10, 64)
     with torch.autocast("cpu", torch.bfloat16):
-        gradient = OneGradient(layer)
+        gradient = OneRun(layer)
         with gradient.inside():
             y = layer(x) + layer(2 * x)
     assert y.dtype == torch.float32
@@ -113,7 +113,7 @@ def test_recomputing_keeps_less():
 
 def test_a_backward_that_does_not_ask_for_the_weights_leaves_nothing_behind():
     layer, x = StepLinear(3, 2), torch.randn(4, 3, requires_grad=True)
-    with OneGradient(layer).inside():
+    with OneRun(layer).inside():
         loss = (layer(x) + layer(2 * x)).square().sum()
     torch.autograd.grad(loss, x, retain_graph=True)
     loss.backward()
