@@ -103,7 +103,9 @@ class AffineWriter(Writer):
         """`h` [B,D] -> [B,C,H,W]."""
         sprite = self.sprite(h).view(-1, self.channels, self.size, self.size)
         if kernels.available(sprite, h):
-            return functions.through_window(self.window, h, kernels.AffineSample(self.height, self.width), sprite)
+            return functions.through_window(
+                self.window, h, kernels.AffineSample(self.height, self.width), sprite
+            )
         return affine_sample(sprite, self.window(h).view(-1, 2, 3), self.height, self.width)
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The native parts of a step as differentiable functions, each with the layer that it begins with: autograd has few to call.
+"""The native parts of a step as differentiable functions, each with the layer it begins with: few calls for autograd.
 
 A function's layer is a `linear.Pass`, whose weight and bias it takes beside the layer for autograd's sake alone.
 """
@@ -82,7 +82,7 @@ class _Window(Function):
     ) -> Tensor:
         parameters, of_h = layer.multiply((h,))
         images = tuple(image.contiguous() for image in images)
-        sample, of_window = sampler.forward(parameters, *images)
+        sample, of_window = sampler.forward(parameters, images)
         ctx.layer, ctx.sampler, ctx.counts = layer, sampler, (len(of_h), len(of_window))
         ctx.save_for_backward(*of_h, *of_window, parameters, *images)
         return sample
@@ -91,9 +91,12 @@ class _Window(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved, (first, second) = ctx.saved_tensors, ctx.counts
-        of_h, of_window, window = saved[:first], saved[first : first + second], saved[first + second :]
+        of_h, of_window = saved[:first], saved[first : first + second]
+        parameters, *seen = saved[first + second :]
         _, _, weight, _, h, *images = ctx.needs_input_grad
-        grad_parameters, *grad_images = ctx.sampler.backward(grad.contiguous(), of_window, images, *window)
+        grad_parameters, *grad_images = ctx.sampler.backward(
+            grad.contiguous(), of_window, parameters, seen, images
+        )
         return None, None, None, None, *ctx.layer.backward(of_h, grad_parameters, weight, [h]), *grad_images
 
 

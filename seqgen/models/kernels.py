@@ -33,19 +33,18 @@ def _call(name: str, *arguments: _Argument | Sequence[Tensor | None]) -> None:
 
     The caller keeps the tensors, contiguous, until it is back.
     """
-    getattr(_library(), name)(*(_as_c(argument) for argument in arguments))
+    function = getattr(_library(), name)
+    if function.argtypes is None:
+        function.argtypes = [ctypes.c_long if isinstance(a, int) else ctypes.c_void_p for a in arguments]
+    function(*[a if isinstance(a, int) else _address(a) for a in arguments])
 
 
-def _as_c(argument: _Argument | Sequence[Tensor | None]) -> Any:
-    if isinstance(argument, int):
-        return ctypes.c_long(argument)
-    if argument is None or isinstance(argument, Tensor):
-        return ctypes.c_void_p(_address(argument))
-    return (ctypes.c_void_p * len(argument))(*(_address(tensor) for tensor in argument))
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _address(argument: Tensor | Sequence[Tensor | None] | None) -> Any:
+    if argument is None:
+        return None
+    if isinstance(argument, Tensor):
+        return argument.data_ptr()
+    return (ctypes.c_void_p * len(argument))(*map(_address, argument))
 
 
 def _check_batch(*tensors: Tensor) -> None:
@@ -79,7 +78,9 @@ class Laid:
         _check_batch(*parts)
         y = parts[0].new_empty(len(parts[0]), self.outputs)
         sizes, arrays = self._parts(parts)
-        _call("linear_forward", len(y), self.outputs, *sizes, torch.get_num_threads(), *arrays, self._forward, bias, y)
+        _call(
+            "linear_forward", len(y), self.outputs, *sizes, torch.get_num_threads(), *arrays, self._forward, bias, y
+        )  # fmt: skip
         return y
 
     def input_gradients(
@@ -141,9 +142,9 @@ def lstm_backward(
 
 
 def cgru(s: Tensor, weights: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
-    """CGRU(s) of eq. 10 and, if `keep`, what the backward pass wants.
+    """CGRU(s) of eq. 10 and, if `keep`, what the backward pass wants; `s` [B,C,H,W].
 
-    `s` [B,C,H,W]; `weights`: of 3 x 3 convolutions, gates' (update, reset) [2C,C,3,3], [2C], candidate's [C,C,3,3], [C].
+    `weights`, of 3 x 3 convolutions: the gates' (update, reset) [2C,C,3,3], [2C], the candidate's [C,C,3,3], [C].
     """
     kept = s.new_empty(len(s), _library().cgru_kept(*s.shape[1:])) if keep else None
     following = torch.empty_like(s)
@@ -159,22 +160,20 @@ def cgru_backward(kept: Tensor, weights: Sequence[Tensor], grad: Tensor) -> tupl
     return grads
 
 
-class Sampler(Protocol):
-    """Samples an image through a window; `backward` gives the gradients of the parameters and the images."""
+Kept = tuple[Tensor, ...]
 
-    def forward(self, parameters: Tensor, *images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+
+class Sampler(Protocol):
+    """Samples images through a window that `parameters` describe."""
+
+    def forward(self, parameters: Tensor, images: Sequence[Tensor]) -> tuple[Tensor, Kept]:
         """What is sampled, [B,C,...], and what `backward` wants kept besides the inputs."""
         ...
 
     def backward(
-        self,
-        grad: Tensor,
-        kept: tuple[Tensor, ...],
-        needed: Sequence[bool],
-        parameters: Tensor,
-        *images: Tensor,
+        self, grad: Tensor, kept: Kept, parameters: Tensor, images: Sequence[Tensor], needed: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
-        """`grad` as the sample; `needed`, for each image."""
+        """The gradients of the parameters and of the images that are `needed`, from the sample's."""
         ...
 
 
@@ -186,30 +185,26 @@ class GaussianRead(NamedTuple):
 
     size: int
 
-    def forward(
-        self, parameters: Tensor, image: Tensor, logits: Tensor | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(self, parameters: Tensor, images: Sequence[Tensor]) -> tuple[Tensor, Kept]:
         """The glimpse, and the filters."""
-        _check_batch(parameters, image, *([] if logits is None else [logits]))
+        _check_batch(parameters, *images)
+        image, logits = images if len(images) == 2 else (images[0], None)
         channels = image.shape[1] if logits is None else 2
         glimpse = image.new_empty(len(image), channels, self.size, self.size)
         bank = _bank(image, self.size)
-        threads = torch.get_num_threads()
-        _call("gaussian_read_forward", *image.shape, self.size, threads, parameters, image, logits, glimpse, bank)
+        _call(
+            "gaussian_read_forward", *image.shape, self.size, torch.get_num_threads(), parameters, image, logits,
+            glimpse, bank,
+        )  # fmt: skip
         return glimpse, (bank,)
 
     def backward(
-        self,
-        grad: Tensor,
-        kept: tuple[Tensor, ...],
-        needed: Sequence[bool],
-        parameters: Tensor,
-        image: Tensor,
-        logits: Tensor | None = None,
+        self, grad: Tensor, kept: Kept, parameters: Tensor, images: Sequence[Tensor], needed: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         """Of the parameters, the image and, if there were, the logits."""
-        grad_parameters = torch.empty_like(parameters)
+        image, logits = images if len(images) == 2 else (images[0], None)
         grads = [torch.empty_like(image) if need else None for need in needed]
+        grad_parameters = torch.empty_like(parameters)
         _call(
             "gaussian_read_backward", *image.shape, self.size, torch.get_num_threads(), parameters, image, logits,
             *kept, grad, grad_parameters, grads[0], grads[1] if logits is not None else None,
@@ -223,8 +218,9 @@ class GaussianWrite(NamedTuple):
     height: int
     width: int
 
-    def forward(self, parameters: Tensor, sprite: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(self, parameters: Tensor, images: Sequence[Tensor]) -> tuple[Tensor, Kept]:
         """What is written, and the filters."""
+        (sprite,) = images
         _check_batch(parameters, sprite)
         batch, channels, size, _ = sprite.shape
         written = sprite.new_empty(batch, channels, self.height, self.width)
@@ -234,14 +230,10 @@ class GaussianWrite(NamedTuple):
         return written, (bank,)
 
     def backward(
-        self,
-        grad: Tensor,
-        kept: tuple[Tensor, ...],
-        needed: Sequence[bool],
-        parameters: Tensor,
-        sprite: Tensor,
+        self, grad: Tensor, kept: Kept, parameters: Tensor, images: Sequence[Tensor], needed: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         """Of the parameters and the sprite."""
+        (sprite,) = images
         grads = torch.empty_like(parameters), torch.empty_like(sprite)
         _call(
             "gaussian_write_backward", *grad.shape, sprite.shape[-1], torch.get_num_threads(), parameters, sprite,
@@ -256,22 +248,19 @@ class AffineSample(NamedTuple):
     height: int
     width: int
 
-    def forward(self, parameters: Tensor, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(self, parameters: Tensor, images: Sequence[Tensor]) -> tuple[Tensor, Kept]:
         """The sample; nothing is kept."""
+        (image,) = images
         _check_batch(parameters, image)
         out = image.new_empty(*image.shape[:2], self.height, self.width)
         _call("affine_forward", *image.shape, *self, torch.get_num_threads(), image, parameters, out)
         return out, ()
 
     def backward(
-        self,
-        grad: Tensor,
-        kept: tuple[Tensor, ...],
-        needed: Sequence[bool],
-        parameters: Tensor,
-        image: Tensor,
+        self, grad: Tensor, kept: Kept, parameters: Tensor, images: Sequence[Tensor], needed: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         """Of the parameters and the image."""
+        (image,) = images
         grad_parameters = torch.empty_like(parameters)
         grad_image = torch.empty_like(image) if needed[0] else None
         _call(

@@ -19,8 +19,8 @@ constexpr long ROWS = 6, VECTORS = 1;
 #endif
 constexpr long WIDTH = VECTORS * N;
 constexpr long BLOCK = 10 * ROWS;  // images at a time, so that what is laid out of them stays in the second cache
-constexpr long FEW = 16;
 constexpr long DEPTH = 512;        // rows that are added up before a weight's gradient is touched
+constexpr long FEW = 16;           // of them handed out to tiles and panels while they are in the first cache
 
 long panels(long columns) { return (columns + WIDTH - 1) / WIDTH; }
 long tiles(long rows) { return (rows + ROWS - 1) / ROWS; }
@@ -91,8 +91,9 @@ void multiply(long rows, long columns, long depth, long threads, const float* le
         const long row = rows * t / count, height = rows * (t + 1) / count - row;
         const long column = panel * WIDTH, width = std::min(WIDTH, columns - column);
         for (long r = 0; r < height; ++r) fetch(row + r, column, width);
-        const float *panel_ = right + column * depth, *next = panel_ + WIDTH * depth + t * step * depth;
-        tile_of(height, std::make_integer_sequence<long, ROWS>())(depth, left + row * depth, panel_, next, step, out);
+        const float* now = right + column * depth;
+        tile_of(height, std::make_integer_sequence<long, ROWS>())(
+            depth, left + row * depth, now, now + (WIDTH + t * step) * depth, step, out);
         for (long r = 0; r < height; ++r) take(row + r, column, width, out + r * WIDTH);
       }
   });
@@ -130,8 +131,8 @@ void lay_left(const Parts<const float>& parts, long first, long rows, long threa
       const long row = rows * t / count, height = rows * (t + 1) / count - row;
       for (long r = 0; r < height; ++r)
         parts.visit(first + row + r, 0, depth, [&](const float* p, long n, long at) {
-          float* to_ = out + row * depth + at * height + r;
-          for (long k = 0; k < n; ++k) to_[k * height] = p[k];
+          float* column = out + row * depth + at * height + r;
+          for (long k = 0; k < n; ++k) column[k * height] = p[k];
         });
     }
   });
@@ -148,9 +149,10 @@ long linear_laid(long outputs, long inputs) { return panels(outputs) * WIDTH * i
 void linear_lay(long outputs, long inputs, long stride, const float* weight, float* forward, float* backward) {
   for (long o = 0; o < outputs; o += WIDTH) {
     float* panel = forward + o * inputs;
-    for (long c = 0; c < WIDTH; ++c)
-      for (long k = 0; k < inputs; ++k)
-        panel[k * WIDTH + c] = o + c < outputs ? weight[(o + c) * stride + k] : 0.0f;
+    for (long k0 = 0; k0 < inputs; k0 += N)
+      for (long c = 0; c < WIDTH; ++c)
+        for (long k = k0; k < std::min(k0 + N, inputs); ++k)
+          panel[k * WIDTH + c] = o + c < outputs ? weight[(o + c) * stride + k] : 0.0f;
   }
   if (!backward) return;
   for (long i = 0; i < inputs; i += WIDTH) {
@@ -168,8 +170,9 @@ void linear_forward(long batch, long outputs, long width0, long width1, long wid
                     const float* x1, const float* x2, const float* forward, const float* bias, float* y) {
   const Parts<const float> x{{x0, x1, x2}, {width0, width1, width2}};
   Scratch left(std::min(batch, BLOCK) * x.total());
-  for (long b = 0; b < batch; b += BLOCK) {
-    const long rows = std::min(BLOCK, batch - b);
+  const long blocks = (batch + BLOCK - 1) / BLOCK;
+  for (long i = 0; i < blocks; ++i) {
+    const long b = batch * i / blocks, rows = batch * (i + 1) / blocks - b;
     lay_left(x, b, rows, threads, left.data());
     multiply(rows, outputs, x.total(), threads, left.data(), forward,
              [&](long row, long column, long columns) { expect(y + (b + row) * outputs + column, columns); },
@@ -189,8 +192,9 @@ void linear_backward(long batch, long outputs, long width0, long width1, long wi
   const Parts<float> x{{grad0, grad1, grad2}, {width0, width1, width2}};
   const Parts<const float> y{{grad, nullptr, nullptr}, {outputs, 0, 0}};
   Scratch left(std::min(batch, BLOCK) * outputs);
-  for (long b = 0; b < batch; b += BLOCK) {
-    const long rows = std::min(BLOCK, batch - b);
+  const long blocks = (batch + BLOCK - 1) / BLOCK;
+  for (long i = 0; i < blocks; ++i) {
+    const long b = batch * i / blocks, rows = batch * (i + 1) / blocks - b;
     lay_left(y, b, rows, threads, left.data());
     multiply(rows, x.total(), outputs, threads, left.data(), backward,
              [&](long row, long column, long columns) {
@@ -218,9 +222,9 @@ void linear_gradient(long steps, long batch, long outputs, long width0, long wid
       for (long k = 0; k < depth; ++k) {
         const long step = from + k / images, image = b + k % images;
         rows_y[k] = grad[step] + image * outputs;
-        rows_x[k] = Parts<const float>{{x[3 * step], x[3 * step + 1], x[3 * step + 2]}, {width0, width1, width2}}.row(image);
+        const Parts<const float> parts{{x[3 * step], x[3 * step + 1], x[3 * step + 2]}, {width0, width1, width2}};
+        rows_x[k] = parts.row(image);
       }
-      // A few rows at a time, which the first cache holds while they are handed out to tiles and panels.
       share(count, threads, [&](long first, long last, long) {
         for (long k0 = 0; k0 < depth; k0 += FEW)
           for (long t = first; t < last; ++t) {
@@ -249,12 +253,11 @@ void linear_gradient(long steps, long batch, long outputs, long width0, long wid
                    store(to, load(to, columns - v) + load(sums + v), columns - v);
                  }
                });
-      for (long k = 0; k < depth; ++k) {
+      for (long k = 0; k < depth; ++k)
         for (long o = 0; o < outputs; o += N) {
           const long n = outputs - o;
           store(bias + o, load(bias + o, n) + load(rows_y[k] + o, n), n);
         }
-      }
     }
 }
 

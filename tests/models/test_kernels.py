@@ -172,14 +172,15 @@ def test_a_window_far_outside_reads_the_nearest_filters_and_stays_finite():
     reader = GaussianReader(D, 3, 1, 12, 12)
     bank = reader.window.bank(parameters)
     expected = (bank.y[:, None] @ image @ bank.x.mT[:, None]) * bank.gamma
-    torch.testing.assert_close(kernels.GaussianRead(3).forward(parameters, image)[0], expected, rtol=1e-3, atol=1e-5)
+    glimpse, _ = kernels.GaussianRead(3).forward(parameters, [image])
+    torch.testing.assert_close(glimpse, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_an_affine_window_outside_the_image_reads_zero_and_has_no_gradient():
     matrix, image = torch.tensor([[1.0, 0.0, 9.0, 0.0, 1.0, 0.0]]), torch.rand(1, 1, 8, 8)
     sampler = kernels.AffineSample(4, 4)
-    glimpse, kept = sampler.forward(matrix, image)
-    grad, _ = sampler.backward(torch.ones_like(glimpse), kept, [False], matrix, image)
+    glimpse, kept = sampler.forward(matrix, [image])
+    grad, _ = sampler.backward(torch.ones_like(glimpse), kept, matrix, [image], [False])
     assert glimpse.abs().max() == 0
     assert grad.abs().max() == 0
 
@@ -192,8 +193,8 @@ def test_a_nan_is_not_hidden():
     canvas = GatedCanvas(2)
     assert canvas(torch.full((1, 2, 6, 6), float("nan")), torch.zeros(1, 2, 6, 6)).isnan().all()
     window, image = torch.full((1, 6), float("nan")), torch.rand(1, 1, 5, 5)
-    assert kernels.AffineSample(3, 3).forward(window, image)[0].isnan().all()
-    assert kernels.GaussianRead(2).forward(window[:, :5].contiguous(), image)[0].isnan().all()
+    assert kernels.AffineSample(3, 3).forward(window, [image])[0].isnan().all()
+    assert kernels.GaussianRead(2).forward(window[:, :5].contiguous(), [image])[0].isnan().all()
     layer, x = StepLinear(3, 40), torch.tensor([[1.0, 2.0, 3.0], [1.0, float("nan"), 3.0]])
     with OneRun(layer).inside():
         assert layer(x).isnan().all(1).tolist() == [False, True]
@@ -207,9 +208,9 @@ def test_a_nan_in_the_gradient_is_not_hidden():
 
 def test_batches_that_do_not_go_together_are_refused():
     with pytest.raises(ValueError, match="batches of 3 and 2 images"):
-        kernels.AffineSample(4, 4).forward(torch.zeros(3, 6), torch.zeros(2, 1, 5, 5))
+        kernels.AffineSample(4, 4).forward(torch.zeros(3, 6), [torch.zeros(2, 1, 5, 5)])
     with pytest.raises(ValueError, match="batches of 2 and 3 images"):
-        kernels.GaussianRead(2).forward(torch.zeros(2, 5), torch.zeros(3, 1, 5, 5))
+        kernels.GaussianRead(2).forward(torch.zeros(2, 5), [torch.zeros(3, 1, 5, 5)])
     layer = StepLinear(5, 2)
     with OneRun(layer).inside():
         with pytest.raises(ValueError, match="batches of 2 and 3 images"):
