@@ -53,7 +53,7 @@ clean:  ## remove what was made here: products, runs, caches; not .venv
 	@touch $@
 
 # Without a C++ compiler it says so, and everything works, more slowly on a CPU.
-.venv/kernels: .venv/installed $(wildcard seqgen/native/*)
+.venv/kernels: .venv/installed $(wildcard seqgen/native/*.cpp seqgen/native/*.h seqgen/native/*.py)
 	-@$(BIN)/python -m seqgen.native
 	@touch $@
 

@@ -40,8 +40,15 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian": ("draw-first", _COMMON),
     "spatial-transformer": (_AFFINE, {**_COMMON, "model.canvas": "additive"}),
     "cgru": (_AFFINE, _COMMON),
+    "gaussian-cgru": (_AFFINE, {**_COMMON, "model.attention": "gaussian"}),
+    "full": (_AFFINE, {**_COMMON, "model.attention": "full", "model.canvas": "additive"}),
+    "full-cgru": (_AFFINE, {**_COMMON, "model.attention": "full"}),
 }
-_CONVOLVED = ("spatial-transformer", "cgru")
+_CGRU = ("cgru", "gaussian-cgru", "full-cgru")
+_ADDITIVE = ("gaussian", "spatial-transformer", "full")
+_GAUSSIAN = ("gaussian", "gaussian-cgru")
+_WINDOWS = ("gaussian", "spatial-transformer", "cgru", "gaussian-cgru")
+_CONVOLVED = tuple(kind for kind in KINDS if kind != "gaussian")  # f_o is a convolution
 
 Alter = Callable[[SequentialGenerator], None]
 
@@ -198,19 +205,18 @@ def _scale(layer: nn.Linear | nn.Conv2d, factor: float) -> None:
 
 
 DEFAULT = "as it is"
-_GAUSSIAN = ("gaussian",)
 CHANGES: dict[str, Change] = {
     DEFAULT: Change("the library's start, the recipe's settings"),
     # What the library does, undone.
-    "windows-torch": Change("window heads as torch starts them", torch_windows),
+    "windows-torch": Change("window heads as torch starts them", torch_windows, kinds=_WINDOWS),
     "windows-narrow": Change("filters of sigma 1", filter_width(None), kinds=_GAUSSIAN),
     "writer-gamma-1": Change("writer's gamma starts at 1", plain_writer_gain, kinds=_GAUSSIAN),
     "output-bias-0": Change("output starts at 1/2, not at the mean pixel", zero_output_bias),
     "observation-torch": Change(
         "f_o's weights as torch's, 1/6", observation_weights(1 / 6), kinds=_CONVOLVED
     ),
-    "cgru-torch": Change("the CGRU as torch starts it", torch_cgru, kinds=("cgru",)),
-    "cgru-keep-0": Change("the CGRU's keep bias 0, not 2", cgru_keep(0.0), kinds=("cgru",)),
+    "cgru-torch": Change("the CGRU as torch starts it", torch_cgru, kinds=_CGRU),
+    "cgru-keep-0": Change("the CGRU's keep bias 0, not 2", cgru_keep(0.0), kinds=_CGRU),
     "posterior-torch": Change("posterior head as torch starts it", torch_posterior),
     "forget-0": Change("LSTM forget biases 0, not 1", zero_forget_bias),
     "rate-1e-3": Change("rate 1e-3", settings={"train.learning_rate": 1e-3}),
@@ -220,15 +226,13 @@ CHANGES: dict[str, Change] = {
     "write-5": Change(
         "sprite 5x5, as DRAW's paper has it", settings={"model.write_size": 5}, kinds=_GAUSSIAN
     ),
-    "quiet": Change("posterior means /10, z /3, writes /3", signal(0.1, 1 / 3), kinds=("cgru",)),
+    "quiet": Change("posterior means /10, z /3, writes /3", signal(0.1, 1 / 3), kinds=_CGRU),
     # What is not done.
-    "signal": Change(
-        "posterior means x10, z x3, writes x3", signal(10.0, 3.0), kinds=("gaussian", "spatial-transformer")
-    ),
+    "signal": Change("posterior means x10, z x3, writes x3", signal(10.0, 3.0), kinds=_ADDITIVE),
     "rate-6e-3": Change("rate 6e-3", settings={"train.learning_rate": 6e-3}),
     "beta2-0.99": Change("Adam's beta2 0.99", beta2=0.99),
     "kl-warmup-300": Change("KL's weight rises over 300 steps", settings={"train.kl_warmup_steps": 300}),
-    "windows-x10": Change("window heads' weights x10: torch's", window_weights(10.0)),
+    "windows-x10": Change("window heads' weights x10: torch's", window_weights(10.0), kinds=_WINDOWS),
 }
 
 

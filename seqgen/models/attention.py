@@ -73,7 +73,7 @@ class AffineReader(Reader):
 
     def forward(self, image: Tensor, h: Tensor) -> Tensor:
         """`image` [B,C,H,W], `h` [B,D] -> glimpse [B, C*P*P]."""
-        if kernels.available(image, h):
+        if kernels.available(image, h, self.window.weight):
             sampler = kernels.AffineSample(self.size, self.size)
             return functions.through_window(self.window, h, sampler, image).flatten(1)
         matrix = self.window(h).view(-1, 2, 3)
@@ -102,7 +102,7 @@ class AffineWriter(Writer):
     def forward(self, h: Tensor) -> Tensor:
         """`h` [B,D] -> [B,C,H,W]."""
         sprite = self.sprite(h).view(-1, self.channels, self.size, self.size)
-        if kernels.available(sprite, h):
+        if kernels.available(sprite, h, self.window.weight):
             return functions.through_window(
                 self.window, h, kernels.AffineSample(self.height, self.width), sprite
             )
@@ -185,7 +185,7 @@ class GaussianReader(Reader):
 
     def forward(self, image: Tensor, h: Tensor) -> Tensor:
         """`image` [B,C,H,W], `h` [B,D] -> glimpse [B, C*P*P]."""
-        if kernels.available(image, h):
+        if kernels.available(image, h, self.window.head.weight):
             sampler = kernels.GaussianRead(self.window.size)
             return functions.through_window(self.window.head, h, sampler, image).flatten(1)
         bank = self.window.bank(self.window.head(h))
@@ -194,7 +194,7 @@ class GaussianReader(Reader):
 
     def read_error(self, x: Tensor, logits: Tensor, h: Tensor) -> Tensor:
         """See Reader."""
-        if kernels.available(x, logits, h):
+        if kernels.available(x, logits, h, self.window.head.weight) and not x.requires_grad:
             sampler = kernels.GaussianRead(self.window.size)
             return functions.through_window(self.window.head, h, sampler, x, logits).flatten(1)
         return super().read_error(x, logits, h)
@@ -220,7 +220,7 @@ class GaussianWriter(Writer):
     def forward(self, h: Tensor) -> Tensor:
         """`h` [B,D] -> [B,C,H,W]."""
         sprite = self.sprite(h).view(-1, self.channels, self.size, self.size)
-        if kernels.available(sprite, h):
+        if kernels.available(sprite, h, self.window.head.weight):
             sampler = kernels.GaussianWrite(self.window.height, self.window.width)
             return functions.through_window(self.window.head, h, sampler, sprite)
         bank = self.window.bank(self.window.head(h))

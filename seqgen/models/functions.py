@@ -30,6 +30,19 @@ def through_window(head: StepLinear, h: Tensor, sampler: kernels.Sampler, *image
     return _Window.apply(layer, sampler, layer.weight, layer.bias, h, *images)
 
 
+def draw(parameters: Tensor, noise: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
+    """z = mean + sigma `noise`, mean and log sigma, kept within `limits`; `parameters` [B,2K] hold the latter two.
+
+    The noise has no gradient.
+    """
+    return _Draw.apply(parameters, noise, limits)
+
+
+def kl(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL[N(mean, sigma) || N(0, I)] over the last axis, nats: [...,K] -> [...]."""
+    return _Kl.apply(mean, log_std)
+
+
 def cgru(s: Tensor, gates: nn.Conv2d, candidate: nn.Conv2d) -> Tensor:
     """CGRU(s) of eq. 10: `s` [B,C,H,W]; 3 x 3 convolutions, `gates` (update, reset) to 2C channels."""
     keep = torch.is_grad_enabled()  # inside the function it never is
@@ -98,6 +111,40 @@ class _Window(Function):
             grad.contiguous(), of_window, parameters, seen, images
         )
         return None, None, None, None, *ctx.layer.backward(of_h, grad_parameters, weight, [h]), *grad_images
+
+
+class _Draw(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, parameters: Tensor, noise: Tensor, limits: tuple[float, float]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        parameters, noise = parameters.contiguous(), noise.contiguous()
+        ctx.save_for_backward(parameters, noise)
+        ctx.limits = limits
+        ctx.set_materialize_grads(False)
+        return kernels.draw(parameters, noise, limits)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (
+            kernels.draw_backward(*ctx.saved_tensors, ctx.limits, [_contiguous(g) for g in grads]),
+            None,
+            None,
+        )
+
+
+class _Kl(Function):
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor) -> Tensor:
+        mean, log_std = mean.contiguous(), log_std.contiguous()
+        ctx.save_for_backward(mean, log_std)
+        return kernels.kl(mean, log_std)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return kernels.kl_backward(*ctx.saved_tensors, grad.contiguous())
 
 
 class _Cgru(Function):

@@ -12,6 +12,7 @@ from torch.distributions import Bernoulli, Independent, Normal
 from torch.utils.checkpoint import checkpoint
 
 from seqgen.config import ModelConfig
+from seqgen.models.gaussian import draw, gaussian_kl
 from seqgen.models.linear import OneRun
 from seqgen.models.observation import bernoulli_log_prob
 from seqgen.models.precision import full_precision
@@ -81,12 +82,6 @@ class Trace(NamedTuple):
     write: Tensor | None
     context_read: Tensor | None
     kl: Tensor | None
-
-
-def gaussian_kl(mean: Tensor, log_std: Tensor) -> Tensor:
-    """KL[N(mean, sigma) || N(0, I)] = 1/2 sum_k (mean^2 + sigma^2 - 1 - 2 log sigma), over the last axis, nats."""
-    mean, log_std = full_precision(mean), full_precision(log_std)
-    return 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(-1)
 
 
 class SequentialGenerator(nn.Module):
@@ -188,8 +183,8 @@ class SequentialGenerator(nn.Module):
             step = Step(noise, torch.zeros_like(noise), torch.zeros_like(noise))
         else:
             glimpse = None if seen.share is not None else self._glimpse(state, seen)
-            mean, log_std, encoder = self.posterior(glimpse, state.h, encoder, seen.share)
-            step = Step(mean + log_std.exp() * noise, mean, log_std)
+            parameters, encoder = self.posterior(glimpse, state.h, encoder, seen.share)
+            step = Step(*draw(parameters, noise))
         inputs: tuple[Tensor, ...] = (step.z,)
         if self.context_reader is not None:
             inputs = (step.z, self.context_reader(seen.context, state.h))

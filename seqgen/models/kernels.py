@@ -25,18 +25,21 @@ def available(*tensors: Tensor) -> bool:
     )
 
 
-_Argument = int | Tensor | None
+_Argument = int | float | Tensor | None
+
+
+_C_TYPES = {int: ctypes.c_long, float: ctypes.c_float}
 
 
 def _call(name: str, *arguments: _Argument | Sequence[Tensor | None]) -> None:
-    """Call a kernel; sizes as long, tensors as pointers, a list as an array of them.
+    """Call a kernel; sizes as long, numbers as float, tensors as pointers, a list as an array of them.
 
     The caller keeps the tensors, contiguous, until it is back.
     """
     function = getattr(_library(), name)
     if function.argtypes is None:
-        function.argtypes = [ctypes.c_long if isinstance(a, int) else ctypes.c_void_p for a in arguments]
-    function(*[a if isinstance(a, int) else _address(a) for a in arguments])
+        function.argtypes = [_C_TYPES.get(type(a), ctypes.c_void_p) for a in arguments]
+    function(*[a if isinstance(a, int | float) else _address(a) for a in arguments])
 
 
 def _address(argument: Tensor | Sequence[Tensor | None] | None) -> Any:
@@ -45,6 +48,12 @@ def _address(argument: Tensor | Sequence[Tensor | None] | None) -> Any:
     if isinstance(argument, Tensor):
         return argument.data_ptr()
     return (ctypes.c_void_p * len(argument))(*map(_address, argument))
+
+
+def _check(right: bool, *tensors: Tensor) -> None:
+    """The kernels look at no shape themselves."""
+    if not right:
+        raise ValueError(f"shapes {' and '.join(str(list(t.shape)) for t in tensors)} do not go together")
 
 
 def _check_batch(*tensors: Tensor) -> None:
@@ -87,6 +96,7 @@ class Laid:
         self, grad: Tensor, parts: Sequence[Tensor], needed: Sequence[bool]
     ) -> list[Tensor | None]:
         """grad W for the parts that need it, `grad` [B,O]."""
+        assert self._backward is not None, "laid out without a backward pass"
         grads = [torch.empty_like(part) if need else None for part, need in zip(parts, needed, strict=True)]
         sizes, _ = self._parts(parts)
         _call(
@@ -123,7 +133,7 @@ def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 
     `gates` is used up: it holds the gates' values afterwards, which the backward pass wants.
     """
-    _check_batch(gates, cell)
+    _check(gates.shape == (len(cell), 4 * cell.shape[1]), gates, cell)
     h, following = torch.empty_like(cell), torch.empty_like(cell)
     _call("lstm_forward", *cell.shape, torch.get_num_threads(), gates, cell, h, following)
     return h, following
@@ -139,6 +149,60 @@ def lstm_backward(
         grad_gates, grad_cell,
     )  # fmt: skip
     return grad_gates, grad_cell
+
+
+def draw(parameters: Tensor, noise: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
+    """z = mean + sigma noise, mean and log sigma, [B,K] each: `parameters` [B,2K] hold mean and log sigma.
+
+    log sigma is kept within `limits`.
+    """
+    _check(parameters.shape == (len(noise), 2 * noise.shape[1]), parameters, noise)
+    z, mean, log_std = (torch.empty_like(noise) for _ in range(3))
+    _call(
+        "draw_forward",
+        *noise.shape,
+        torch.get_num_threads(),
+        *map(float, limits),
+        parameters,
+        noise,
+        z,
+        mean,
+        log_std,
+    )
+    return z, mean, log_std
+
+
+def draw_backward(
+    parameters: Tensor, noise: Tensor, limits: tuple[float, float], grads: Sequence[Tensor | None]
+) -> Tensor:
+    """The gradient of the parameters from those of z, mean and log sigma."""
+    grad = torch.empty_like(parameters)
+    _call(
+        "draw_backward",
+        *noise.shape,
+        torch.get_num_threads(),
+        *map(float, limits),
+        parameters,
+        noise,
+        *grads,
+        grad,
+    )
+    return grad
+
+
+def kl(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL[N(mean, sigma) || N(0, I)] over the last axis, nats: [...,K] -> [...]."""
+    _check(mean.shape == log_std.shape, mean, log_std)
+    out = mean.new_empty(mean.shape[:-1])
+    _call("kl_forward", out.numel(), mean.shape[-1], torch.get_num_threads(), mean, log_std, out)
+    return out
+
+
+def kl_backward(mean: Tensor, log_std: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of mean and log sigma."""
+    grads = torch.empty_like(mean), torch.empty_like(log_std)
+    _call("kl_backward", grad.numel(), mean.shape[-1], torch.get_num_threads(), mean, log_std, grad, *grads)
+    return grads
 
 
 def cgru(s: Tensor, weights: Sequence[Tensor], keep: bool) -> tuple[Tensor, Tensor | None]:
@@ -189,6 +253,8 @@ class GaussianRead(NamedTuple):
         """The glimpse, and the filters."""
         _check_batch(parameters, *images)
         image, logits = images if len(images) == 2 else (images[0], None)
+        if logits is not None:
+            _check(image.shape == logits.shape and image.shape[1] == 1, image, logits)
         channels = image.shape[1] if logits is None else 2
         glimpse = image.new_empty(len(image), channels, self.size, self.size)
         bank = _bank(image, self.size)

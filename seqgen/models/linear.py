@@ -5,6 +5,7 @@ is summed over the steps inside the products.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,9 @@ from seqgen.models.precision import full_precision
 
 # Rows of inputs that are gathered before they are multiplied: a long sum is read and written less often, and in half
 # precision rounded less often.
-_ROWS, _HALF_ROWS = 400, 1024
+_ROWS, _HALF_ROWS = 500, 1024  # the first no more than DEPTH of native/products.cpp
+
+_current = threading.local()  # .passes: those of the run that this thread is inside, by layer
 
 
 class StepLinear(nn.Linear):
@@ -31,7 +34,6 @@ class StepLinear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, fixed: int = 0) -> None:
         super().__init__(inputs, outputs)
         self.fixed = fixed
-        self._pass: Pass | None = None
 
     def share(self, x: Tensor) -> Tensor:
         """The part of y that `x` [B,fixed] and b give, [B,O]."""
@@ -39,8 +41,8 @@ class StepLinear(nn.Linear):
 
     def forward(self, *inputs: Tensor, share: Tensor | None = None) -> Tensor:
         """`inputs` [B,I_1], [B,I_2], ... stand side by side -> [B,O]; with `share`, those that are not fixed."""
-        if self._pass is not None:
-            layer = self._pass
+        layer = self._pass()
+        if layer is not None:
             y = _Product.apply(layer, layer.weight, layer.bias, *inputs)
         else:
             weight, bias = self.part(share is not None)
@@ -49,7 +51,11 @@ class StepLinear(nn.Linear):
 
     def one(self, varying: bool = False) -> Pass:
         """The run's pass; outside a run, one for a single use."""
-        return self._pass or Pass(self, self.part(varying), lay=False)
+        return self._pass() or Pass(self, self.part(varying), lay=False)
+
+    def _pass(self) -> Pass | None:
+        # What is compiled knows no runs.
+        return None if torch.compiler.is_compiling() else getattr(_current, "passes", {}).get(self)
 
     def part(self, varying: bool) -> tuple[Tensor, Tensor | None]:
         """Weights and bias, of all inputs or of the varying ones, which have no bias of their own."""
@@ -69,22 +75,21 @@ class OneRun:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._passes = [
-            (layer, Pass(layer, layer.part(varying=layer.fixed > 0), lay=True))
+        self._passes = {
+            layer: Pass(layer, layer.part(varying=layer.fixed > 0), lay=True)
             for layer in model.modules()
             if isinstance(layer, StepLinear)
-        ]
+        }
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """The steps of the run."""
-        for layer, one in self._passes:
-            layer._pass = one
+        """The steps of the run, in the thread that enters."""
+        outer = getattr(_current, "passes", {})
+        _current.passes = self._passes
         try:
             yield
         finally:
-            for layer, _ in self._passes:
-                layer._pass = None
+            _current.passes = outer
 
 
 class Pass:
@@ -104,11 +109,12 @@ class Pass:
         """W [inputs] + b, [B,O], and what `backward` wants kept."""
         self._widths = [part.shape[1] for part in inputs]  # the same at every step
         if self._laid is not None:
-            parts = tuple(part.contiguous() for part in inputs)
+            parts = tuple(part.to(self.weight).contiguous() for part in inputs)
             return self._laid.product(parts, self.bias), parts
         x = side_by_side(inputs).to(self.weight.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            return full_precision(functional.linear(x, self.weight, self.bias)), (x,)
+            # The weight is kept, so that autograd sees if it is changed before the backward pass.
+            return full_precision(functional.linear(x, self.weight, self.bias)), (x, self.weight)
 
     def backward(
         self, kept: Sequence[Tensor], grad: Tensor, weight: bool, needed: Sequence[bool]
@@ -116,12 +122,12 @@ class Pass:
         """Gather the gradients of W and b if `weight`; return those of the inputs that are `needed`."""
         grad = grad.to(self.weight.dtype).contiguous()
         if weight:
-            self._gradient.add(kept, grad)
+            self._gradient.add(kept if self._laid else kept[:1], grad)
         if not any(needed):
             return [None] * len(needed)
         if self._laid is not None:
             return self._laid.input_gradients(grad, kept, needed)
-        return list(full_precision(grad @ self.weight).split(self._widths, 1))
+        return list(full_precision(grad @ kept[1]).split(self._widths, 1))
 
 
 def side_by_side(inputs: Sequence[Tensor]) -> Tensor:
@@ -143,6 +149,8 @@ class _Gradient:
     def add(self, parts: Sequence[Tensor], grad: Tensor) -> None:
         """The next step's inputs [B,I_1], [B,I_2], ... and the gradient of its outputs [B,O]."""
         self._only_this_backward()
+        if self._steps and len(self._steps[0][1]) != len(grad):
+            self._multiply()
         self._steps.append((parts, grad))
         if len(self._steps) * len(grad) >= self._together:
             self._multiply()

@@ -9,9 +9,6 @@ from seqgen.models.linear import StepLinear
 from seqgen.models.slots import Posterior
 from seqgen.models.transition import LstmCell
 
-# Standard deviations between e^-7 and e^3: beyond, the KL's exponentials leave float32.
-_LOG_STD_RANGE = (-7.0, 3.0)
-
 
 def _gaussian_head(inputs: int, latents: int) -> StepLinear:
     """A linear map to mean and log sigma that starts with q near the prior."""
@@ -20,11 +17,6 @@ def _gaussian_head(inputs: int, latents: int) -> StepLinear:
         head.weight.mul_(0.1)
         head.bias.zero_()
     return head
-
-
-def _split(parameters: Tensor) -> tuple[Tensor, Tensor]:
-    mean, log_std = parameters.chunk(2, 1)
-    return mean, log_std.clamp(*_LOG_STD_RANGE)
 
 
 class SharedPosterior(Posterior):
@@ -46,10 +38,9 @@ class SharedPosterior(Posterior):
 
     def forward(
         self, glimpse: Tensor | None, h: Tensor, state: tuple[Tensor, Tensor], share: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, tuple]:
-        """`glimpse` [B,F], `h` [B,D] -> mean [B,K], log sigma [B,K], `state` untouched."""
-        mean, log_std = _split(self.head(self.inner(*_present(glimpse), h, share=share).tanh()))
-        return mean, log_std, state
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """`glimpse` [B,F], `h` [B,D] -> mean and log sigma [B,2K], `state` untouched."""
+        return self.head(self.inner(*_present(glimpse), h, share=share).tanh()), state
 
 
 class EncoderPosterior(Posterior):
@@ -67,11 +58,10 @@ class EncoderPosterior(Posterior):
 
     def forward(
         self, glimpse: Tensor | None, h: Tensor, state: tuple[Tensor, Tensor], share: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, tuple]:
-        """`glimpse` [B,F], `h` [B,D], `state` (h^enc, cell^enc) -> mean [B,K], log sigma [B,K], the next state."""
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """`glimpse` [B,F], `h` [B,D], `state` (h^enc, cell^enc) -> mean and log sigma [B,2K], the next state."""
         state = self.cell((*_present(glimpse), h), *state, share=share)
-        mean, log_std = _split(self.head(state[0]))
-        return mean, log_std, state
+        return self.head(state[0]), state
 
 
 def _present(glimpse: Tensor | None) -> tuple[Tensor, ...]:

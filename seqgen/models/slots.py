@@ -38,7 +38,7 @@ class Writer(nn.Module):
 
 
 class Posterior(nn.Module):
-    """q(z_t | z_{<t}, x): forward(glimpse [B,F], h [B,D], state, share) -> mean [B,K], log sigma [B,K], state.
+    """q(z_t | z_{<t}, x): forward(glimpse [B,F], h [B,D], state, share) -> mean and log sigma [B,2K], state.
 
     `state` is a pair of [B, state_size], the recurrence of the posterior's own. A glimpse that is the same at every
     step is given once, to `share`, and then what that returned instead of it.

@@ -27,7 +27,7 @@ class LstmCell(nn.Module):
         self, inputs: tuple[Tensor, ...], h: Tensor, cell: Tensor, share: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """`inputs` [B,I] in parts, `h` and `cell` [B,D] -> the next h and cell; `share` as in StepLinear."""
-        if kernels.available(h, cell):
+        if kernels.available(h, cell, self.linear.weight):
             return functions.lstm(self.linear, (*inputs, h), cell, share)
         gates = self.linear(*inputs, h, share=share)
         i, f, g, o = gates.chunk(4, 1)

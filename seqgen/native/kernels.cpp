@@ -506,6 +506,70 @@ void lstm_backward(long batch, long hidden, long threads, const float* gates, co
   });
 }
 
+// z = mean + sigma noise, [B,K] each: parameters [B,2K] hold the mean and log sigma, which is kept within [low, high].
+void draw_forward(long batch, long latents, long threads, float low, float high, const float* parameters,
+                  const float* noise, float* z, float* mean, float* log_std) {
+  share(batch, threads, [&](long first, long last, long) {
+    for (long b = first; b < last; ++b)
+      for (long k = 0; k < latents; k += N) {
+        const long n = latents - k, at = b * latents + k;
+        const Vec m = load(parameters + b * 2 * latents + k, n);
+        Vec l = load(parameters + b * 2 * latents + latents + k, n);
+        l = l < low ? Vec{} + low : l;
+        l = l > high ? Vec{} + high : l;
+        store(mean + at, m, n);
+        store(log_std + at, l, n);
+        store(z + at, m + exponential(l) * load(noise + at, n), n);
+      }
+  });
+}
+
+// The gradients of z, the mean and log sigma may be null.
+void draw_backward(long batch, long latents, long threads, float low, float high, const float* parameters,
+                   const float* noise, const float* grad_z, const float* grad_mean, const float* grad_log_std,
+                   float* grad_parameters) {
+  share(batch, threads, [&](long first, long last, long) {
+    for (long b = first; b < last; ++b)
+      for (long k = 0; k < latents; k += N) {
+        const long n = latents - k, at = b * latents + k, to = b * 2 * latents + k;
+        const Vec l = load(parameters + to + latents, n), zero = {};
+        const Vec gz = grad_z ? load(grad_z + at, n) : zero;
+        Vec gm = gz, gl = gz * load(noise + at, n) * exponential(l);
+        if (grad_mean) gm += load(grad_mean + at, n);
+        if (grad_log_std) gl += load(grad_log_std + at, n);
+        store(grad_parameters + to, gm, n);
+        store(grad_parameters + to + latents, (l >= low) & (l <= high) ? gl : zero, n);
+      }
+  });
+}
+
+// KL[N(mean, sigma) || N(0, 1)] in nats, summed over each of `rows` rows of `latents`.
+void kl_forward(long rows, long latents, long threads, const float* mean, const float* log_std, float* kl) {
+  share(rows, threads, [&](long first, long last, long) {
+    for (long r = first; r < last; ++r) {
+      Vec total = {};
+      for (long k = 0; k < latents; k += N) {
+        const long n = latents - k;
+        const Vec m = load(mean + r * latents + k, n), l = 2.0f * load(log_std + r * latents + k, n);
+        total += m * m + (exponential(l) - 1.0f - l);  // nothing beyond the last: e^0 - 1 - 0
+      }
+      kl[r] = 0.5f * sum(total);
+    }
+  });
+}
+
+void kl_backward(long rows, long latents, long threads, const float* mean, const float* log_std, const float* grad,
+                 float* grad_mean, float* grad_log_std) {
+  share(rows, threads, [&](long first, long last, long) {
+    for (long r = first; r < last; ++r)
+      for (long k = 0; k < latents; k += N) {
+        const long n = latents - k, at = r * latents + k;
+        store(grad_mean + at, grad[r] * load(mean + at, n), n);
+        store(grad_log_std + at, grad[r] * (exponential(2.0f * load(log_std + at, n)) - 1.0f), n);
+      }
+  });
+}
+
 // Floats of `kept` for one image: the planes s, update, reset and candidate as the backward pass wants them.
 long cgru_kept(long channels, long height, long width) { return 4 * channels * Plane(height, width).size; }
 
@@ -640,7 +704,7 @@ void gaussian_read_forward(long batch, long channels, long height, long width, l
   });
 }
 
-// `grad_image`, without `logits`, and `grad_logits` may be null.
+// `grad_image` and `grad_logits` may be null; with `logits`, `grad_image` is of the first channel alone.
 void gaussian_read_backward(long batch, long channels, long height, long width, long size, long threads,
                             const float* parameters, const float* image, const float* logits, const float* kept,
                             const float* grad, float* grad_parameters, float* grad_image, float* grad_logits) {

@@ -2,7 +2,8 @@
 //
 // The weights are laid out once for all steps as the innermost loop reads them, the inputs may lie in several parts, and
 // the weights' gradient is added up in place. A tile of ROWS x WIDTH sums stays in the registers over the whole depth;
-// every sum is added up in the same order whatever the batch and the number of threads.
+// a sum of outputs or of their inputs' gradients is added up in the same order whatever the batch, and every sum whatever
+// the number of threads.
 
 #include <memory>
 #include <utility>
@@ -247,17 +248,17 @@ void linear_gradient(long steps, long batch, long outputs, long width0, long wid
       });
       multiply(outputs, inputs, depth, threads, left.data(), right.data(),
                [&](long row, long column, long columns) { expect(total + row * inputs + column, columns); },
-               [&](long row, long column, long columns, const float* sums) {
+               [&](long row, long column, long columns, const float* tile) {
                  for (long v = 0; v < columns; v += N) {
                    float* to = total + row * inputs + column + v;
-                   store(to, load(to, columns - v) + load(sums + v), columns - v);
+                   store(to, load(to, columns - v) + load(tile + v), columns - v);
                  }
                });
+      Buffer sums(round_up(outputs, N));
       for (long k = 0; k < depth; ++k)
-        for (long o = 0; o < outputs; o += N) {
-          const long n = outputs - o;
-          store(bias + o, load(bias + o, n) + load(rows_y[k] + o, n), n);
-        }
+        for (long o = 0; o < outputs; o += N)
+          store(sums.at(o), load(sums.at(o)) + load(rows_y[k] + o, outputs - o));
+      for (long o = 0; o < outputs; ++o) bias[o] += sums.data()[o];
     }
 }
 

@@ -39,7 +39,8 @@ def importance_weighted(
 def _log_weights(model: SequentialGenerator, x: Tensor, context: Tensor | None, noise: Tensor) -> Tensor:
     """log p(x | z) + log p(z) - log q(z | x) at k posterior samples an image, [kB], sample by sample."""
     posterior, z, likelihood = model.infer(x, context, noise)
-    log_prior = -0.5 * (z.square() + math.log(2 * math.pi))
     repeats = noise.shape[1] // len(x)
     images = x.expand(repeats, *x.shape).flatten(0, 1)
-    return likelihood.log_prob(images) + (log_prior - posterior.log_prob(z)).sum((0, 2))
+    # log N(z; 0, 1) - log N(z; mu, sigma), where (z - mu) / sigma is the noise.
+    log_ratio = 0.5 * (noise.square() - z.square()) + posterior.stddev.log()
+    return likelihood.log_prob(images) + log_ratio.sum((0, 2))

@@ -144,6 +144,7 @@ class _Run:
             step = epoch * steps + index
             loss, parts = self._loss(self.batches.at(epoch, index), step)
             loss.backward()
+            del loss  # and with it what the run laid out of its weights
             norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
             spoiled = spoiled.minimum(torch.where(norm.isfinite(), steps, index))
             rate = self._advance(step, spoiled < steps)

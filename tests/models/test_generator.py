@@ -142,7 +142,8 @@ def test_zero_writes_leave_an_additive_canvas_unchanged():
 def test_one_step_is_a_plain_vae():
     model, x, _, noise = example(small(steps=1, attention="full", canvas="additive"))
     state = model.initial_state(len(x))
-    mean, log_std, _ = model.posterior(None, state.h, state.encoder, model.posterior.share(x.flatten(1)))
+    parameters, _ = model.posterior(None, state.h, state.encoder, model.posterior.share(x.flatten(1)))
+    mean, log_std = parameters.chunk(2, 1)
     z = mean + log_std.exp() * noise[0]
     h, _ = model.transition((z,), state.h, state.cell)
     logits = model.observation(state.canvas + model.writer(h))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from data_prep.errors import OperationalError
 from seqgen import native
 from seqgen.config import ModelConfig
-from seqgen.models import build, kernels
+from seqgen.models import build, gaussian, kernels
 from seqgen.models.attention import AffineReader, AffineWriter, GaussianReader, GaussianWriter
 from seqgen.models.canvas import GatedCanvas
 from seqgen.models.linear import OneRun, StepLinear
@@ -118,6 +119,19 @@ class TestAgainstPureTorch:
         x = torch.rand(batch, 1, height, width)
         inputs = torch.randn(batch, 1, height, width), torch.randn(batch, D)
         assert_same(reader, *inputs, compute=lambda logits, h: reader.read_error(x, logits, h))
+        assert_same(reader, x, *inputs, compute=reader.read_error)
+
+    @pytest.mark.parametrize("latents", [3, 16, 37])
+    def test_draw(self, latents: int):
+        noise = torch.randn(7, latents)
+        parameters = 5 * torch.randn(7, 2 * latents)  # some beyond the limits of log sigma
+        assert_same(nn.Identity(), parameters, compute=lambda p: gaussian.draw(p, noise))
+        for kept in range(3):
+            assert_same(nn.Identity(), parameters, compute=lambda p, kept=kept: gaussian.draw(p, noise)[kept])
+
+    @pytest.mark.parametrize("shape", [(2, 5, 37), (3, 1)], ids=str)
+    def test_kl(self, shape: tuple[int, ...]):
+        assert_same(nn.Identity(), torch.randn(shape), torch.randn(shape), compute=gaussian.gaussian_kl)
 
     @pytest.mark.parametrize("batch", [0, 1, 5])
     def test_a_batch_of_none_one_and_more_than_the_threads(self, batch: int):
@@ -195,6 +209,10 @@ def test_a_nan_is_not_hidden():
     window, image = torch.full((1, 6), float("nan")), torch.rand(1, 1, 5, 5)
     assert kernels.AffineSample(3, 3).forward(window, [image])[0].isnan().all()
     assert kernels.GaussianRead(2).forward(window[:, :5].contiguous(), [image])[0].isnan().all()
+    noise, unknown = torch.zeros(1, 2), torch.full((1, 4), float("nan"))
+    assert all(part.isnan().all() for part in gaussian.draw(unknown, noise))
+    assert gaussian.gaussian_kl(unknown, torch.zeros(1, 4)).isnan().all()
+    assert gaussian.gaussian_kl(torch.zeros(1, 4), unknown).isnan().all()
     layer, x = StepLinear(3, 40), torch.tensor([[1.0, 2.0, 3.0], [1.0, float("nan"), 3.0]])
     with OneRun(layer).inside():
         assert layer(x).isnan().all(1).tolist() == [False, True]
@@ -211,8 +229,13 @@ def test_batches_that_do_not_go_together_are_refused():
         kernels.AffineSample(4, 4).forward(torch.zeros(3, 6), [torch.zeros(2, 1, 5, 5)])
     with pytest.raises(ValueError, match="batches of 2 and 3 images"):
         kernels.GaussianRead(2).forward(torch.zeros(2, 5), [torch.zeros(3, 1, 5, 5)])
+    with pytest.raises(ValueError, match=r"shapes \[2, 6\] and \[2, 4\] do not go together"):
+        gaussian.draw(torch.zeros(2, 6), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"shapes \[2, 1, 5, 5\] and \[2, 1, 4, 4\] do not go together"):
+        kernels.GaussianRead(2).forward(torch.zeros(2, 5), [torch.zeros(2, 1, 5, 5), torch.zeros(2, 1, 4, 4)])
     layer = StepLinear(5, 2)
     with OneRun(layer).inside():
+        assert layer(torch.zeros(2, 5, dtype=torch.float64)).dtype == torch.float32
         with pytest.raises(ValueError, match="batches of 2 and 3 images"):
             layer(torch.zeros(2, 2), torch.zeros(3, 3))
         with pytest.raises(ValueError, match=r"inputs of \[2, 2\] for a layer of 5"):
@@ -226,8 +249,42 @@ def test_what_is_computed_of_an_image_does_not_depend_on_the_others_or_the_threa
         assert torch.equal(together[37:38], layer(x[37:38]))
         before = torch.get_num_threads()
         torch.set_num_threads(2 if before == 1 else 1)
-        assert torch.equal(together, layer(x))
-        torch.set_num_threads(before)
+        try:
+            assert torch.equal(together, layer(x))
+        finally:
+            torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(100, 12), (300, 3), (1100, 2)])
+def test_gradients_gathered_in_several_parts(batch: int, steps: int):
+    layer = StepLinear(9, 6)
+    inputs = torch.randn(steps, batch, 9)
+
+    def compute(scale: Tensor) -> Tensor:
+        return sum(layer(scale * x).tanh() for x in inputs)
+
+    assert_same(layer, torch.ones(1), compute=compute)
+
+
+def test_steps_of_other_sizes_and_a_noise_with_a_gradient():
+    layer = StepLinear(5, 4)
+    x, y = torch.randn(3, 5), torch.randn(7, 5)
+    assert_same(layer, x, y, compute=lambda x, y: (layer(x), layer(y)))
+    assert_same(nn.Identity(), torch.randn(3, 8), torch.randn(3, 4), compute=gaussian.draw)
+
+
+def test_threads_run_one_model_side_by_side():
+    config = ModelConfig(steps=6, latents=3, hidden=20, read_size=5, write_size=6, posterior_hidden=10)
+    model = away_from_start(build(config, 14, 14), 0.1)
+    noise = torch.randn(6, 9, 3)
+    alone = model.sample(noise).detach()
+
+    def sample(_: int) -> bool:
+        with torch.no_grad():
+            return torch.equal(model.sample(noise), alone)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(sample, range(40)))
 
 
 def test_without_gradients_nothing_is_kept_and_the_values_are_the_same():

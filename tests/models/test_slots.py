@@ -7,7 +7,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
 from seqgen.models.canvas import AdditiveCanvas, GatedCanvas
-from seqgen.models.generator import gaussian_kl
+from seqgen.models.gaussian import gaussian_kl
 from seqgen.models.observation import bernoulli_log_prob
 from seqgen.models.transition import LstmCell
 
