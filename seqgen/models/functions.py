@@ -127,11 +127,9 @@ class _Draw(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (
-            kernels.draw_backward(*ctx.saved_tensors, ctx.limits, [_contiguous(g) for g in grads]),
-            None,
-            None,
-        )
+        parameters, noise = ctx.saved_tensors
+        given = [_contiguous(grad) for grad in grads]
+        return kernels.draw_backward(parameters, noise, ctx.limits, given), None, None
 
 
 class _Kl(Function):
@@ -144,7 +142,8 @@ class _Kl(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return kernels.kl_backward(*ctx.saved_tensors, grad.contiguous())
+        mean, log_std = ctx.saved_tensors
+        return kernels.kl_backward(mean, log_std, grad.contiguous())
 
 
 class _Cgru(Function):
