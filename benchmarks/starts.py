@@ -157,19 +157,11 @@ def cgru_keep(bias: float) -> Alter:
     return alter
 
 
-def torch_posterior(model: SequentialGenerator) -> None:
-    """The posterior's head as torch starts a linear map, further from the prior."""
-    _linear(model, "posterior.head").reset_parameters()
-
-
-def posterior_means(factor: float) -> Alter:
-    """The means' half of the posterior's head times `factor`: more of x in the first z."""
-
-    def alter(model: SequentialGenerator) -> None:
-        weight = _linear(model, "posterior.head").weight
-        weight[: len(weight) // 2].mul_(factor)
-
-    return alter
+def posterior_near_prior(model: SequentialGenerator) -> None:
+    """The posterior's head a tenth of torch's, without a bias: q begins near the prior."""
+    head = _linear(model, "posterior.head")
+    head.weight.mul_(0.1)
+    _bias(head).zero_()
 
 
 def latent_weights(factor: float) -> Alter:
@@ -189,13 +181,12 @@ def zero_forget_bias(model: SequentialGenerator) -> None:
             module.linear.bias[hidden : 2 * hidden] = 0.0
 
 
-def signal(means: float, others: float) -> Alter:
-    """The posterior's means times `means`; the LSTM's weights of z, and what is written, times `others`."""
+def signal(factor: float) -> Alter:
+    """The LSTM's weights of z, and what is written, times `factor`."""
 
     def alter(model: SequentialGenerator) -> None:
-        posterior_means(means)(model)
-        latent_weights(others)(model)
-        writer_gain(others)(model)
+        latent_weights(factor)(model)
+        writer_gain(factor)(model)
 
     return alter
 
@@ -217,7 +208,6 @@ CHANGES: dict[str, Change] = {
     ),
     "cgru-torch": Change("the CGRU as torch starts it", torch_cgru, kinds=_CGRU),
     "cgru-keep-0": Change("the CGRU's keep bias 0, not 2", cgru_keep(0.0), kinds=_CGRU),
-    "posterior-torch": Change("posterior head as torch starts it", torch_posterior),
     "forget-0": Change("LSTM forget biases 0, not 1", zero_forget_bias),
     "rate-1e-3": Change("rate 1e-3", settings={"train.learning_rate": 1e-3}),
     "warmup-200": Change("warm-up of 200 steps", settings={"train.warmup_steps": 200}),
@@ -226,9 +216,10 @@ CHANGES: dict[str, Change] = {
     "write-5": Change(
         "sprite 5x5, as DRAW's paper has it", settings={"model.write_size": 5}, kinds=_GAUSSIAN
     ),
-    "quiet": Change("posterior means /10, z /3, writes /3", signal(0.1, 1 / 3), kinds=_CGRU),
+    "quiet": Change("weights of z, and writes, /3", signal(1 / 3), kinds=_CGRU),
     # What is not done.
-    "signal": Change("posterior means x10, z x3, writes x3", signal(10.0, 3.0), kinds=_ADDITIVE),
+    "loud": Change("weights of z, and writes, x3", signal(3.0), kinds=_ADDITIVE),
+    "posterior-near-prior": Change("posterior head a tenth of torch's, no bias", posterior_near_prior),
     "rate-6e-3": Change("rate 6e-3", settings={"train.learning_rate": 6e-3}),
     "beta2-0.99": Change("Adam's beta2 0.99", beta2=0.99),
     "kl-warmup-300": Change("KL's weight rises over 300 steps", settings={"train.kl_warmup_steps": 300}),

@@ -86,13 +86,11 @@ def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> Se
 
 @torch.no_grad()
 def _speak_up(model: SequentialGenerator) -> None:
-    """Let x reach z, z the LSTM and the LSTM the canvas more loudly at the start.
+    """Let z reach the LSTM, and the LSTM the canvas, more loudly at the start.
 
     The CGRU's gates damp what is written: without, training begins with more steps that do not use z. An additive
     canvas does better as it is (benchmarks/starts.py compares starts).
     """
-    latents = model.config.latents
-    model.posterior.head.weight[:latents].mul_(10)  # back to torch's size
-    model.transition.linear.weight[:, :latents].mul_(3)
+    model.transition.linear.weight[:, : model.config.latents].mul_(3)
     model.writer.sprite.weight.mul_(3)
     model.writer.sprite.bias.mul_(3)

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from seqgen.models.linear import StepLinear
 from seqgen.models.slots import Posterior
 from seqgen.models.transition import LstmCell
-
-
-def _gaussian_head(inputs: int, latents: int) -> StepLinear:
-    """A linear map to mean and log sigma that starts with q near the prior."""
-    head = StepLinear(inputs, 2 * latents)
-    with torch.no_grad():
-        head.weight.mul_(0.1)
-        head.bias.zero_()
-    return head
 
 
 class SharedPosterior(Posterior):
@@ -30,7 +20,7 @@ class SharedPosterior(Posterior):
     def __init__(self, glimpse: int, hidden: int, width: int, latents: int, fixed: bool = False) -> None:
         super().__init__()
         self.inner = StepLinear(glimpse + hidden, width, glimpse if fixed else 0)
-        self.head = _gaussian_head(width, latents)
+        self.head = StepLinear(width, 2 * latents)
 
     def share(self, glimpse: Tensor) -> Tensor | None:
         """What a fixed glimpse [B,F] gives at every step; None if it is not fixed."""
@@ -50,7 +40,7 @@ class EncoderPosterior(Posterior):
         super().__init__()
         self.state_size = hidden
         self.cell = LstmCell(glimpse + hidden, hidden, glimpse if fixed else 0)
-        self.head = _gaussian_head(hidden, latents)
+        self.head = StepLinear(hidden, 2 * latents)
 
     def share(self, glimpse: Tensor) -> Tensor | None:
         """What a fixed glimpse [B,F] gives at every step; None if it is not fixed."""

@@ -140,8 +140,8 @@ TOUCHED = {  # the parameters that a change of the weights may touch, by the fir
     "posterior": "posterior.head",
     "forget": "linear.bias",
     "latents": "transition.linear.weight",
-    "signal": ("posterior.head.weight", "transition.linear.weight", "writer.sprite"),
-    "quiet": ("posterior.head.weight", "transition.linear.weight", "writer.sprite"),
+    "loud": ("transition.linear.weight", "writer.sprite"),
+    "quiet": ("transition.linear.weight", "writer.sprite"),
 }
 
 
