@@ -20,7 +20,7 @@ from seqgen.models.precision import full_precision
 
 # Rows of inputs that are gathered before they are multiplied: a long sum is read and written less often, and in half
 # precision rounded less often.
-_ROWS, _HALF_ROWS = 500, 1024  # the first no more than DEPTH of native/products.cpp
+_ROWS = 1000  # no more than DEPTH of native/products.cpp
 
 _current = threading.local()  # .passes: those of the run that this thread is inside, by layer
 
@@ -140,7 +140,7 @@ class _Gradient:
 
     def __init__(self, dtype: torch.dtype, half: bool, laid: kernels.Laid | None) -> None:
         self._dtype, self._laid = dtype, laid
-        self._together = _HALF_ROWS if half else _ROWS if laid else 1
+        self._together = _ROWS if half or laid else 1
         self._weight: Tensor | None = None
         self._bias: Tensor | None = None
         self._steps: list[tuple[Sequence[Tensor], Tensor]] = []

@@ -20,7 +20,7 @@ constexpr long ROWS = 6, VECTORS = 1;
 #endif
 constexpr long WIDTH = VECTORS * N;
 constexpr long BLOCK = 10 * ROWS;  // images at a time, so that what is laid out of them stays in the second cache
-constexpr long DEPTH = 512;        // rows that are added up before a weight's gradient is touched
+constexpr long DEPTH = 1024;        // rows that are added up before a weight's gradient is touched
 constexpr long FEW = 16;           // of them handed out to tiles and panels while they are in the first cache
 
 long panels(long columns) { return (columns + WIDTH - 1) / WIDTH; }

@@ -52,7 +52,7 @@ def test_a_run_that_is_not_used_leaves_no_gradient_and_the_next_is_clean():
 
 @pytest.mark.parametrize("rows", [1, 14, 1024], ids=["each step", "now and then", "at the end"])
 def test_under_autocast_the_product_alone_is_in_half_precision(rows: int, monkeypatch):
-    monkeypatch.setattr(module, "_HALF_ROWS", rows)
+    monkeypatch.setattr(module, "_ROWS", rows)
     torch.manual_seed(1)
     layer, x = StepLinear(64, 32), torch.randn(10, 64)
     with torch.autocast("cpu", torch.bfloat16):
