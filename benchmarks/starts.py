@@ -45,7 +45,6 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "full-cgru": (_AFFINE, {**_COMMON, "model.attention": "full"}),
 }
 _CGRU = ("cgru", "gaussian-cgru", "full-cgru")
-_ADDITIVE = ("gaussian", "spatial-transformer", "full")
 _GAUSSIAN = ("gaussian", "gaussian-cgru")
 _WINDOWS = ("gaussian", "spatial-transformer", "cgru", "gaussian-cgru")
 _CONVOLVED = tuple(kind for kind in KINDS if kind != "gaussian")  # f_o is a convolution
@@ -216,9 +215,8 @@ CHANGES: dict[str, Change] = {
     "write-5": Change(
         "sprite 5x5, as DRAW's paper has it", settings={"model.write_size": 5}, kinds=_GAUSSIAN
     ),
-    "quiet": Change("weights of z, and writes, /3", signal(1 / 3), kinds=_CGRU),
     # What is not done.
-    "loud": Change("weights of z, and writes, x3", signal(3.0), kinds=_ADDITIVE),
+    "loud": Change("weights of z, and writes, x3", signal(3.0)),
     "posterior-near-prior": Change("posterior head a tenth of torch's, no bias", posterior_near_prior),
     "rate-6e-3": Change("rate 6e-3", settings={"train.learning_rate": 6e-3}),
     "beta2-0.99": Change("Adam's beta2 0.99", beta2=0.99),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from seqgen.config import ModelConfig
 from seqgen.models.attention import (
     AffineReader,
@@ -60,7 +58,7 @@ def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> Se
         posterior = SharedPosterior(
             reader.features, config.hidden, config.posterior_hidden, config.latents, fixed
         )
-    model = SequentialGenerator(
+    return SequentialGenerator(
         config,
         height,
         width,
@@ -79,18 +77,3 @@ def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> Se
             else ConvObservation(config.canvas_channels, mean)
         ),
     )
-    if config.canvas == "cgru":
-        _speak_up(model)
-    return model
-
-
-@torch.no_grad()
-def _speak_up(model: SequentialGenerator) -> None:
-    """Let z reach the LSTM, and the LSTM the canvas, more loudly at the start.
-
-    The CGRU's gates damp what is written: without, training begins with more steps that do not use z. An additive
-    canvas does better as it is (benchmarks/starts.py compares starts).
-    """
-    model.transition.linear.weight[:, : model.config.latents].mul_(3)
-    model.writer.sprite.weight.mul_(3)
-    model.writer.sprite.bias.mul_(3)

@@ -141,7 +141,6 @@ TOUCHED = {  # the parameters that a change of the weights may touch, by the fir
     "forget": "linear.bias",
     "latents": "transition.linear.weight",
     "loud": ("transition.linear.weight", "writer.sprite"),
-    "quiet": ("transition.linear.weight", "writer.sprite"),
 }
 
 
