@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ PAGE = _ROOT / "docs" / "performance.md"
 def command() -> str:
     """The command that is running, as a reader would type it in the repository's root."""
     script = Path(sys.argv[0])
-    return " ".join(["python -m", f"benchmarks.{script.stem}", *sys.argv[1:]])
+    return shlex.join(["python", "-m", f"benchmarks.{script.stem}", *sys.argv[1:]])
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -306,7 +306,8 @@ def _section(runs: list[dict[str, Any]], steps: int) -> str:
     caption = (
         f"Steps until F (mean of {_LEFT_WINDOW} batches) is below {LEFT:.0f} nats, the median of the seeds; F after "
         f"{steps} steps (mean of {_FINAL_WINDOW} batches), mean ± standard deviation over the seeds. "
-        f"T = {_COMMON['model.steps']}, batch {_COMMON['train.batch']}, one thread."
+        f"T = {_COMMON['model.steps']}, batch {_COMMON['train.batch']}, one thread. `gaussian`, `spatial-transformer` "
+        "and `full` draw on an additive canvas, `cgru` is the spatial transformer with the CGRU."
     )
     made = "; ".join([f"`{command}`" for command in commands] + machines)
     return "\n\n".join([page.table(["change", "what", *kinds], rows), caption, f"{made}."])
