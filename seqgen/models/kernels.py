@@ -26,8 +26,6 @@ def available(*tensors: Tensor) -> bool:
 
 
 _Argument = int | float | Tensor | None
-
-
 _C_TYPES = {int: ctypes.c_long, float: ctypes.c_float}
 
 
@@ -159,16 +157,9 @@ def draw(parameters: Tensor, noise: Tensor, limits: tuple[float, float]) -> tupl
     _check(parameters.shape == (len(noise), 2 * noise.shape[1]), parameters, noise)
     z, mean, log_std = (torch.empty_like(noise) for _ in range(3))
     _call(
-        "draw_forward",
-        *noise.shape,
-        torch.get_num_threads(),
-        *map(float, limits),
-        parameters,
-        noise,
-        z,
-        mean,
-        log_std,
-    )
+        "draw_forward", *noise.shape, torch.get_num_threads(), *map(float, limits), parameters, noise,
+        z, mean, log_std,
+    )  # fmt: skip
     return z, mean, log_std
 
 
@@ -178,15 +169,9 @@ def draw_backward(
     """The gradient of the parameters from those of z, mean and log sigma."""
     grad = torch.empty_like(parameters)
     _call(
-        "draw_backward",
-        *noise.shape,
-        torch.get_num_threads(),
-        *map(float, limits),
-        parameters,
-        noise,
-        *grads,
-        grad,
-    )
+        "draw_backward", *noise.shape, torch.get_num_threads(), *map(float, limits), parameters, noise,
+        *grads, grad,
+    )  # fmt: skip
     return grad
 
 

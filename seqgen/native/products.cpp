@@ -5,7 +5,6 @@
 // a sum of outputs or of their inputs' gradients is added up in the same order whatever the batch, and every sum whatever
 // the number of threads.
 
-#include <memory>
 #include <utility>
 
 #include "vectors.h"
@@ -25,20 +24,6 @@ constexpr long FEW = 16;           // of them handed out to tiles and panels whi
 
 long panels(long columns) { return (columns + WIDTH - 1) / WIDTH; }
 long tiles(long rows) { return (rows + ROWS - 1) / ROWS; }
-
-// Unset floats that begin where a vector may.
-class Scratch {
- public:
-  explicit Scratch(long floats) : storage_(new float[floats + N]) {
-    const auto address = reinterpret_cast<uintptr_t>(storage_.get());
-    begin_ = storage_.get() + ((64 - address % 64) % 64) / 4;
-  }
-  float* data() { return begin_; }
-
- private:
-  std::unique_ptr<float[]> storage_;
-  float* begin_;
-};
 
 // n floats will soon be written.
 inline void expect(float* p, long n) {

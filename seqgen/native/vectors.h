@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 namespace {
@@ -66,19 +67,25 @@ inline Vec hyperbolic_tangent(Vec x) { return 1.0f - 2.0f / (exponential(2.0f * 
 
 inline long round_up(long n, long to) { return (n + to - 1) / to * to; }
 
-// A zeroed buffer that begins where a vector may.
-class Buffer {
+// Unset floats that begin where a vector may.
+class Scratch {
  public:
-  explicit Buffer(long floats) : storage_(floats + N, 0.0f) {
-    const auto address = reinterpret_cast<uintptr_t>(storage_.data());
-    begin_ = storage_.data() + ((64 - address % 64) % 64) / 4;
+  explicit Scratch(long floats) : storage_(new float[floats + N]) {
+    const auto address = reinterpret_cast<uintptr_t>(storage_.get());
+    begin_ = storage_.get() + ((64 - address % 64) % 64) / 4;
   }
   float* data() { return begin_; }
   float* at(long offset) { return begin_ + offset; }
 
  private:
-  std::vector<float> storage_;
+  std::unique_ptr<float[]> storage_;
   float* begin_;
+};
+
+// The same, zeroed.
+class Buffer : public Scratch {
+ public:
+  explicit Buffer(long floats) : Scratch(floats) { std::fill_n(data(), floats, 0.0f); }
 };
 
 // Call block(first, last, thread) on contiguous blocks of `count` things, one a thread.

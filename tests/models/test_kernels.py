@@ -283,8 +283,12 @@ def test_threads_run_one_model_side_by_side():
         with torch.no_grad():
             return torch.equal(model.sample(noise), alone)
 
+    layer = StepLinear(3, 2)
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(sample, range(40)))
+        with OneRun(layer).inside():
+            assert layer.one() is layer.one()
+            assert pool.submit(layer.one).result() is not layer.one()  # another thread is not inside
 
 
 def test_without_gradients_nothing_is_kept_and_the_values_are_the_same():
