@@ -11,14 +11,15 @@ from pathlib import Path
 
 import torch
 
-from data_prep.files import directory_writer
-from data_prep.manifest import read_manifest
-from pipelines.support.history import FILE_NAME, read_history, write_history
-from pipelines.support.recipe import load_recipe, places
-from seqgen.config import Recipe
-from seqgen.data import load_split
+from pipelines.artifacts.history import FILE_NAME, read_history, write_history
+from pipelines.artifacts.places import places
+from pipelines.recipes import load_recipe
+from seqgen.core.files import directory_writer
+from seqgen.data.images import load_split
+from seqgen.data.manifest import read_manifest
 from seqgen.models import build
-from seqgen.training import Progress, SaveFn, World, fit
+from seqgen.settings import Recipe
+from seqgen.training import ProcessGroup, Progress, SaveFn, fit
 
 
 def train(recipe: Recipe, directory: Path, device: torch.device) -> None:
@@ -44,7 +45,7 @@ def train(recipe: Recipe, directory: Path, device: torch.device) -> None:
         load_split(shards, "valid"),
         recipe.data,
         recipe.train,
-        world=World(device=device),
+        group=ProcessGroup(device=device),
         resume=resume,
         on_epoch=on_epoch,
     )

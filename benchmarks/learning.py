@@ -28,15 +28,16 @@ from torch import Tensor, nn
 
 from benchmarks import page
 from benchmarks.textbook import textbook
-from data_prep.errors import BadInput, SeqgenError
-from data_prep.files import write_bytes
-from data_prep.manifest import FILE_NAME, read_manifest
-from pipelines.support.recipe import load_recipe, places
-from seqgen.config import Recipe
+from pipelines.artifacts.places import places
+from pipelines.recipes import load_recipe
+from seqgen.core.errors import BadInput, SeqgenError
+from seqgen.core.files import write_bytes
 from seqgen.data.batches import TrainingBatches, generator_at
 from seqgen.data.images import ImageSet, load_split
+from seqgen.data.manifest import FILE_NAME, read_manifest
 from seqgen.evaluation.bounds import CHUNK, Estimate, estimate
 from seqgen.models import SequentialGenerator, build
+from seqgen.settings import Recipe
 from seqgen.training import Progress, SaveFn, fit
 from seqgen.training.checkpoint import load_average
 

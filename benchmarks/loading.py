@@ -22,15 +22,16 @@ from torch import Tensor, nn
 
 from benchmarks import page
 from benchmarks.measure import Action, in_fresh_process, in_turns
-from data_prep.config import DataConfig
 from data_prep.fetch import fetch
-from data_prep.manifest import Manifest, read_manifest
 from data_prep.shard_set import shard_set
-from pipelines.support.recipe import load_recipe
-from pipelines.support.space import checked_recipes
-from seqgen.config import Recipe
-from seqgen.data import ImageSet, TrainingBatches, load_split
+from pipelines.recipes import load_recipe
+from pipelines.search.search_space import checked_recipes
+from seqgen.data.batches import TrainingBatches
+from seqgen.data.images import ImageSet, load_split
+from seqgen.data.manifest import Manifest, read_manifest
+from seqgen.data.settings import DataConfig
 from seqgen.models import SequentialGenerator, build
+from seqgen.settings import Recipe
 
 BATCHES = 50  # of one timing
 SHUFFLE = 1000  # images in the stock loader's buffer

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from data_prep.files import write_bytes, write_json
+from seqgen.core.files import write_bytes, write_json
 
 _ROOT = Path(__file__).parent.parent
 RESULTS = _ROOT / "benchmarks" / "results"

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.specs import SPECIFICATIONS, workload
 from benchmarks.throughput import Mode, add_mode, mode_of, training_step
-from data_prep.files import write_bytes
+from seqgen.core.files import write_bytes
 
 _WARM_UP = 3  # steps, after which nothing is compiled, chosen or allocated any more
 _ROWS = 40

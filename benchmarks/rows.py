@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from benchmarks import page
 from benchmarks.specs import SPECIFICATIONS
-from data_prep.files import write_bytes, write_json
+from seqgen.core.files import write_bytes, write_json
 
 Who = Literal["textbook", "seqgen"]
 Row = dict[str, Any]

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_prep.manifest import read_manifest
-from data_prep.shards import encode_sample, read_shard
+from seqgen.data.manifest import read_manifest
+from seqgen.data.shards import encode_sample, read_shard
 
 
 def _from_png(content: bytes, levels: int, shape: tuple[int, ...]) -> np.ndarray:

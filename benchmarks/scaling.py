@@ -27,12 +27,12 @@ from torch import nn
 from benchmarks import page
 from benchmarks.measure import in_fresh_process
 from benchmarks.specs import Specification, random_images
-from pipelines.support import tracking
-from pipelines.support.history import FILE_NAME, write_history
-from seqgen.config import Recipe
-from seqgen.data import ImageSet
+from pipelines.artifacts.history import FILE_NAME, write_history
+from pipelines.tracking import runs
+from seqgen.data.images import ImageSet
 from seqgen.models import build
-from seqgen.training import Progress, SaveFn, World, fit
+from seqgen.settings import Recipe
+from seqgen.training import ProcessGroup, Progress, SaveFn, fit
 
 _CPU = torch.device("cpu")
 _PATIENCE = timedelta(minutes=2)  # for a process that waits in vain for another one
@@ -72,7 +72,7 @@ MODELS = {
 
 
 def together(function: Callable[..., Result], mode: Mode, *arguments: Any) -> list[Result]:
-    """`function(world, *arguments)` in fresh processes that form one group; their values by rank."""
+    """`function(group, *arguments)` in fresh processes that form one group; their values by rank."""
     with (
         tempfile.TemporaryDirectory() as directory,
         ProcessPoolExecutor(mode.processes, mp_context=get_context("spawn")) as pool,
@@ -89,17 +89,17 @@ def _member(
 ) -> Result:
     torch.set_num_threads(mode.threads)
     if mode.processes == 1:
-        return function(World(), *arguments)
+        return function(ProcessGroup(), *arguments)
     torch.distributed.init_process_group(
         "gloo", rendezvous, rank=rank, world_size=mode.processes, timeout=_PATIENCE
     )
     try:
-        return function(World.joined(_CPU), *arguments)
+        return function(ProcessGroup.joined(_CPU), *arguments)
     finally:
         torch.distributed.destroy_process_group()
 
 
-def trained(world: World, specification: Specification, steps: int, epochs: int) -> list[Row]:
+def trained(group: ProcessGroup, specification: Specification, steps: int, epochs: int) -> list[Row]:
     """Train `epochs` of `steps` batches. Of each but the first: images/s, seconds of a held-out image, of a checkpoint.
 
     A checkpoint is all that a worker does for one: history, weights, optimiser, each synced to the disk, and the
@@ -115,13 +115,13 @@ def trained(world: World, specification: Specification, steps: int, epochs: int)
             "rate": rate,
             "held_out_image": (progress.metrics["seconds"] - len(train) / rate) / len(valid),
         }
-        if world.rank == 0:
+        if group.rank == 0:
             row["checkpoint"] = _checkpoint(progress, save)
         rows.append(row)
 
     torch.manual_seed(config.seed)
     model = build(recipe.model, recipe.data.size, recipe.data.size, _INK)
-    fit(model, train, valid, recipe.data, config, world=world, on_epoch=on_epoch)
+    fit(model, train, valid, recipe.data, config, group=group, on_epoch=on_epoch)
     return rows[1:]
 
 
@@ -145,13 +145,13 @@ def _checkpoint(progress: Progress, save: SaveFn) -> float:
         return time.perf_counter() - began
 
 
-def exchanged(world: World, specification: Specification, steps: int, rounds: int) -> Row:
+def exchanged(group: ProcessGroup, specification: Specification, steps: int, rounds: int) -> Row:
     """Seconds of a step that sums the gradients over the processes and of one that does not, and of the sum alone.
 
     The step is fit's, with its DistributedDataParallel; blocks of `steps` of both kinds take turns.
     """
     recipe = specification.resolved()
-    share = recipe.train.batch // world.size
+    share = recipe.train.batch // group.size
     model = build(recipe.model, recipe.data.size, recipe.data.size, _INK)
     parallel = nn.parallel.DistributedDataParallel(
         model, forward_sync_buffers=False, gradient_as_bucket_view=True
@@ -192,9 +192,9 @@ def logging_seconds(rounds: int) -> float:
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)
         os.environ["MLFLOW_TRACKING_URI"] = uri = f"sqlite:///{name}/mlflow.db"
-        client = tracking.connect(uri)
-        run = client.create_run(tracking.experiment_id(client))
-        log = tracking.MetricLog(uri, run.info.run_id)
+        client = runs.connect(uri)
+        run = client.create_run(runs.experiment_id(client))
+        log = runs.MetricLog(uri, run.info.run_id)
         began = 0.0
         for step in range(rounds + 1):
             log.log(metrics, step)

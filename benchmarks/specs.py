@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.textbook import TextbookDraw, TextbookSgm, textbook
-from pipelines.support.recipe import load_recipe
-from seqgen.config import Recipe
+from pipelines.recipes import load_recipe
 from seqgen.models import SequentialGenerator, build
+from seqgen.settings import Recipe
 
 _INK = 0.13  # MNIST's mean pixel
 _SEED = 0

@@ -22,12 +22,12 @@ from torch import nn
 
 from benchmarks import page
 from benchmarks.learning import Digits, digits
-from data_prep.errors import BadInput, SeqgenError
-from pipelines.support.recipe import load_recipe
-from seqgen.config import Recipe
+from pipelines.recipes import load_recipe
+from seqgen.core.errors import BadInput, SeqgenError
 from seqgen.data.batches import TrainingBatches
 from seqgen.models import SequentialGenerator, build
 from seqgen.models.transition import LstmCell
+from seqgen.settings import Recipe
 from seqgen.training.schedule import kl_weight, learning_rate
 
 LEFT = 180.0  # nats: below it the plateau is left

@@ -27,8 +27,8 @@ import torch
 import yaml
 
 from benchmarks import page
-from pipelines.cli import verbs
-from pipelines.support.history import FILE_NAME, read_history
+from pipelines.artifacts.history import FILE_NAME, read_history
+from pipelines.cli.main import verbs
 
 _ROOT = Path(__file__).parent.parent
 _SAMPLE = 0.05  # seconds between two looks at a training's processes
@@ -49,7 +49,7 @@ _PARTS = {
     "torch": "import torch",
     "Ray": "import ray",
     "Ray Train": "import ray.train.torch",
-    "seqgen": "import pipelines.support.worker, seqgen.data, seqgen.models, seqgen.training",
+    "seqgen": "import pipelines.cluster.worker, seqgen.data, seqgen.models, seqgen.training",
     "decoding": "[seqgen.data.load_split(shards, split) for split in ('train', 'valid')]",
     "torch._dynamo, which an optimiser imports": "torch.optim.Adam([torch.zeros(1, requires_grad=True)])",
 }

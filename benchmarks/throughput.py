@@ -37,7 +37,7 @@ from benchmarks.specs import (
     random_images,
     workload,
 )
-from pipelines.support.lineage import code_digest, git_commit
+from pipelines.tracking.lineage import code_digest, git_commit
 from seqgen import native
 from seqgen.evaluation.bounds import HeldOut, importance_bounds
 from seqgen.objectives import importance_weighted

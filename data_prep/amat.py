@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.errors import BadInput
 from data_prep.idx import SIDE
+from seqgen.core.errors import BadInput
 
 _ROW = 2 * SIDE * SIDE  # bytes: "0 1 ... 0\n"
 

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from data_prep.errors import BadInput
+from seqgen.core.errors import BadInput
 
 MAX_MEMBERS = 100_000
 MAX_MEMBER_BYTES = 64 * 1024  # Omniglot's largest PNG has 521 bytes

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.amat import read_amat
-from data_prep.config import DataConfig
-from data_prep.errors import BadInput
 from data_prep.idx import SIDE, read_pair
+from seqgen.core.errors import BadInput
+from seqgen.data.settings import DataConfig
 
 VALID = 10_000  # the last of MNIST's 60,000 training digits
 MULTI_SIDE = 64

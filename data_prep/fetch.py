@@ -7,10 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from data_prep.config import Source
-from data_prep.errors import BadInput, OperationalError
-from data_prep.files import publish
-from data_prep.places import (
+from data_prep.mirrors import (
     Absent,
     Interrupted,
     LocalFile,
@@ -23,6 +20,9 @@ from data_prep.places import (
 )
 from data_prep.sources import RAW_FILES, RawFile
 from data_prep.strokes import write_archives
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.files import publish
+from seqgen.data.settings import Source
 
 MAX_BYTES = 512 * 1024**2  # of one file: an endless answer must not fill the disk
 _CHUNK = 1024**2

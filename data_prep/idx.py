@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.errors import BadInput
+from seqgen.core.errors import BadInput
 
 SIDE = 28
 _IMAGES, _LABELS = 0x00000803, 0x00000801  # unsigned bytes in 3 and in 1 dimensions

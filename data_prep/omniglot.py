@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.archive import CheckedZip
-from data_prep.errors import BadInput
+from seqgen.core.errors import BadInput
 
 DRAWERS = 20
 SIDE = 105  # pixels of a raw drawing

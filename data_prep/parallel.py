@@ -8,8 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from data_prep.errors import OperationalError
-from data_prep.machine import cores
+from seqgen.core.errors import OperationalError
+from seqgen.core.machine import cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

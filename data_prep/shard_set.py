@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from data_prep.archive import CheckedZip
-from data_prep.config import DataConfig
 from data_prep.digits import read_digits
-from data_prep.errors import BadInput, OperationalError
 from data_prep.fetch import checked_files
-from data_prep.files import directory_writer, file_sha256
-from data_prep.manifest import Manifest, Shard, SourceFile, SplitIndex
 from data_prep.omniglot import DRAWERS, Character, characters, decode_drawing
 from data_prep.parallel import parallel_map
-from data_prep.shards import encode_sample, write_shard
 from data_prep.shrink import shrink
 from data_prep.splits import split_characters
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.files import directory_writer, file_sha256
+from seqgen.data.manifest import Manifest, Shard, SourceFile, SplitIndex
+from seqgen.data.settings import DataConfig
+from seqgen.data.shards import encode_sample, write_shard
 
 CHARACTERS_PER_SHARD = 100
 CHUNK = 500  # digits in one sample

@@ -8,10 +8,10 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.config import Source
-from data_prep.errors import BadInput
-from data_prep.files import file_sha256
 from data_prep.omniglot import content_digest
+from seqgen.core.errors import BadInput
+from seqgen.core.files import file_sha256
+from seqgen.data.settings import Source
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from data_prep.config import Split
-from data_prep.errors import BadInput
 from data_prep.omniglot import Character
+from seqgen.core.errors import BadInput
+from seqgen.data.settings import Split
 
 HELD_OUT = 3  # characters of each alphabet, in the weak split
 EVALUATION_ALPHABETS_TRAINED = {"30-20": 0, "40-10": 10, "45-5": 15}

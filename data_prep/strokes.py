@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_prep.files import write_bytes
 from data_prep.omniglot import DRAWERS, SIDE
 from data_prep.parallel import parallel_map
+from seqgen.core.files import write_bytes
 
 ARCHIVES = {"images_background": 30, "images_evaluation": 20}  # alphabets, as in Omniglot
 CHARACTERS = 10

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.errors import OperationalError
-from data_prep.manifest import Manifest, Shard, SplitIndex, check_shard_bytes, read_manifest
-from data_prep.shards import read_shard
+from seqgen.core.errors import OperationalError
+from seqgen.data.manifest import Manifest, Shard, SplitIndex, check_shard_bytes, read_manifest
+from seqgen.data.shards import read_shard
 
 
 def verify(directory: Path) -> Manifest:

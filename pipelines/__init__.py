@@ -1,1 +1,1 @@
-"""One verb a file; what they share is in `support`. The only place that knows Ray and DVC, tracks and registers."""
+"""One verb a file; rooms beside them say what they hold. The only place that knows Ray, MLflow, DVC and S3."""

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import BadInput, OperationalError
-from data_prep.files import directory_writer, write_bytes, write_json
-from pipelines.support.signals import raise_on_stop
-from pipelines.support.trained import Trained, load_trained
-from pipelines.support.verb import RecipeOption, SetOption, run
-from seqgen.config import flatten
+from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
+from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.signals import raise_on_stop
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.files import directory_writer, write_bytes, write_json
+from seqgen.settings import flatten
 
 if TYPE_CHECKING:
     from seqgen.evaluation.bounds import Advance, Measurement
@@ -25,11 +25,11 @@ def evaluate(recipe: RecipeOption = None, settings: SetOption = None) -> None:
 
     Writes artifacts/<recipe>/evaluate and attaches it to the run. `--set evaluate.images=500` takes fewer.
     """
-    from pipelines.support import tracking
+    from pipelines.tracking import runs
 
     raise_on_stop()
-    trained = load_trained(recipe, settings or ())
-    tracking.connect()  # a server that is down is found before the work, not after it
+    trained = load_trained_model(recipe, settings or ())
+    runs.connect()  # a server that is down is found before the work, not after it
     metrics = evaluate_trained(trained)
     for line in lines(metrics):
         print(line)
@@ -37,7 +37,7 @@ def evaluate(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     publish(trained, metrics)
 
 
-def evaluate_trained(trained: Trained) -> dict[str, Any]:
+def evaluate_trained(trained: TrainedModel) -> dict[str, Any]:
     """Write artifacts/<recipe>/evaluate, whole or not at all, and return what metrics.json holds."""
     config = trained.recipe.evaluate
     for key in ("images", "importance_images"):
@@ -51,9 +51,10 @@ def evaluate_trained(trained: Trained) -> dict[str, Any]:
 
     import torch
 
-    from pipelines.support.ray_cluster import image_memory
-    from seqgen.data import load_split
-    from seqgen.evaluation import bounds, galleries, pictures
+    from pipelines.cluster.connect import image_memory
+    from seqgen.data.images import load_split
+    from seqgen.drawing import galleries, pictures
+    from seqgen.evaluation import bounds
     from seqgen.models import load_model
 
     model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -74,13 +75,13 @@ def evaluate_trained(trained: Trained) -> dict[str, Any]:
 
 
 def _write_numbers(
-    directory: Path, trained: Trained, measurement: Measurement, metrics: dict[str, Any]
+    directory: Path, trained: TrainedModel, measurement: Measurement, metrics: dict[str, Any]
 ) -> None:
     import io
 
     import numpy as np
 
-    from pipelines.support.promotion import comparable
+    from pipelines.registry.promotion import comparable
 
     write_json(directory / "metrics.json", metrics)
     about = {
@@ -96,27 +97,27 @@ def _write_numbers(
     write_bytes(directory / "kl_per_step.csv", "\n".join(["step,kl", *rows, ""]).encode())
 
 
-def publish(trained: Trained, metrics: dict[str, Any]) -> None:
+def publish(trained: TrainedModel, metrics: dict[str, Any]) -> None:
     """Log `metrics` as `test/<binarise>/bound` and so on, and attach the directory, to the training's run.
 
     Raises OperationalError if the server does not take them; the local files are whole by then.
     """
     from mlflow.entities import Metric
 
-    from pipelines.support import tracking
+    from pipelines.tracking import runs
 
     kept = f"the files are kept in {trained.places.evaluate}; run this again when it is up"
     run_id, step, now = trained.run["run_id"], trained.run["epochs"], time.time_ns() // 1_000_000
     values = {key.replace(".", "/"): value for key, value in flatten(metrics).items()}
     try:
-        client = tracking.connect()
+        client = runs.connect()
     except OperationalError as error:
         raise OperationalError(f"{error}; {kept}") from None
     try:
         client.log_batch(run_id, [Metric(key, value, now, step) for key, value in values.items()])
     except Exception as error:
-        raise OperationalError(f"{tracking.explain(client.tracking_uri, error)}; {kept}") from None
-    if not tracking.attach(run_id, trained.places.evaluate, "evaluate"):
+        raise OperationalError(f"{runs.explain(client.tracking_uri, error)}; {kept}") from None
+    if not runs.attach(run_id, trained.places.evaluate, "evaluate"):
         raise OperationalError(f"run {run_id}: the tracking server did not take the pictures; {kept}")
 
 

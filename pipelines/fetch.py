@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pipelines.support.recipe import load_recipe, places
-from pipelines.support.signals import raise_on_stop
-from pipelines.support.verb import RecipeOption, SetOption, run
+from pipelines.artifacts.places import places
+from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.signals import raise_on_stop
+from pipelines.recipes import load_recipe
 
 MirrorOption = Annotated[
     str | None,

@@ -6,18 +6,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import BadInput, OperationalError
-from data_prep.files import write_json
-from pipelines.support.signals import raise_on_stop
-from pipelines.support.trained import Trained, load_trained
-from pipelines.support.verb import RecipeOption, SetOption, run
+from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
+from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.signals import raise_on_stop
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.files import write_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from pipelines.support.promotion import Decision, Evaluation
-    from seqgen.data import ImageSet
+    from pipelines.registry.promotion import Decision, Evaluation
+    from seqgen.data.images import ImageSet
 
 
 def register(recipe: RecipeOption = None, settings: SetOption = None) -> None:
@@ -26,7 +26,7 @@ def register(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     Writes register/register.json. Exits 0 whether promoted or not; the reason is printed and kept as a tag.
     """
     raise_on_stop()
-    print(summary(register_trained(load_trained(recipe, settings or ()))))
+    print(summary(register_trained(load_trained_model(recipe, settings or ()))))
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -37,14 +37,15 @@ def summary(result: dict[str, Any]) -> str:
     return f"kept champion {result['champion'] or '(none)'}; {title} is a candidate: {result['reason']}"
 
 
-def register_trained(trained: Trained) -> dict[str, Any]:
+def register_trained(trained: TrainedModel) -> dict[str, Any]:
     """Add a version, decide, and write register.json; returns its content.
 
     Raises BadInput if there is nothing complete to register, OperationalError for the server. The alias
     `champion` moves only after the new version was fetched back and loaded.
     """
-    from pipelines.support import package, registry, tracking
-    from pipelines.support.promotion import Evaluation
+    from pipelines.registry import package, versions
+    from pipelines.registry.promotion import Evaluation
+    from pipelines.tracking import runs
 
     for path in package.parts(trained).values():
         if not path.exists():
@@ -53,17 +54,17 @@ def register_trained(trained: Trained) -> dict[str, Any]:
             )
     evaluation, images = Evaluation.read(trained.places.evaluate), _evaluated(trained)
     evaluation.check(trained, len(images))
-    client = tracking.connect()
+    client = runs.connect()
     try:
-        version = registry.add_version(client, trained, evaluation)
+        version = versions.add_version(client, trained, evaluation)
         decision = _promote(client, version, trained, evaluation, images)
-        holder = registry.by_alias(client, version.name, registry.CHAMPION)
-    except tracking.server_errors() as error:
-        raise OperationalError(tracking.explain(client.tracking_uri, error)) from error
+        holder = versions.by_alias(client, version.name, versions.CHAMPION)
+    except runs.server_errors() as error:
+        raise OperationalError(runs.explain(client.tracking_uri, error)) from error
     result = {
         "name": version.name,
         "version": str(version.version),
-        "alias": registry.CHAMPION if decision.promoted else registry.CANDIDATE,
+        "alias": versions.CHAMPION if decision.promoted else versions.CANDIDATE,
         "promoted": decision.promoted,
         "reason": decision.reason,
         "champion": str(holder.version) if holder else None,
@@ -75,22 +76,26 @@ def register_trained(trained: Trained) -> dict[str, Any]:
 
 
 def _promote(
-    client: MlflowClient, version: ModelVersion, trained: Trained, evaluation: Evaluation, images: ImageSet
+    client: MlflowClient,
+    version: ModelVersion,
+    trained: TrainedModel,
+    evaluation: Evaluation,
+    images: ImageSet,
 ) -> Decision:
     """Compare-and-set: judged against the champion there is, and again if another was put there meanwhile."""
-    from pipelines.support import registry
+    from pipelines.registry import versions
 
-    with registry.lock(client, version.name):
+    with versions.lock(client, version.name):
         while True:
-            champion = registry.by_alias(client, version.name, registry.CHAMPION)
+            champion = versions.by_alias(client, version.name, versions.CHAMPION)
             decision = _judge(client, version, champion, trained, evaluation, images)
             if not decision.promoted:
                 tags = {"promotion": "not promoted", "promotion_reason": decision.reason}
-                registry.set_tags(client, version, tags)
+                versions.set_tags(client, version, tags)
                 return decision
             if champion is not None and champion.version == version.version:
                 return decision
-            if registry.move_champion(client, version, champion, decision.reason):
+            if versions.move_champion(client, version, champion, decision.reason):
                 return decision
 
 
@@ -98,12 +103,12 @@ def _judge(
     client: MlflowClient,
     version: ModelVersion,
     champion: ModelVersion | None,
-    trained: Trained,
+    trained: TrainedModel,
     evaluation: Evaluation,
     images: ImageSet,
 ) -> Decision:
-    from pipelines.support.promotion import Decision, decide
-    from pipelines.support.registry import fetch_evaluation
+    from pipelines.registry.promotion import Decision, decide
+    from pipelines.registry.versions import fetch_evaluation
     from seqgen.evaluation.bounds import groups_of
 
     min_gain = trained.recipe.register_.min_gain
@@ -126,7 +131,7 @@ def _judge(
 def _evaluate_again(
     client: MlflowClient,
     champion: ModelVersion,
-    trained: Trained,
+    trained: TrainedModel,
     evaluation: Evaluation,
     images: ImageSet,
 ) -> Evaluation:
@@ -134,10 +139,10 @@ def _evaluate_again(
 
     Raises BadInput if the champion is a model of other images.
     """
-    from pipelines.support.promotion import Evaluation
+    from pipelines.registry.promotion import Evaluation
     from seqgen.evaluation.bounds import free_energies, hold_out
-    from seqgen.loading import fetch_model
     from seqgen.models import load_model
+    from seqgen.serving.loading import fetch_model
 
     config = trained.recipe.evaluate
     with tempfile.TemporaryDirectory() as directory:
@@ -155,10 +160,10 @@ def _evaluate_again(
     return Evaluation(evaluation.data, free_energies(model, held_out, config.seed).free_energy)
 
 
-def _evaluated(trained: Trained) -> ImageSet:
+def _evaluated(trained: TrainedModel) -> ImageSet:
     """The images that the evaluation was made on."""
-    from pipelines.support.ray_cluster import image_memory
-    from seqgen.data import load_split
+    from pipelines.cluster.connect import image_memory
+    from seqgen.data.images import load_split
 
     config = trained.recipe.evaluate
     return load_split(trained.places.shards, config.split, config.images, memory=image_memory())

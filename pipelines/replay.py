@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from data_prep.errors import OperationalError
-from pipelines.support import metriclog, tracking
-from pipelines.support.verb import run
+from pipelines.cli.command import run
+from pipelines.tracking import runs, spool
+from seqgen.core.errors import OperationalError
 
 
 def replay() -> None:
     """Send every spooled file and remove it; nothing is sent twice."""
-    spool = metriclog.spool_directory()
-    paths = sorted(spool.glob("*.jsonl"))
+    directory = spool.spool_directory()
+    paths = sorted(directory.glob("*.jsonl"))
     if not paths:
-        print(f"nothing is spooled in {spool}")
+        print(f"nothing is spooled in {directory}")
         return
-    uri = tracking.tracking_uri()
-    tracking.connect(uri)
+    uri = runs.tracking_uri()
+    runs.connect(uri)
     for path in paths:
         try:
-            count = metriclog.replay(uri, path)
+            count = spool.replay(uri, path)
         except Exception as error:
-            raise OperationalError(f"{path} not sent, and kept: {tracking.explain(uri, error)}") from None
+            raise OperationalError(f"{path} not sent, and kept: {runs.explain(uri, error)}") from None
         print(f"{path.stem}: {count} records sent")
 
 

@@ -6,61 +6,61 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_prep.errors import OperationalError
-from data_prep.files import write_bytes
-from pipelines.support.findings import bound_rows, contents, evaluation, read_json
-from pipelines.support.trained import Trained, load_trained
-from pipelines.support.verb import RecipeOption, SetOption, run
+from pipelines.artifacts.findings import bound_rows, contents, evaluation, read_json
+from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
+from pipelines.cli.command import RecipeOption, SetOption, run
+from seqgen.core.errors import OperationalError
+from seqgen.core.files import write_bytes
 
 
 def report(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     """Write artifacts/<recipe>/report/report.html, attach it to the run and print the final table."""
-    trained = load_trained(recipe, settings or ())
+    trained = load_trained_model(recipe, settings or ())
 
-    from pipelines.support import tracking
+    from pipelines.tracking import runs
 
-    client = tracking.connect()
+    client = runs.connect()
     try:
         tags = client.get_run(trained.run["run_id"]).data.tags
     except Exception as error:
-        raise OperationalError(tracking.explain(client.tracking_uri, error)) from None
+        raise OperationalError(runs.explain(client.tracking_uri, error)) from None
     path = write_report(trained, tags)
     print_summary(trained, path)
-    if not tracking.attach(trained.run["run_id"], path, "report"):
+    if not runs.attach(trained.run["run_id"], path, "report"):
         raise OperationalError(f"the tracking server did not take the report; it is kept in {path}")
 
 
-def write_report(trained: Trained, tags: Mapping[str, str]) -> Path:
+def write_report(trained: TrainedModel, tags: Mapping[str, str]) -> Path:
     """Render what the stages before left, with the `tags` of the training's run for its lineage.
 
     Raises BadInput if the model was not evaluated.
     """
     import jinja2
 
-    from pipelines.support import tracking
+    from pipelines.tracking import runs
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "support" / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "artifacts" / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html").render(
-        contents(trained, tags), view=view_command(tracking.tracking_uri()), experiment=tracking.EXPERIMENT
+        contents(trained, tags), view=view_command(runs.tracking_uri()), experiment=runs.EXPERIMENT
     )
     path = trained.places.report / "report.html"
     write_bytes(path, page.encode())
     return path
 
 
-def print_summary(trained: Trained, path: Path) -> None:
+def print_summary(trained: TrainedModel, path: Path) -> None:
     """How a run ends: bounds, registration, where the report lies, how to see the run."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from pipelines.support import tracking
+    from pipelines.tracking import runs
 
     measured, metrics = evaluation(trained)
     console = Console(highlight=False)
@@ -82,12 +82,12 @@ def print_summary(trained: Trained, path: Path) -> None:
     # Not through rich: paths and commands must come out whole, to be copied.
     print(f"registered: {registered}")
     print(f"report:     {path}")
-    print(f"runs:       {view_command(tracking.tracking_uri())}")
+    print(f"runs:       {view_command(runs.tracking_uri())}")
 
 
 def view_command(uri: str) -> str:
     """What to type, or to open, to look at the runs of a tracking server."""
-    from pipelines.support.tracking import redact
+    from pipelines.tracking.runs import redact
 
     return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite:") else redact(uri)
 

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data_prep.errors import BadInput, OperationalError, SeqgenError, StoppedEarly
-from data_prep.manifest import read_manifest
+from pipelines.artifacts.places import places
+from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.signals import raise_on_stop
+from pipelines.cli.subprocesses import dvc_recipes, run_line
+from pipelines.recipes import load_recipe
 from pipelines.register import summary
-from pipelines.support import lineage
-from pipelines.support.line import dvc_recipes, run_line
-from pipelines.support.recipe import load_recipe, places
-from pipelines.support.signals import raise_on_stop
-from pipelines.support.verb import RecipeOption, SetOption, run
-from seqgen.config import Recipe
+from pipelines.tracking import lineage
+from seqgen.core.errors import BadInput, OperationalError, SeqgenError, StoppedEarly
+from seqgen.data.manifest import read_manifest
+from seqgen.settings import Recipe
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -87,19 +88,20 @@ def _retrained(name: str, recipe: Recipe, settings: list[str], force: bool, keep
     """`_retrain`, with an error of the tracking server as OperationalError."""
     from mlflow.exceptions import MlflowException
 
-    from pipelines.support import tracking
+    from pipelines.tracking import runs
 
     try:
         _retrain(name, recipe, settings, force, keep)
     except MlflowException as error:
-        raise OperationalError(f"{name}: {tracking.explain(tracking.tracking_uri(), error)}") from None
+        raise OperationalError(f"{name}: {runs.explain(runs.tracking_uri(), error)}") from None
 
 
 def _retrain(name: str, recipe: Recipe, settings: list[str], force: bool, keep: tuple[int, ...]) -> None:
-    from pipelines.support import registry, tracking
+    from pipelines.registry import versions
+    from pipelines.tracking import runs
 
-    client, model, where = tracking.connect(), recipe.register_.name, places(recipe)
-    champion = registry.by_alias(client, model, registry.CHAMPION)
+    client, model, where = runs.connect(), recipe.register_.name, places(recipe)
+    champion = versions.by_alias(client, model, versions.CHAMPION)
     if champion is None:
         print(f"{model} has no champion yet")
     else:
@@ -108,7 +110,7 @@ def _retrain(name: str, recipe: Recipe, settings: list[str], force: bool, keep: 
         changed = changes(state, champion)
         for line in changed:
             print(f"since champion version {champion.version} was made, {line}")
-        newest = registry.by_alias(client, model, registry.CANDIDATE)
+        newest = versions.by_alias(client, model, versions.CANDIDATE)
         if not force and not changed:
             print(
                 f"nothing to do: champion version {champion.version} is made of this data, code and settings"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from pipelines.support.recipe import load_recipe, places
-from pipelines.support.signals import raise_on_stop
-from pipelines.support.verb import RecipeOption, SetOption, run
+from pipelines.artifacts.places import places
+from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.signals import raise_on_stop
+from pipelines.recipes import load_recipe
 
 
 def shard(recipe: RecipeOption = None, settings: SetOption = None) -> None:

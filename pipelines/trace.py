@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_prep.errors import OperationalError
-from data_prep.manifest import Manifest, read_manifest
-from pipelines.support import lineage
-from pipelines.support.verb import run
+from pipelines.cli.command import run
+from pipelines.tracking import lineage
+from seqgen.core.errors import OperationalError
+from seqgen.data.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,10 +27,10 @@ def trace(model: ModelArgument) -> None:
 
     The registry's digests are compared with the files stored with the version: exit 1 if they differ.
     """
-    from pipelines.support import tracking
-    from seqgen.loading import find_version
+    from pipelines.tracking import runs
+    from seqgen.serving.loading import find_version
 
-    client = tracking.connect()
+    client = runs.connect()
     version = find_version(client, model)
     for depth, line in chain(client, version):
         print("  " * depth + line)
@@ -38,7 +38,7 @@ def trace(model: ModelArgument) -> None:
 
 def chain(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[int, str]]:
     """(depth, line) for each link, from the version down to the raw files. Raises OperationalError."""
-    from seqgen.loading import WEIGHTS_TAG, fetch_part
+    from seqgen.serving.loading import WEIGHTS_TAG, fetch_part
 
     tags = version.tags
     yield 0, f"model {version.name} version {version.version}"

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from data_prep.errors import BadInput, NumericalError, OperationalError, StoppedEarly
-from data_prep.files import canonical_digest, directory_writer, write_json
-from data_prep.manifest import Manifest, check_shard_bytes, read_manifest
-from pipelines.support import lineage
-from pipelines.support.history import FILE_NAME, Row, read_history, write_history
-from pipelines.support.ray_cluster import Device, connected, elsewhere, this_machine
-from pipelines.support.recipe import load_recipe, places
-from pipelines.support.signals import raise_on_stop
-from pipelines.support.storage import RunStorage, state_root, storage_root
-from pipelines.support.verb import RecipeOption, SetOption, run
-from pipelines.support.worker import SCORE
-from seqgen.config import Recipe, flatten
+from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_history
+from pipelines.artifacts.places import places
+from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.signals import raise_on_stop
+from pipelines.cluster.connect import Device, connected, elsewhere, this_machine
+from pipelines.cluster.storage import RunStorage, state_root, storage_root
+from pipelines.cluster.worker import SCORE
+from pipelines.recipes import load_recipe
+from pipelines.tracking import lineage
+from seqgen.core.errors import BadInput, NumericalError, OperationalError, StoppedEarly
+from seqgen.core.files import canonical_digest, directory_writer, write_json
+from seqgen.data.manifest import Manifest, check_shard_bytes, read_manifest
+from seqgen.settings import Recipe, flatten
 
 if TYPE_CHECKING:
     from ray.train.v2.api.result import Result
@@ -81,7 +82,7 @@ def train_recipe(
     """
     from filelock import FileLock, Timeout
 
-    from pipelines.support import tracking
+    from pipelines.tracking import runs
 
     raise_on_stop()
     manifest = check(recipe)
@@ -92,7 +93,7 @@ def train_recipe(
     locks.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(locks / f"train-{storage.name}.lock", timeout=0):
-            tracking.connect()
+            runs.connect()
             _show(recipe, storage)
             with connected() as cluster:
                 chosen = cluster.check(recipe, device)
@@ -156,13 +157,13 @@ def _tracked(
     recipe: Recipe, manifest: Manifest, storage: RunStorage, device: Literal["cpu", "cuda"], request: str
 ) -> Path:
     """Train within one MLflow run, whose last status tells how it ended."""
-    from pipelines.support import tracking
-    from pipelines.support.ray_train import run_workers
+    from pipelines.cluster.driver import run_workers
+    from pipelines.tracking import runs
 
-    uri = tracking.tracking_uri()
-    run_id = tracking.open_run(recipe, manifest, run_id=storage.state().get("run_id"), name=storage.name)
-    status: tracking.Status = "FAILED"
-    log = tracking.MetricLog(uri, run_id)
+    uri = runs.tracking_uri()
+    run_id = runs.open_run(recipe, manifest, run_id=storage.state().get("run_id"), name=storage.name)
+    status: runs.Status = "FAILED"
+    log = runs.MetricLog(uri, run_id)
 
     def on_row(row: Row) -> None:
         log.log({key: value for key, value in row.items() if key not in ("epoch", "step")}, int(row["step"]))
@@ -184,9 +185,9 @@ def _tracked(
         raise
     finally:
         log.close(timeout=5 if status == "KILLED" else 30)  # who stops us may not wait long
-        tracking.close_run(run_id, status)
+        runs.close_run(run_id, status)
     for name in ("recipe.json", FILE_NAME):
-        tracking.attach(run_id, target / name, "train")
+        runs.attach(run_id, target / name, "train")
     return target
 
 
@@ -194,7 +195,7 @@ def _write_products(
     recipe: Recipe, manifest: Manifest, storage: RunStorage, run_id: str, request: str, result: Result
 ) -> Path:
     """Write `artifacts/<recipe>/train`, whole or not at all; the weights are those of the best epoch."""
-    from pipelines.support import tracking
+    from pipelines.tracking import runs
     from seqgen.models import build, save_model
     from seqgen.training.checkpoint import load_average
 
@@ -215,7 +216,7 @@ def _write_products(
     summary = {
         "run_id": run_id,
         "run_name": storage.name,
-        "tracking_uri": tracking.redact(tracking.tracking_uri()),
+        "tracking_uri": runs.redact(runs.tracking_uri()),
         "checkpoint": best.path,
         "best_epoch": metrics["epoch"],
         "best_bound": metrics[SCORE],

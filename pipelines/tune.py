@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from data_prep.errors import BadInput, OperationalError, StoppedEarly
-from data_prep.files import canonical_digest, write_bytes, write_json
-from data_prep.manifest import Manifest
-from pipelines.support.recipe import load_recipe, places
-from pipelines.support.space import checked_recipes, describe, trial_count
-from pipelines.support.storage import RunStorage, state_root, storage_root
-from pipelines.support.verb import RecipeOption, SetOption, run
-from seqgen.config import Recipe
+from pipelines.artifacts.places import places
+from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cluster.storage import RunStorage, state_root, storage_root
+from pipelines.recipes import load_recipe
+from pipelines.search.search_space import checked_recipes, describe, trial_count
+from seqgen.core.errors import BadInput, OperationalError, StoppedEarly
+from seqgen.core.files import canonical_digest, write_bytes, write_json
+from seqgen.data.manifest import Manifest
+from seqgen.settings import Recipe
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from pipelines.support.studylog import StudyLog
+    from pipelines.search.callback import StudyLog
 
 
 def tune(recipe: RecipeOption = None, settings: SetOption = None) -> None:
@@ -51,7 +52,7 @@ def search(recipe: Recipe) -> dict[str, Any]:
 
 def study_name(recipe: Recipe, manifest: Manifest) -> str:
     """The name of the search: another space, data or code is another study, more minutes are not."""
-    from pipelines.support.lineage import code_digest
+    from pipelines.tracking.lineage import code_digest
 
     assert recipe.search is not None
     asked = recipe.search.model_dump(mode="json", exclude={"minutes"})
@@ -61,8 +62,8 @@ def study_name(recipe: Recipe, manifest: Manifest) -> str:
 
 def _check(recipe: Recipe) -> Manifest:
     """All that can be known before anything starts: space, shards, room for a trial."""
-    from pipelines.support import ray_cluster
-    from pipelines.support.study import room
+    from pipelines.cluster import connect
+    from pipelines.search.driver import room
     from pipelines.train import check
 
     assert recipe.search is not None
@@ -72,8 +73,8 @@ def _check(recipe: Recipe) -> Manifest:
     for trial in recipes:
         if trial.train.batch > images:
             raise BadInput(f"train.batch={trial.train.batch} exceeds the {images} images a trial trains on")
-    if not ray_cluster.elsewhere():
-        room(recipe, ray_cluster.this_machine())
+    if not connect.elsewhere():
+        room(recipe, connect.this_machine())
     return manifest
 
 
@@ -91,22 +92,23 @@ def _only_one(name: str) -> Iterator[str]:
 
 
 def _search(recipe: Recipe, manifest: Manifest, name: str, target: Path) -> dict[str, Any]:
-    from pipelines.support import ray_cluster, tracking
-    from pipelines.support.signals import raise_on_stop
-    from pipelines.support.study import run_trials
-    from pipelines.support.studylog import StudyLog
-    from pipelines.support.trials import objective
+    from pipelines.cli.signals import raise_on_stop
+    from pipelines.cluster import connect
+    from pipelines.search.callback import StudyLog
+    from pipelines.search.driver import run_trials
+    from pipelines.search.trial import objective
+    from pipelines.tracking import runs
 
     raise_on_stop()
     assert recipe.search is not None
     storage = RunStorage.next(storage_root(), name)
     kept = storage.state().get("run_id")
-    run_id = tracking.open_run(recipe, manifest, run_id=kept, name=storage.name, kind="study")
-    status: tracking.Status = "FAILED"
+    run_id = runs.open_run(recipe, manifest, run_id=kept, name=storage.name, kind="study")
+    status: runs.Status = "FAILED"
     try:
         storage.keep({"run_id": run_id})
         log = StudyLog(recipe, manifest, run_id, objective(recipe), trial_count(recipe.search))
-        with ray_cluster.connected(dashboard=recipe.search.workers > 1) as resources:
+        with connect.connected(dashboard=recipe.search.workers > 1) as resources:
             trials = run_trials(recipe, storage, log, resources)
         best = conclude(target, recipe, log, trials)
         storage.complete()
@@ -117,8 +119,8 @@ def _search(recipe: Recipe, manifest: Manifest, name: str, target: Path) -> dict
         raise StoppedEarly("search stopped; run the same command again to go on with it") from None
     finally:
         if status == "FINISHED":
-            tracking.attach(run_id, target, "search")
-        tracking.close_run(run_id, status)
+            runs.attach(run_id, target, "search")
+        runs.close_run(run_id, status)
 
 
 def conclude(target: Path, recipe: Recipe, log: StudyLog, trials: list[Trial]) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def conclude(target: Path, recipe: Recipe, log: StudyLog, trials: list[Trial]) -
 
     Raises OperationalError if no trial that did not fail has a bound.
     """
-    from pipelines.support.studylog import FAILED
+    from pipelines.search.callback import FAILED
 
     assert recipe.search is not None
     rows = sorted((log.row(trial) for trial in trials), key=lambda row: row["trial"])

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pipelines.support.recipe import load_recipe, places
-from pipelines.support.verb import RecipeOption, SetOption, run
+from pipelines.artifacts.places import places
+from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.recipes import load_recipe
 
 DirectoryOption = Annotated[
     Path | None, typer.Option("--directory", help="One sharded set; default: the recipe's.")
@@ -19,8 +20,8 @@ def verify(
     recipe: RecipeOption = None, settings: SetOption = None, directory: DirectoryOption = None
 ) -> None:
     """Check a sharded set against its manifest, to the last sample; names what is damaged."""
-    from data_prep.errors import BadInput
     from data_prep.verify import verify as verify_set
+    from seqgen.core.errors import BadInput
 
     if directory is not None:
         if recipe or settings:

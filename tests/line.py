@@ -15,12 +15,13 @@ import pytest
 import torch
 import yaml
 
-from data_prep.manifest import read_manifest
-from pipelines.support import lineage, tracking
-from pipelines.support.promotion import comparable
-from pipelines.support.recipe import load_recipe, places
-from pipelines.support.trained import Trained, load_trained
-from seqgen.data import load_split
+from pipelines.artifacts.places import places
+from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
+from pipelines.recipes import load_recipe
+from pipelines.registry.promotion import comparable
+from pipelines.tracking import lineage, runs
+from seqgen.data.images import load_split
+from seqgen.data.manifest import read_manifest
 from seqgen.evaluation.bounds import free_energies, hold_out
 from seqgen.models import build, save_model
 from tests.sets import write_digits, write_strokes
@@ -52,7 +53,7 @@ def tiny_recipe(directory: Path, *, conditional: bool = False, name: str = "tiny
     return path
 
 
-def train_line(recipe: Path, *, mean: float | None = None, seed: int = 0, data_seed: int = 0) -> Trained:
+def train_line(recipe: Path, *, mean: float | None = None, seed: int = 0, data_seed: int = 0) -> TrainedModel:
     """What fetch, shard, train and evaluate leave in the working directory, with an untrained model.
 
     `mean` is the ink the model starts from: the data's own (the default) gives a far better bound than 0.5.
@@ -66,11 +67,11 @@ def train_line(recipe: Path, *, mean: float | None = None, seed: int = 0, data_s
     torch.manual_seed(seed)
     model = build(wanted.model, 28, 28, manifest.mean if mean is None else mean)
     save_model(model, where.train / "model")
-    run_id = tracking.open_run(wanted, manifest)
+    run_id = runs.open_run(wanted, manifest)
     run = {
         "run_id": run_id,
         "run_name": "tiny",
-        "tracking_uri": tracking.tracking_uri(),
+        "tracking_uri": runs.tracking_uri(),
         "epochs": 1,
         "steps": 4,
         "settings_digest": wanted.digest(),
@@ -79,13 +80,13 @@ def train_line(recipe: Path, *, mean: float | None = None, seed: int = 0, data_s
     }
     (where.train / "run.json").write_text(json.dumps(run))
     (where.train / "recipe.json").write_text(wanted.model_dump_json(by_alias=True))
-    trained = load_trained(str(recipe))
+    trained = load_trained_model(str(recipe))
     evaluate_line(trained)
-    tracking.close_run(run_id, "FINISHED")
+    runs.close_run(run_id, "FINISHED")
     return trained
 
 
-def evaluate_line(trained: Trained) -> None:
+def evaluate_line(trained: TrainedModel) -> None:
     """Write evaluation.json and bounds.npy as the evaluate stage does, measured on the model there is."""
     from seqgen.models import load_model
 
@@ -111,7 +112,7 @@ def write_bounds(directory: Path, data: dict[str, Any], bounds: np.ndarray) -> N
 @functools.cache
 def _empty_store() -> bytes:
     with tempfile.TemporaryDirectory() as directory:
-        tracking.connect(f"sqlite:///{directory}/mlflow.db")
+        runs.connect(f"sqlite:///{directory}/mlflow.db")
         return (Path(directory) / "mlflow.db").read_bytes()
 
 

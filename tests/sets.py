@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.config import DataConfig
-from data_prep.files import file_sha256
-from data_prep.manifest import Manifest, Shard, SourceFile, SplitIndex
-from data_prep.shards import encode_sample, write_shard
+from seqgen.core.files import file_sha256
+from seqgen.data.manifest import Manifest, Shard, SourceFile, SplitIndex
+from seqgen.data.settings import DataConfig
+from seqgen.data.shards import encode_sample, write_shard
 
 SIZE = 28
 Sample = tuple[np.ndarray, dict[str, Any]]

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data_prep.config import Binarise, DataConfig
-from data_prep.errors import BadInput
+from seqgen.core.errors import BadInput
 from seqgen.data.images import ImageSet
+from seqgen.data.settings import Binarise, DataConfig
 
 _CHUNK = 1024
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.errors import BadInput, OperationalError
-from data_prep.manifest import SplitIndex, check_shard_bytes, read_manifest
-from data_prep.shards import read_shard
-from seqgen.data.mapped import MappedImages, spill_directory
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.data.manifest import SplitIndex, check_shard_bytes, read_manifest
+from seqgen.data.memory_mapped import MappedImages, spill_directory
+from seqgen.data.shards import read_shard
 
 _SPREAD_SEED = 0
 

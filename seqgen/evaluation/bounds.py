@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data_prep.config import DataConfig
-from data_prep.errors import BadInput, NumericalError
-from seqgen.config import EvaluateConfig
+from seqgen.core.errors import BadInput, NumericalError
 from seqgen.data.batches import fixed_set, generator_at
 from seqgen.data.images import ImageSet
+from seqgen.data.settings import DataConfig
 from seqgen.models import SequentialGenerator
 from seqgen.objectives import importance_weighted
+from seqgen.settings import EvaluateConfig
 
 CHUNK = 250  # images at once; a constant because the noise of an image depends on it
 _CUDA_PAIRS = 8192  # (image, sample) pairs at once on a GPU; an image's noise does not depend on it

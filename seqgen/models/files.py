@@ -11,11 +11,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 import seqgen
-from data_prep.errors import BadInput, OperationalError
-from data_prep.files import file_sha256, write_bytes, write_json
-from seqgen.config import ModelConfig
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.files import file_sha256, write_bytes, write_json
 from seqgen.models.generator import SequentialGenerator
 from seqgen.models.members import build
+from seqgen.settings import ModelConfig
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
 from torch.utils.checkpoint import checkpoint
 
-from seqgen.config import ModelConfig
 from seqgen.models.gaussian import draw, gaussian_kl
 from seqgen.models.linear import OneRun
 from seqgen.models.observation import bernoulli_log_prob
 from seqgen.models.precision import full_precision
 from seqgen.models.slots import Observation, Posterior, Reader, Writer
 from seqgen.models.transition import LstmCell
+from seqgen.settings import ModelConfig
 
 
 class State(NamedTuple):

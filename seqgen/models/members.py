@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from seqgen.config import ModelConfig
 from seqgen.models.attention import (
     AffineReader,
     AffineWriter,
@@ -18,6 +17,7 @@ from seqgen.models.observation import ConvObservation, IdentityObservation
 from seqgen.models.posterior import EncoderPosterior, SharedPosterior
 from seqgen.models.slots import Posterior, Reader, Writer
 from seqgen.models.transition import LstmCell
+from seqgen.settings import ModelConfig
 
 
 def _reader(config: ModelConfig, channels: int, height: int, width: int) -> Reader:

@@ -18,8 +18,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.errors import OperationalError
-from data_prep.files import publish
+from seqgen.core.errors import OperationalError
+from seqgen.core.files import publish
 
 _HERE = Path(__file__).parent
 _SOURCES = [_HERE / name for name in ("kernels.cpp", "products.cpp", "vectors.h")]

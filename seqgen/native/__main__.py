@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from data_prep.errors import OperationalError
+from seqgen.core.errors import OperationalError
 from seqgen.native import build
 
 

@@ -15,8 +15,9 @@ namespace {
 
 // The pixels of a side from `first` on, which DRAW counts from 1.
 inline Vec pixels_from(long first) {
-  const Vec up = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
-  return up + float(first);
+  Vec up;
+  for (long i = 0; i < N; ++i) up[i] = float(first + i + 1);
+  return up;
 }
 
 // Add the threads' partial sums, each `size` floats, into `total`.
@@ -63,33 +64,33 @@ std::vector<float> pack(const float* weight, long outputs, long inputs, bool tra
 }
 
 // to[o] = bias[o] + sum_c weight[o, c] * from[c]; `to` has room for a multiple of four planes.
+// Every sum stays in a register: four outputs times as many vectors of pixels as there is room for.
+constexpr long ACROSS = REGISTERS >= 32 ? 4 : 2;
+
 void convolve(const Plane& plane, const float* from, long inputs, const std::vector<float>& packed,
               const float* bias, float* to, long outputs) {
   for (long first = 0; first < outputs; first += 4) {
     const float* weights = packed.data() + first / 4 * inputs * 36;
-    for (long at = plane.lead; at < plane.lead + plane.length; at += 4 * N) {
-      Vec sums[4][4];
+    for (long at = plane.lead; at < plane.lead + plane.length; at += ACROSS * N) {
+      Vec sums[4][ACROSS];
       for (long o = 0; o < 4; ++o)
-        for (long v = 0; v < 4; ++v) sums[o][v] = Vec{} + (bias && first + o < outputs ? bias[first + o] : 0.0f);
+        for (long v = 0; v < ACROSS; ++v) sums[o][v] = Vec{} + (bias && first + o < outputs ? bias[first + o] : 0.0f);
       const float* w = weights;
       for (long c = 0; c < inputs; ++c)
         for (long tap = 0; tap < 9; ++tap, w += 4) {
           const float* p = from + c * plane.size + at + plane.offset(tap);
-          const Vec x0 = load(p), x1 = load(p + N), x2 = load(p + 2 * N), x3 = load(p + 3 * N);
-          for (long o = 0; o < 4; ++o) {
-            sums[o][0] += w[o] * x0;
-            sums[o][1] += w[o] * x1;
-            sums[o][2] += w[o] * x2;
-            sums[o][3] += w[o] * x3;
-          }
+          Vec x[ACROSS];
+          for (long v = 0; v < ACROSS; ++v) x[v] = load(p + v * N);
+          for (long o = 0; o < 4; ++o)
+            for (long v = 0; v < ACROSS; ++v) sums[o][v] += w[o] * x[v];
         }
       for (long o = 0; o < 4; ++o)
-        for (long v = 0; v < 4; ++v) store(to + (first + o) * plane.size + at + v * N, sums[o][v]);
+        for (long v = 0; v < ACROSS; ++v) store(to + (first + o) * plane.size + at + v * N, sums[o][v]);
     }
   }
 }
 
-// sums[o, c, tap] += sum over pixels of grad[o] * from[c] shifted by the tap, sixteen partial sums each;
+// sums[o, c, tap] += sum over pixels of grad[o] * from[c] shifted by the tap, N partial sums each;
 // then sums of grad[o] alone, the biases'. `grad` has a multiple of four planes.
 void correlate(const Plane& plane, const float* grad, long outputs, const float* from, long inputs, float* sums) {
   for (long first = 0; first < outputs; first += 4) {
@@ -218,7 +219,7 @@ void make_bank(const Bank& bank, const Window& window, float* out) {
   filters(bank, window, window.centre_x, bank.width, out + bank.size * bank.rows);
 }
 
-// Sixteen pixels from (y, x) on. Beyond a row's end they are the next row's: whoever reads them multiplies them by a
+// N pixels from (y, x) on. Beyond a row's end they are the next row's: whoever reads them multiplies them by a
 // filter's zero. Whoever writes them there writes the rows in order, so that the next row puts them right.
 inline Vec load_pixels(const Bank& bank, const float* image, long y, long x) {
   const long at = y * bank.width + x, left = bank.height * bank.width - at;

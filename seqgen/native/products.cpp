@@ -12,11 +12,7 @@
 namespace {
 
 // As many sums as the registers hold beside what they are made of.
-#ifdef __AVX512F__
-constexpr long ROWS = 12, VECTORS = 2;
-#else
-constexpr long ROWS = 6, VECTORS = 1;
-#endif
+constexpr long ROWS = REGISTERS >= 32 ? 12 : 6, VECTORS = 2;
 constexpr long WIDTH = VECTORS * N;
 constexpr long BLOCK = 10 * ROWS;  // images at a time, so that what is laid out of them stays in the second cache
 constexpr long DEPTH = 1024;        // rows that are added up before a weight's gradient is touched
@@ -71,7 +67,7 @@ void multiply(long rows, long columns, long depth, long threads, const float* le
   // While the tiles of one panel are computed, the next panel comes into the cache.
   const long count = tiles(rows), step = (WIDTH + count - 1) / std::max(count, 1L);
   share(panels(columns), threads, [&](long first, long last, long) {
-    alignas(64) float out[ROWS * WIDTH];
+    alignas(BYTES) float out[ROWS * WIDTH];
     for (long panel = first; panel < last; ++panel)
       for (long t = 0; t < count; ++t) {
         const long row = rows * t / count, height = rows * (t + 1) / count - row;

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from seqgen.training.loop import Progress, SaveFn, fit
-from seqgen.training.world import World, share_cores
+from seqgen.training.process_group import ProcessGroup, divide_cores
 
-__all__ = ["Progress", "SaveFn", "World", "fit", "share_cores"]
+__all__ = ["ProcessGroup", "Progress", "SaveFn", "divide_cores", "fit"]

@@ -26,8 +26,8 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 import seqgen
-from data_prep.errors import BadInput, OperationalError, changes
-from data_prep.files import file_sha256, write_bytes, write_json
+from seqgen.core.errors import BadInput, OperationalError, changes
+from seqgen.core.files import file_sha256, write_bytes, write_json
 
 INDEX = "index.json"
 _MODEL, _AVERAGE, _OPTIMISER = "model.safetensors", "average.safetensors", "optimiser.pt"

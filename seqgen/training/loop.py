@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_prep.config import DataConfig
-from data_prep.errors import NumericalError
 from seqgen import native
-from seqgen.config import TrainConfig, flatten
+from seqgen.core.errors import NumericalError
 from seqgen.data.batches import Batch, TrainingBatches, fixed_set, generator_at
 from seqgen.data.images import ImageSet
+from seqgen.data.settings import DataConfig
 from seqgen.models.generator import Bound, SequentialGenerator
+from seqgen.settings import TrainConfig, flatten
 from seqgen.training.checkpoint import Position, Trainee, load_checkpoint, save_checkpoint
+from seqgen.training.process_group import ProcessGroup
 from seqgen.training.schedule import average_decay, kl_weight, learning_rate
-from seqgen.training.world import World
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def fit(
     data: DataConfig,
     config: TrainConfig,
     *,
-    world: World | None = None,
+    group: ProcessGroup | None = None,
     resume: Path | None = None,
     on_epoch: OnEpoch | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -63,9 +63,9 @@ def fit(
     Raises BadInput (batch and data do not fit, another run's checkpoint), OperationalError (damaged
     checkpoint), NumericalError before the step that a non-finite gradient would spoil.
     """
-    world = world or World()
-    run = _Run(model.to(world.device), train.to(world.device), data, config, world)
-    held_out = None if valid is None else _HeldOut(valid, data, run.average, config, world)
+    group = group or ProcessGroup()
+    run = _Run(model.to(group.device), train.to(group.device), data, config, group)
+    held_out = None if valid is None else _HeldOut(valid, data, run.average, config, group)
     decisive = {
         "data": data.model_dump(mode="json"),
         "model": model.config.model_dump(),
@@ -90,7 +90,7 @@ def fit(
         def save(directory: Path, position: Position = position) -> None:
             save_checkpoint(directory, run.trainee, position, bound_to)
 
-        if world.any(bool(on_epoch(Progress(done, position.step, metrics, last), save))):
+        if group.any(bool(on_epoch(Progress(done, position.step, metrics, last), save))):
             break
     return run.average
 
@@ -99,26 +99,31 @@ class _Run:
     """The state of a training run and its step."""
 
     def __init__(
-        self, model: SequentialGenerator, train: ImageSet, data: DataConfig, config: TrainConfig, world: World
+        self,
+        model: SequentialGenerator,
+        train: ImageSet,
+        data: DataConfig,
+        config: TrainConfig,
+        group: ProcessGroup,
     ) -> None:
-        self.config, self.world = config, world
+        self.config, self.group = config, group
         self.batches = TrainingBatches(
             train,
             data,
             model.noise_shape(config.batch),
             conditional=model.config.conditional,
             seed=config.seed,
-            rank=world.rank,
-            size=world.size,
+            rank=group.rank,
+            size=group.size,
         )
         self.total = config.epochs * self.batches.steps
         self.parameters: list[Tensor] = list(model.parameters())
         model.recompute = config.recompute
         model.compile_step(config.compile)
-        if world.device.type == "cpu":
+        if group.device.type == "cpu":
             native.keep_freed_memory()
         self.forward: nn.Module = model
-        if world.size > 1:  # also gives every rank the first one's weights
+        if group.size > 1:  # also gives every rank the first one's weights
             self.forward = nn.parallel.DistributedDataParallel(
                 self.forward, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
@@ -126,7 +131,7 @@ class _Run:
         self.averages: list[Tensor] = list(self.average.parameters())
         optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
         self.trainee = Trainee(model, self.average, optimiser)
-        if world.size > 1:
+        if group.size > 1:
             # After its first backward pass DDP orders its buckets anew, and with them its sums. Spend one
             # pass on that, so that a resumed run adds in the same order as one that was not interrupted.
             self._loss(self.batches.at(0, 0), 0)[0].backward()
@@ -134,7 +139,7 @@ class _Run:
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch (0-based); the means of its metrics over all images and ranks."""
-        steps, device = self.batches.steps, self.world.device
+        steps, device = self.batches.steps, self.group.device
         sums = torch.zeros(2, device=device, dtype=torch.float64)
         norms = torch.zeros((), device=device, dtype=torch.float64)
         spoiled = torch.full((), steps, device=device)  # the first step whose gradient is not finite
@@ -153,7 +158,7 @@ class _Run:
             if device.type == "cpu" or (index + 1) % _LOOK_EVERY == 0 or index + 1 == steps:
                 self._refuse(epoch, int(spoiled))
         seconds = time.monotonic() - began
-        kl, log_likelihood = (self.world.sum(sums) / (steps * self.world.size)).tolist()
+        kl, log_likelihood = (self.group.sum(sums) / (steps * self.group.size)).tolist()
         return {
             "train/free_energy": kl - log_likelihood,
             "train/kl": kl,
@@ -166,7 +171,7 @@ class _Run:
     def _loss(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """The loss, and [mean KL, mean log-likelihood] of this rank's images."""
         with torch.autocast(
-            self.world.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+            self.group.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
         ):
             bound: Bound = self.forward(*batch)
         kl, log_likelihood = bound.kl.float().sum(0), bound.log_likelihood.float()
@@ -210,23 +215,23 @@ class _HeldOut:
         data: DataConfig,
         average: SequentialGenerator,
         config: TrainConfig,
-        world: World,
+        group: ProcessGroup,
     ) -> None:
         conditional = average.config.conditional
         drawn = fixed_set(valid.to(_CPU), data, conditional, config.seed)
-        self.x = drawn.x.to(world.device)
-        self.partner = None if drawn.partner is None else drawn.partner.to(world.device)
+        self.x = drawn.x.to(group.device)
+        self.partner = None if drawn.partner is None else drawn.partner.to(group.device)
         self.noise_shape = average.noise_shape(config.batch)
         self.model = average
-        self.config, self.world = config, world
+        self.config, self.group = config, group
 
     @torch.no_grad()
     def free_energy(self) -> float:
         """The mean free energy in nats; the ranks share each batch, the last is filled up and masked."""
         x, partner = self.x, self.partner
-        count, batch, device = len(x), self.config.batch, self.world.device
-        share = batch // self.world.size
-        mine = slice(self.world.rank * share, (self.world.rank + 1) * share)
+        count, batch, device = len(x), self.config.batch, self.group.device
+        share = batch // self.group.size
+        mine = slice(self.group.rank * share, (self.group.rank + 1) * share)
         total = torch.zeros(1, dtype=torch.float64, device=device)
         for start in range(0, count, batch):
             noise = torch.randn(
@@ -238,4 +243,4 @@ class _HeldOut:
             bound: Bound = self.model(x[index].unsqueeze(1).float(), context, noise.contiguous().to(device))
             free_energy = bound.kl.double().sum(0) - bound.log_likelihood.double()
             total += torch.where(place < count, free_energy, 0).sum()
-        return float(self.world.sum(total)) / count
+        return float(self.group.sum(total)) / count

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from seqgen.config import ModelConfig
 from seqgen.models.attention import FullContext
+from seqgen.settings import ModelConfig
 
 # Floats kept for the backward pass, per step and image, fitted to measured peaks of the pure torch path (within a
 # third of them); the native kernels keep less.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from seqgen.config import TrainConfig
+from seqgen.settings import TrainConfig
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from benchmarks.budget import train
-from pipelines.support.history import read_history
-from pipelines.support.recipe import load_recipe, places
+from pipelines.artifacts.history import read_history
+from pipelines.artifacts.places import places
+from pipelines.recipes import load_recipe
 from tests.sets import write_digits
 
 TINY = (

@@ -16,11 +16,11 @@ from benchmarks import learning, page, starts
 from benchmarks.learning import Clock, Digits, digits, measure, report, usual_start
 from benchmarks.starts import CHANGES, DEFAULT, KINDS
 from benchmarks.textbook import textbook
-from data_prep.errors import BadInput
-from pipelines.support.recipe import load_recipe
-from seqgen.config import flatten
-from seqgen.data import ImageSet
+from pipelines.recipes import load_recipe
+from seqgen.core.errors import BadInput
+from seqgen.data.images import ImageSet
 from seqgen.models import build
+from seqgen.settings import flatten
 from seqgen.training import fit
 from tests.sets import write_digits, write_strokes
 

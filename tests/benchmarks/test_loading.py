@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import loading
-from seqgen.data import load_split
+from seqgen.data.images import load_split
 from tests.sets import write_digits, write_strokes
 
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import scaling
 from benchmarks.scaling import Cluster, Gpu, Model
 from benchmarks.specs import Specification
-from seqgen.training import World
+from seqgen.training import ProcessGroup
 
 TINY = Model(
     Specification(
@@ -67,7 +67,7 @@ def test_the_ends_of_an_epoch_are_shares_of_its_training():
 
 
 def test_the_first_epoch_is_not_counted_and_the_first_process_saves():
-    (row,) = scaling.trained(World(), TINY.specification, steps=2, epochs=2)
+    (row,) = scaling.trained(ProcessGroup(), TINY.specification, steps=2, epochs=2)
     assert row.keys() == {"rate", "held_out_image", "checkpoint"}
     assert all(value > 0 for value in row.values())
 

@@ -7,9 +7,9 @@ import torch
 
 from benchmarks.specs import importance_noise
 from benchmarks.textbook import textbook
-from seqgen.config import ModelConfig
 from seqgen.models import SequentialGenerator, build
 from seqgen.objectives import importance_weighted
+from seqgen.settings import ModelConfig
 
 DRAW = ModelConfig(
     steps=4,

@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data_prep.config import DataConfig
-from data_prep.errors import BadInput
-from seqgen.data import ImageSet, TrainingBatches
-from seqgen.data.batches import Partners, binarise, epoch_order, fixed_set, generator_at, thresholds
+from seqgen.core.errors import BadInput
+from seqgen.data.batches import (
+    Partners,
+    TrainingBatches,
+    binarise,
+    epoch_order,
+    fixed_set,
+    generator_at,
+    thresholds,
+)
+from seqgen.data.images import ImageSet
+from seqgen.data.settings import DataConfig
 
 GREY = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
 BITS = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")

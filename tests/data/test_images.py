@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import BadInput, OperationalError
-from data_prep.manifest import FILE_NAME, Manifest, read_manifest
-from seqgen.data import load_split
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.data.images import load_split
+from seqgen.data.manifest import FILE_NAME, Manifest, read_manifest
 from tests.sets import write_digits, write_strokes
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.config import DataConfig
+from seqgen.data.settings import DataConfig
 
 ROOT = Path(__file__).parents[2]
 SMALL = {

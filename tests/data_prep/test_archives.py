@@ -13,8 +13,8 @@ import pytest
 
 from data_prep import archive as archive_module
 from data_prep.archive import CheckedZip
-from data_prep.errors import BadInput
 from data_prep.omniglot import characters, content_digest, decode_drawing
+from seqgen.core.errors import BadInput
 
 
 @pytest.mark.parametrize(

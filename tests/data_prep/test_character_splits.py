@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_prep.errors import BadInput
 from data_prep.omniglot import Character
 from data_prep.shrink import shrink
 from data_prep.splits import held_back, split_characters
+from seqgen.core.errors import BadInput
 
 
 def _alphabets(prefix: str, count: int, size: int = 12) -> list[Character]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from data_prep.manifest import read_manifest
+from seqgen.data.manifest import read_manifest
 
 MNIST = ("--recipe", "quickstart", "--set", "data.source=mnist")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from data_prep.amat import read_amat
-from data_prep.config import DataConfig
 from data_prep.digits import pairs_of_digits, read_digits
-from data_prep.errors import BadInput
 from data_prep.idx import read_images, read_labels, read_pair
+from seqgen.core.errors import BadInput
+from seqgen.data.settings import DataConfig
 
 
 def test_idx_round_trip(make, tmp_path):

@@ -9,9 +9,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from data_prep.errors import BadInput, OperationalError
 from data_prep.fetch import fetch
 from data_prep.sources import RAW_FILES, RawFile
+from seqgen.core.errors import BadInput, OperationalError
 
 CONTENT = bytes(range(256)) * 10_000
 

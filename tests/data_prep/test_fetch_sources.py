@@ -13,10 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from data_prep import fetch as fetch_module
-from data_prep.errors import BadInput, OperationalError
 from data_prep.fetch import checked_files, fetch
-from data_prep.places import open_mirror, shown
+from data_prep.mirrors import open_mirror, shown
 from data_prep.sources import RAW_FILES, RawFile
+from seqgen.core.errors import BadInput, OperationalError
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several chunks
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

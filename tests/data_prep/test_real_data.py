@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from data_prep.archive import CheckedZip
-from data_prep.config import DataConfig
 from data_prep.digits import read_digits
 from data_prep.fetch import fetch
 from data_prep.omniglot import characters, content_digest, decode_drawing
@@ -15,6 +14,7 @@ from data_prep.shrink import shrink
 from data_prep.sources import RAW_FILES
 from data_prep.splits import split_characters
 from data_prep.verify import verify
+from seqgen.data.settings import DataConfig
 
 
 @pytest.fixture(scope="module")

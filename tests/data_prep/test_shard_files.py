@@ -9,9 +9,9 @@ import tarfile
 import numpy as np
 import pytest
 
-from data_prep.errors import OperationalError
-from data_prep.files import canonical_digest, canonical_json
-from data_prep.shards import encode_sample, read_shard, write_shard
+from seqgen.core.errors import OperationalError
+from seqgen.core.files import canonical_digest, canonical_json
+from seqgen.data.shards import encode_sample, read_shard, write_shard
 
 KEYS = [f"00000{n}-Alpha_character0{n}" for n in range(4)]
 HEADER, BLOCK = 512, 512

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.errors import BadInput, OperationalError
-from data_prep.files import directory_writer
-from data_prep.manifest import Manifest, check_shard_bytes, read_manifest
 from data_prep.omniglot import decode_drawing
 from data_prep.parallel import parallel_map
 from data_prep.shard_set import shard_set
-from data_prep.shards import encode_sample, read_shard, write_shard
 from data_prep.shrink import shrink
 from data_prep.verify import verify
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.files import directory_writer
+from seqgen.data.manifest import Manifest, check_shard_bytes, read_manifest
+from seqgen.data.shards import encode_sample, read_shard, write_shard
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,7 +64,7 @@ _SCRIPT = """
 import os, sys
 os.umask(int(sys.argv[3], 8))
 from pathlib import Path
-from data_prep.config import DataConfig
+from seqgen.data.settings import DataConfig
 from data_prep.shard_set import shard_set
 from data_prep.verify import verify
 data = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")
@@ -98,7 +98,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from data_prep import shard_set as module
-from data_prep.config import DataConfig
+from seqgen.data.settings import DataConfig
 data = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")
 write, written = module.write_shard, []
 def write_then_die(path, samples):

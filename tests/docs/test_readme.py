@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from pipelines.support.recipe import recipe_names
+from pipelines.recipes import recipe_names
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "infra" / "README.md"]

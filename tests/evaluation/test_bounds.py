@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data_prep.config import DataConfig
-from data_prep.errors import BadInput, NumericalError
-from seqgen.config import EvaluateConfig, ModelConfig
-from seqgen.data import ImageSet
+from seqgen.core.errors import BadInput, NumericalError
 from seqgen.data.batches import generator_at
+from seqgen.data.images import ImageSet
+from seqgen.data.settings import DataConfig
 from seqgen.evaluation import bounds
 from seqgen.evaluation.bounds import HeldOut
 from seqgen.models import SequentialGenerator, build
+from seqgen.settings import EvaluateConfig, ModelConfig
 
 BITS = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")
 GREY = DataConfig(source="mnist-5k", size=28, binarise="dynamic")

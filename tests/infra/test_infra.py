@@ -19,8 +19,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.cli import verbs
-from pipelines.support.line import GRACE
+from pipelines.cli.main import verbs
+from pipelines.cli.subprocesses import GRACE
 from tests.infra.kube import documents, pod_templates, validate
 
 ROOT = Path(__file__).parents[2]

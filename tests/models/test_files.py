@@ -8,9 +8,9 @@ import pickle
 import pytest
 import torch
 
-from data_prep.errors import BadInput, OperationalError
-from seqgen.config import ModelConfig
+from seqgen.core.errors import BadInput, OperationalError
 from seqgen.models import build, load_model, save_model
+from seqgen.settings import ModelConfig
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from seqgen import native
-from seqgen.config import ModelConfig
 from seqgen.models import build
 from seqgen.models.generator import Seen
+from seqgen.settings import ModelConfig
 
 KINDS = [
     {"attention": attention, "canvas": canvas, "inference": inference, "conditional": conditional}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from seqgen.config import ModelConfig
 from seqgen.models import build
 from seqgen.objectives import free_energy, importance, importance_weighted
+from seqgen.settings import ModelConfig
 
 
 @pytest.fixture(params=["spatial-transformer", "gaussian", "full"])

@@ -9,9 +9,9 @@ import sys
 import pytest
 import yaml
 
-from pipelines.cli import main, verbs
-from pipelines.support.recipe import load_recipe, recipe_names
-from seqgen.config import build_recipe
+from pipelines.cli.main import main, verbs
+from pipelines.recipes import load_recipe, recipe_names
+from seqgen.settings import build_recipe
 
 HEAVY = {
     "boto3",
@@ -72,9 +72,7 @@ def test_light_commands_import_nothing_heavy():
 
 
 def test_a_training_process_imports_nothing_of_the_drivers():
-    modules = (
-        "pipelines.support.worker, pipelines.support.trials, seqgen.data, seqgen.models, seqgen.training"
-    )
+    modules = "pipelines.cluster.worker, pipelines.search.trial, seqgen.data, seqgen.models, seqgen.training"
     script = f"import sys, {modules}\nprint(sorted({DRIVERS} & sys.modules.keys()))"
     assert run_alone(script) == "[]\n"
 

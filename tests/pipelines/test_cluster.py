@@ -17,8 +17,8 @@ import pytest
 import yaml
 from ray._common.utils import get_ray_address_file
 
-from data_prep.errors import BadInput
-from pipelines import cluster
+from pipelines.cluster import __main__ as cluster
+from seqgen.core.errors import BadInput
 from tests.pipelines.test_tune import TREE
 from tests.sets import write_digits
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep.errors import BadInput, OperationalError
+from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.evaluate import evaluate, evaluate_trained, lines, publish
-from pipelines.support import tracking
-from pipelines.support.trained import load_trained
+from pipelines.tracking import runs
+from seqgen.core.errors import BadInput, OperationalError
 from tests.line import tiny_recipe, train_line
 
 
@@ -74,7 +74,7 @@ def test_evaluate_leaves_numbers_and_pictures_and_tells_the_run(project):
         with Image.open(sheet) as picture:
             assert picture.width > 300
 
-    client = tracking.connect()
+    client = runs.connect()
     run_id = trained.run["run_id"]
     logged = client.get_run(run_id).data.metrics
     assert logged["test/static/bound"] == pytest.approx(metrics["bound"])
@@ -94,7 +94,7 @@ def test_evaluating_twice_gives_the_same_bytes_and_settings_choose_the_images(pr
     assert first == contents(trained.places.evaluate)
     assert "pictures/exemplars.png" not in first
 
-    fewer = load_trained(str(recipe), ["evaluate.images=6", "evaluate.split=valid"])
+    fewer = load_trained_model(str(recipe), ["evaluate.images=6", "evaluate.split=valid"])
     metrics = evaluate_trained(fewer)
     assert metrics["valid"]["dynamic"]["images"] == 6
     assert any(line.split()[0] == "valid/dynamic/bound" for line in lines(metrics))
@@ -103,20 +103,20 @@ def test_evaluating_twice_gives_the_same_bytes_and_settings_choose_the_images(pr
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_touched(project):
     recipe = tiny_recipe(project)
     with pytest.raises(BadInput, match="nothing was trained here; run"):
-        load_trained(str(recipe))
+        load_trained_model(str(recipe))
     trained = train_line(recipe)
     before = (trained.places.evaluate / "evaluation.json").read_bytes()
 
     with pytest.raises(BadInput, match="the model was trained with 1"):
-        load_trained(str(recipe), ["train.epochs=3"])
-    assert load_trained(str(recipe), ["train.epochs=1"]).recipe == trained.recipe
+        load_trained_model(str(recipe), ["train.epochs=3"])
+    assert load_trained_model(str(recipe), ["train.epochs=1"]).recipe == trained.recipe
     with pytest.raises(BadInput, match=r"evaluate\.importance_images=1"):
-        evaluate_trained(load_trained(str(recipe), ["evaluate.importance_images=1"]))
+        evaluate_trained(load_trained_model(str(recipe), ["evaluate.importance_images=1"]))
 
     run = json.loads((trained.places.train / "run.json").read_text())
     (trained.places.train / "run.json").write_text(json.dumps({**run, "manifest_digest": "f" * 64}))
     with pytest.raises(BadInput, match="not the shards the model was trained on"):
-        evaluate_trained(load_trained(str(recipe)))
+        evaluate_trained(load_trained_model(str(recipe)))
     assert (trained.places.evaluate / "evaluation.json").read_bytes() == before
 
 

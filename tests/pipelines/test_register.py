@@ -17,14 +17,15 @@ import torch
 import yaml
 
 import seqgen
-from data_prep.errors import BadInput, OperationalError
 from pipelines import register, rollback, trace
-from pipelines.support import promotion, registry, tracking
-from pipelines.support.lineage import request_digest
-from pipelines.support.promotion import Evaluation, decide
-from pipelines.support.recipe import load_recipe
-from pipelines.support.trained import Trained, load_trained
-from seqgen.data import load_split
+from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
+from pipelines.recipes import load_recipe
+from pipelines.registry import promotion, versions
+from pipelines.registry.promotion import Evaluation, decide
+from pipelines.tracking import runs
+from pipelines.tracking.lineage import request_digest
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.data.images import load_split
 from seqgen.models import build, save_model
 from tests.line import evaluate_line, outside, tiny_recipe, train_line, work_in, write_bounds
 from tests.mlflow_server import MlflowServer
@@ -38,17 +39,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def registered(trained: Trained) -> dict[str, Any]:
+def registered(trained: TrainedModel) -> dict[str, Any]:
     return register.register_trained(trained)
 
 
 def tags(name: str, version: str) -> dict[str, str]:
-    return tracking.connect().get_model_version(name, version).tags
+    return runs.connect().get_model_version(name, version).tags
 
 
 def stored(here: Path, version: str = "1") -> Path:
     """Where the local artifact store has the artifacts of a version of `tiny`."""
-    client = tracking.connect()
+    client = runs.connect()
     run = client.get_run(client.get_model_version("tiny", version).run_id or "")
     assert run.outputs is not None
     (output,) = run.outputs.model_outputs
@@ -84,7 +85,7 @@ def test_champion_predicts_in_a_fresh_process(here: Path, conditional: bool) -> 
     result = registered(trained)
     assert result["promoted"]
     assert result["champion"] == result["version"] == "1"
-    done = fresh(PREDICT.format(conditional=conditional), tracking.tracking_uri())
+    done = fresh(PREDICT.format(conditional=conditional), runs.tracking_uri())
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["shape"] == ([2, 3, 28, 28] if conditional else [5, 28, 28])
@@ -134,7 +135,7 @@ def test_better_replaces_worse_and_is_rolled_back(here: Path, capsys: pytest.Cap
     assert written == worse
 
     rollback.rollback("tiny")
-    client = tracking.connect()
+    client = runs.connect()
     assert str(client.get_model_version_by_alias("tiny", "champion").version) == "1"
     with pytest.raises(BadInput, match="nothing to go back to"):
         rollback.rollback("tiny")
@@ -154,22 +155,22 @@ def test_equal_is_not_better_and_a_gain_can_be_asked_for(here: Path) -> None:
     assert not result["promoted"]
     assert result["difference"] == 0
     train_line(recipe)
-    reluctant = load_trained(str(recipe), ["register.min_gain=10000.0"])
+    reluctant = load_trained_model(str(recipe), ["register.min_gain=10000.0"])
     assert not registered(reluctant)["promoted"]
-    assert registered(load_trained(str(recipe)))["promoted"]
+    assert registered(load_trained_model(str(recipe)))["promoted"]
 
 
 def test_registering_again_makes_no_second_version(here: Path) -> None:
     trained = train_line(tiny_recipe(here))
     assert registered(trained)["version"] == registered(trained)["version"] == "1"
-    assert len(tracking.connect().search_model_versions("name='tiny'")) == 1
+    assert len(runs.connect().search_model_versions("name='tiny'")) == 1
 
 
 def test_the_request_of_a_version_is_the_trainings_not_the_files_of_now(here: Path) -> None:
     trained = train_line(tiny_recipe(here))
     asked = request_digest(load_recipe("tiny.yaml"))
     tiny_recipe(here, learning_rate=0.5)
-    registered(load_trained("tiny.yaml"))
+    registered(load_trained_model("tiny.yaml"))
     assert tags("tiny", "1")["seqgen.request_digest"] == asked != request_digest(load_recipe("tiny.yaml"))
     del trained.run["request_digest"]
     registered(trained)
@@ -180,9 +181,9 @@ def test_the_lock_lies_at_home_or_where_there_is_none_in_the_temporary_directory
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert registry._lock_directory() == tmp_path / ".cache/seqgen"
+    assert versions._lock_directory() == tmp_path / ".cache/seqgen"
     monkeypatch.setenv("HOME", "/dev/null")
-    assert registry._lock_directory() == Path(tempfile.gettempdir())
+    assert versions._lock_directory() == Path(tempfile.gettempdir())
 
 
 def test_champion_is_measured_again_on_other_data(here: Path) -> None:
@@ -198,7 +199,7 @@ def test_champion_is_measured_again_on_other_data(here: Path) -> None:
 def test_measuring_again_gives_the_bounds_of_the_evaluation(here: Path) -> None:
     trained = train_line(tiny_recipe(here, conditional=True))
     registered(trained)
-    client = tracking.connect()
+    client = runs.connect()
     champion = client.get_model_version_by_alias("tiny", "champion")
     evaluation = Evaluation.read(trained.places.evaluate)
     images = load_split(trained.places.shards, "test")
@@ -238,7 +239,7 @@ def test_an_evaluation_with_other_settings_is_refused(here: Path, setting: str) 
     train_line(recipe)
     key = setting.partition(".")[2].partition("=")[0]
     with pytest.raises(BadInput, match=f"other settings .*{key} was"):
-        registered(load_trained(str(recipe), [setting]))
+        registered(load_trained_model(str(recipe), [setting]))
 
 
 def evaluation(bounds: list[float], **data: Any) -> Evaluation:
@@ -294,14 +295,14 @@ def test_incomplete_evaluation_is_refused_before_anything_is_registered(here: Pa
     shutil.rmtree(trained.places.shards)
     with pytest.raises(BadInput):
         registered(trained)
-    assert tracking.connect().search_registered_models() == []
+    assert runs.connect().search_registered_models() == []
 
 
 def test_altered_or_deleted_version_does_not_become_champion(here: Path) -> None:
     recipe = tiny_recipe(here)
     registered(train_line(recipe, mean=WORSE))
     registered(train_line(recipe))
-    client = tracking.connect()
+    client = runs.connect()
     weights = stored(here) / "model/weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -377,10 +378,10 @@ def test_a_champion_put_there_meanwhile_is_judged_again(here: Path, monkeypatch:
     recipe = tiny_recipe(here)
     registered(train_line(recipe, mean=WORSE))
     best = train_line(recipe)
-    client = tracking.connect()
-    rival = registry.add_version(client, best, Evaluation.read(best.places.evaluate))
+    client = runs.connect()
+    rival = versions.add_version(client, best, Evaluation.read(best.places.evaluate))
     mediocre = train_line(recipe, mean=0.3)
-    verify = registry.verify
+    verify = versions.verify
     calls: list[str] = []
 
     def while_we_verify(client: Any, version: Any) -> None:
@@ -389,7 +390,7 @@ def test_a_champion_put_there_meanwhile_is_judged_again(here: Path, monkeypatch:
             client.set_registered_model_alias("tiny", "champion", rival.version)
         calls.append(version.version)
 
-    monkeypatch.setattr(registry, "verify", while_we_verify)
+    monkeypatch.setattr(versions, "verify", while_we_verify)
     result = registered(mediocre)
     assert not result["promoted"]
     assert result["champion"] == str(rival.version)
@@ -419,7 +420,7 @@ def test_two_at_once_through_a_server(here: Path, monkeypatch: pytest.MonkeyPatc
             name: json.loads((here / name / "artifacts/tiny/register/register.json").read_text())
             for name in lines
         }
-        client = tracking.connect()
+        client = runs.connect()
         versions = client.search_model_versions("name='tiny'")
         assert len(versions) == 2
         assert all(version.tags["promotion_reason"] for version in versions)

@@ -10,12 +10,12 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from data_prep.errors import BadInput
+from pipelines.artifacts.findings import bound_rows, commands
 from pipelines.evaluate import evaluate_trained
+from pipelines.recipes import load_recipe
 from pipelines.report import report, view_command
-from pipelines.support import tracking
-from pipelines.support.findings import bound_rows, commands
-from pipelines.support.recipe import load_recipe
+from pipelines.tracking import runs
+from seqgen.core.errors import BadInput
 from tests.line import tiny_recipe, train_line
 
 EVIL = "<script>alert('x')</script>"
@@ -106,9 +106,9 @@ def test_the_report_holds_the_run_and_nothing_from_outside(project, capsys):
     assert f"{metrics['bound_se']:.2f}" in printed
     assert "tiny version 7, not promoted: worse" in printed
     assert str(places.report / "report.html") in printed
-    assert f"mlflow ui --backend-store-uri {tracking.tracking_uri()}" in printed
+    assert f"mlflow ui --backend-store-uri {runs.tracking_uri()}" in printed
     assert "\x1b" not in printed
-    attached = tracking.connect().list_artifacts(trained.run["run_id"], "report")
+    attached = runs.connect().list_artifacts(trained.run["run_id"], "report")
     assert [artifact.path for artifact in attached] == ["report/report.html"]
 
 

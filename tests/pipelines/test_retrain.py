@@ -14,9 +14,10 @@ import psutil
 import pytest
 import yaml
 
-from data_prep.errors import BadInput, NumericalError, OperationalError
 from pipelines import retrain
-from pipelines.support import registry, tracking
+from pipelines.registry import versions
+from pipelines.tracking import runs
+from seqgen.core.errors import BadInput, NumericalError, OperationalError
 from tests.line import outside, tiny_recipe, work_in
 
 # A line whose training is instant: `dvc repro` runs it, and what it leaves is what the real one leaves.
@@ -24,7 +25,8 @@ STAGE = """
 import shutil, sys, time
 from pathlib import Path
 from pipelines import register
-from pipelines.support.recipe import load_recipe, places
+from pipelines.artifacts.places import places
+from pipelines.recipes import load_recipe
 from tests.line import train_line
 from tests.sets import write_digits
 verb, recipe = sys.argv[1:]
@@ -113,7 +115,7 @@ def test_retrains_when_something_changed_and_only_then(project: Path, capfd: pyt
     (project / "knobs.txt").write_text("exit=3")
     with pytest.raises(NumericalError, match=r"dvc repro report@tiny\.yaml ended with code 3"):
         retrain.retrain()
-    client = tracking.connect()
+    client = runs.connect()
     assert str(client.get_model_version_by_alias("tiny", "champion").version) == "3"
 
 
@@ -138,7 +140,7 @@ def test_stopped_it_leaves_no_process_and_no_lock(project: Path) -> None:
         assert descriptor is not None
     (project / "knobs.txt").write_text("mean=0.5")
     retrain.retrain()  # DVC's own locks are free as well
-    assert tracking.connect().get_model_version("tiny", "1").tags["promotion"] == "promoted"
+    assert runs.connect().get_model_version("tiny", "1").tags["promotion"] == "promoted"
 
 
 HOLD = "import sys, time; sys.stdin.readline()"
@@ -199,7 +201,7 @@ def test_an_error_of_the_server_is_that_recipes(
 
     names = [str(tiny_recipe(here, name=name)) for name in ("one", "two")]
     monkeypatch.setattr(retrain, "dvc_recipes", lambda: names)
-    monkeypatch.setattr(registry, "by_alias", fail)
+    monkeypatch.setattr(versions, "by_alias", fail)
     with pytest.raises(OperationalError, match=r"one\.yaml: .*gone") as caught:
         retrain.retrain()
     said = capsys.readouterr().err

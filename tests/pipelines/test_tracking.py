@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import BadInput, OperationalError, one_line
-from data_prep.manifest import Manifest, read_manifest
 from pipelines import replay
-from pipelines.support import lineage, metriclog, tracking
-from pipelines.support.recipe import load_recipe
-from seqgen.config import Recipe
+from pipelines.recipes import load_recipe
+from pipelines.tracking import lineage, runs, spool
+from seqgen.core.errors import BadInput, OperationalError, one_line
+from seqgen.data.manifest import Manifest, read_manifest
+from seqgen.settings import Recipe
 from tests.line import tiny_recipe, work_in
 from tests.mlflow_server import MlflowServer
 from tests.sets import write_digits
@@ -40,16 +40,16 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def steps(run_id: str, key: str) -> list[int]:
-    return sorted(metric.step for metric in tracking.connect().get_metric_history(run_id, key))
+    return sorted(metric.step for metric in runs.connect().get_metric_history(run_id, key))
 
 
 def test_default_is_a_sqlite_file_of_the_working_directory(here: Path) -> None:
-    assert tracking.tracking_uri() == f"sqlite:///{here}/mlflow.db"
+    assert runs.tracking_uri() == f"sqlite:///{here}/mlflow.db"
 
 
 def test_relative_sqlite_becomes_absolute(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///db/runs.db")
-    assert tracking.tracking_uri() == f"sqlite:///{here}/db/runs.db"
+    assert runs.tracking_uri() == f"sqlite:///{here}/db/runs.db"
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_relative_sqlite_becomes_absolute(here: Path, monkeypatch: pytest.Monkey
 def test_wrong_store_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(BadInput, match="MLFLOW_TRACKING_URI") as caught:
-        tracking.connect()
+        runs.connect()
     assert "canary" not in str(caught.value)
 
 
 def test_server_that_is_down_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:canary@127.0.0.1:9")
     with pytest.raises(OperationalError, match=r"http://\*\*\*@127\.0\.0\.1:9") as caught:
-        tracking.connect()
+        runs.connect()
     assert "canary" not in str(caught.value)
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
@@ -73,8 +73,8 @@ def test_server_that_is_down_is_named_without_its_password(monkeypatch: pytest.M
 def test_passwords_are_taken_out_of_any_text() -> None:
     said = one_line(ValueError("http://a:canary@h/x\nand postgresql://b:can:ary@h, https://:canary@h"))
     assert said == "http://***@h/x and postgresql://***@h, https://***@h"
-    assert tracking.redact("sqlite:////a/b@c") == "sqlite:////a/b@c"
-    assert tracking.redact("http://token@host:1 http://user:p@ss@host") == "http://***@host:1 http://***@host"
+    assert runs.redact("sqlite:////a/b@c") == "sqlite:////a/b@c"
+    assert runs.redact("http://token@host:1 http://user:p@ss@host") == "http://***@host:1 http://***@host"
 
 
 def test_a_run_that_cannot_be_described_is_failed(
@@ -87,35 +87,35 @@ def test_a_run_that_cannot_be_described_is_failed(
 
     monkeypatch.setattr(MlflowClient, "log_batch", refuse)
     with pytest.raises(KeyboardInterrupt):
-        tracking.open_run(recipe, manifest)
-    client = tracking.connect()
-    (run,) = client.search_runs([tracking.experiment_id(client)])
+        runs.open_run(recipe, manifest)
+    client = runs.connect()
+    (run,) = client.search_runs([runs.experiment_id(client)])
     assert run.info.status == "FAILED"
 
 
 def test_replay_does_not_end_a_run_that_was_gone_on_with(
     here: Path, recipe: Recipe, manifest: Manifest
 ) -> None:
-    client = tracking.connect()
-    run_id = tracking.open_run(recipe, manifest)
+    client = runs.connect()
+    run_id = runs.open_run(recipe, manifest)
     for status in ("KILLED", "FAILED"):
-        metriclog.spool_status(run_id, status)
+        spool.spool_status(run_id, status)
     replay.replay()
     assert client.get_run(run_id).info.status == "FAILED"
 
-    path = metriclog.spool_status(run_id, "KILLED")
-    tracking.open_run(recipe, manifest, run_id=run_id)
+    path = spool.spool_status(run_id, "KILLED")
+    runs.open_run(recipe, manifest, run_id=run_id)
     assert not path.exists()
-    assert tracking.close_run(run_id, "FINISHED")
-    metriclog.spool_status(run_id, "KILLED")  # as another machine's spool may have it
+    assert runs.close_run(run_id, "FINISHED")
+    spool.spool_status(run_id, "KILLED")  # as another machine's spool may have it
     replay.replay()
     assert client.get_run(run_id).info.status == "FINISHED"
     assert not path.exists()
 
 
 def test_run_has_settings_and_lineage_and_reopens(here: Path, recipe: Recipe, manifest: Manifest) -> None:
-    run_id = tracking.open_run(recipe, manifest, name="first", kind="trial", parent=None)
-    run = tracking.connect().get_run(run_id)
+    run_id = runs.open_run(recipe, manifest, name="first", kind="trial", parent=None)
+    run = runs.connect().get_run(run_id)
     assert run.info.run_name == "first"
     assert run.data.params["train.learning_rate"] == "0.001"
     assert run.data.params["register.name"] == "tiny"
@@ -125,29 +125,29 @@ def test_run_has_settings_and_lineage_and_reopens(here: Path, recipe: Recipe, ma
     assert run.data.tags["seqgen.kind"] == "trial"
     assert run.info.artifact_uri.startswith(f"file://{here}/mlartifacts/")
 
-    assert tracking.close_run(run_id, "KILLED")
-    assert tracking.connect().get_run(run_id).info.status == "KILLED"
-    assert tracking.open_run(recipe, manifest, run_id=run_id) == run_id
-    assert tracking.connect().get_run(run_id).info.status == "RUNNING"
-    child = tracking.open_run(recipe, manifest, parent=run_id)
-    assert tracking.connect().get_run(child).data.tags["mlflow.parentRunId"] == run_id
+    assert runs.close_run(run_id, "KILLED")
+    assert runs.connect().get_run(run_id).info.status == "KILLED"
+    assert runs.open_run(recipe, manifest, run_id=run_id) == run_id
+    assert runs.connect().get_run(run_id).info.status == "RUNNING"
+    child = runs.open_run(recipe, manifest, parent=run_id)
+    assert runs.connect().get_run(child).data.tags["mlflow.parentRunId"] == run_id
 
 
 def test_attach_file_and_directory(here: Path, recipe: Recipe, manifest: Manifest) -> None:
-    run_id = tracking.open_run(recipe, manifest)
+    run_id = runs.open_run(recipe, manifest)
     (here / "pictures").mkdir()
     (here / "pictures" / "a.png").write_bytes(b"a")
-    assert tracking.attach(run_id, here / "pictures", "evaluate")
-    assert tracking.attach(run_id, here / "pictures" / "a.png", "")
-    client = tracking.connect()
+    assert runs.attach(run_id, here / "pictures", "evaluate")
+    assert runs.attach(run_id, here / "pictures" / "a.png", "")
+    client = runs.connect()
     assert [item.path for item in client.list_artifacts(run_id, "evaluate")] == ["evaluate/a.png"]
     assert "a.png" in [item.path for item in client.list_artifacts(run_id)]
 
 
 def test_metrics_after_a_resume_are_not_doubled(here: Path, recipe: Recipe, manifest: Manifest) -> None:
-    run_id = tracking.open_run(recipe, manifest)
+    run_id = runs.open_run(recipe, manifest)
     for begin, end in ((1, 6), (4, 9)):
-        log = tracking.MetricLog(tracking.tracking_uri(), run_id)
+        log = runs.MetricLog(runs.tracking_uri(), run_id)
         for step in range(begin, end):
             log.log({"train/free_energy": 100.0 / step, "valid/dynamic/free_energy": float("nan")}, step)
         assert log.close()
@@ -158,18 +158,18 @@ def test_metrics_after_a_resume_are_not_doubled(here: Path, recipe: Recipe, mani
 def test_a_run_that_the_server_does_not_know_is_opened_anew(
     here: Path, recipe: Recipe, manifest: Manifest, capfd: pytest.CaptureFixture
 ) -> None:
-    run_id = tracking.open_run(recipe, manifest, run_id="0" * 32)
+    run_id = runs.open_run(recipe, manifest, run_id="0" * 32)
     assert run_id != "0" * 32
     assert "a new one is opened" in capfd.readouterr().err
-    assert tracking.connect().get_run(run_id).info.status == "RUNNING"
-    assert tracking.open_run(recipe, manifest, run_id=run_id) == run_id
+    assert runs.connect().get_run(run_id).info.status == "RUNNING"
+    assert runs.open_run(recipe, manifest, run_id=run_id) == run_id
 
 
 def test_bad_values_are_a_warning(
     here: Path, recipe: Recipe, manifest: Manifest, capfd: pytest.CaptureFixture
 ) -> None:
-    run_id = tracking.open_run(recipe, manifest)
-    log = tracking.MetricLog(tracking.tracking_uri(), run_id)
+    run_id = runs.open_run(recipe, manifest)
+    log = runs.MetricLog(runs.tracking_uri(), run_id)
     log.log({"a": "no number"}, 1)  # type: ignore[dict-item]
     log.log({"a": 1.0}, 2)
     assert log.close()
@@ -178,18 +178,18 @@ def test_bad_values_are_a_warning(
 
 
 def test_unknown_run_is_refused_once_and_kept(here: Path, recipe: Recipe, manifest: Manifest) -> None:
-    tracking.open_run(recipe, manifest)
-    log = tracking.MetricLog(tracking.tracking_uri(), "0123")
+    runs.open_run(recipe, manifest)
+    log = runs.MetricLog(runs.tracking_uri(), "0123")
     log.log({"a": 1.0}, 1)
     assert not log.close()
-    assert (metriclog.spool_directory() / "0123.jsonl").is_file()
+    assert (spool.spool_directory() / "0123.jsonl").is_file()
 
 
 def test_full_queue_drops_with_one_warning(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(metriclog, "_CAPACITY", 600)
-    log = tracking.MetricLog("http://127.0.0.1:9", "0123")
+    monkeypatch.setattr(spool, "_CAPACITY", 600)
+    log = runs.MetricLog("http://127.0.0.1:9", "0123")
     for step in range(2000):
         log.log({"a": 1.0}, step)
     log.close(timeout=0)
@@ -200,15 +200,15 @@ def test_server_away_at_the_end_leaves_a_spool(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:canary@127.0.0.1:9")
-    log = tracking.MetricLog(tracking.tracking_uri(), "0123")
+    log = runs.MetricLog(runs.tracking_uri(), "0123")
     log.log({"a": 1.0}, 1)
     assert not log.close(timeout=1)
-    assert not tracking.close_run("0123", "FINISHED")
-    assert not tracking.attach("0123", here, "")
+    assert not runs.close_run("0123", "FINISHED")
+    assert not runs.attach("0123", here, "")
     said = capfd.readouterr().err
     assert "python -m pipelines.replay" in said
     assert "canary" not in said
-    assert len((metriclog.spool_directory() / "0123.jsonl").read_text().splitlines()) == 2
+    assert len((spool.spool_directory() / "0123.jsonl").read_text().splitlines()) == 2
     with pytest.raises(OperationalError):
         replay.replay()
 
@@ -255,9 +255,9 @@ def test_server_killed_in_mid_run(
     here: Path, server: MlflowServer, recipe: Recipe, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logging goes on at once; what the server missed reaches it when it is back, each step once."""
-    monkeypatch.setattr(metriclog, "_PAUSE", 0.2)
-    run_id = tracking.open_run(recipe, manifest)
-    log = tracking.MetricLog(server.uri, run_id)
+    monkeypatch.setattr(spool, "_PAUSE", 0.2)
+    run_id = runs.open_run(recipe, manifest)
+    log = runs.MetricLog(server.uri, run_id)
     log.log({"a": 1.0}, 1)
     while steps(run_id, "a") != [1]:
         time.sleep(0.1)
@@ -269,13 +269,13 @@ def test_server_killed_in_mid_run(
     assert steps(run_id, "a") == list(range(1, 1002))
 
     server.kill()
-    resumed = tracking.MetricLog(server.uri, run_id)
+    resumed = runs.MetricLog(server.uri, run_id)
     for step in range(990, 1010):
         resumed.log({"a": 1.0}, step)
     assert not resumed.close(timeout=1)
-    assert not tracking.close_run(run_id, "FINISHED")
+    assert not runs.close_run(run_id, "FINISHED")
     server.start()
     replay.replay()
     assert steps(run_id, "a") == list(range(1, 1010))
-    assert tracking.connect().get_run(run_id).info.status == "FINISHED"
-    assert not list((metriclog.spool_directory()).iterdir())
+    assert runs.connect().get_run(run_id).info.status == "FINISHED"
+    assert not list((spool.spool_directory()).iterdir())

@@ -18,12 +18,12 @@ from typing import Any
 import psutil
 import pytest
 
-from data_prep.errors import BadInput, NumericalError, OperationalError
-from data_prep.files import file_sha256
-from pipelines.support import lineage
-from pipelines.support.recipe import load_recipe
-from pipelines.support.storage import RunStorage
+from pipelines.cluster.storage import RunStorage
+from pipelines.recipes import load_recipe
+from pipelines.tracking import lineage
 from pipelines.train import _write_products, check, run_name, with_search
+from seqgen.core.errors import BadInput, NumericalError, OperationalError
+from seqgen.core.files import file_sha256
 from tests.sets import write_digits, write_strokes
 
 ROOT = Path(__file__).parents[2]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import BadInput, OperationalError
-from pipelines.support.history import read_history, write_history
-from pipelines.support.progress import Display, EpochLines, clock
-from pipelines.support.ray_cluster import Resources
-from pipelines.support.recipe import load_recipe
-from pipelines.support.storage import RunStorage, storage_root
-from pipelines.support.verb import run
+from pipelines.artifacts.history import read_history, write_history
+from pipelines.cli.command import run
+from pipelines.cli.progress import Display, EpochLines, clock
+from pipelines.cluster.connect import Resources
+from pipelines.cluster.storage import RunStorage, storage_root
+from pipelines.recipes import load_recipe
+from seqgen.core.errors import BadInput, OperationalError
 
 OBJECTIVE = "valid/dynamic/free_energy"
 
@@ -137,9 +137,9 @@ def test_without_a_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixtur
 
 STOPPED = """
 import contextlib, os, signal, time
-from data_prep.errors import StoppedEarly
-from pipelines.support.signals import check_stop, raise_on_stop
-from pipelines.support.verb import run
+from seqgen.core.errors import StoppedEarly
+from pipelines.cli.signals import check_stop, raise_on_stop
+from pipelines.cli.command import run
 
 def work() -> None:
     raise_on_stop()
@@ -182,7 +182,7 @@ def test_a_training_starts_no_actor_that_it_has_no_use_for():
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from pipelines.support.ray_train import trainer_class
+    from pipelines.cluster.driver import trainer_class
 
     def callbacks(trainer: type[TorchTrainer]) -> set[str]:
         made = trainer(lambda: None, scaling_config=ScalingConfig(num_workers=1))

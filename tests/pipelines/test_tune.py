@@ -18,16 +18,16 @@ import pytest
 import yaml
 from ray.tune import Checkpoint
 
-from data_prep.errors import BadInput, OperationalError
-from data_prep.manifest import read_manifest
-from pipelines.support import trials
-from pipelines.support.ray_cluster import Resources, bytes_needed
-from pipelines.support.space import checked_recipes, describe, is_grid, trial_count, trial_recipe
-from pipelines.support.study import room
-from pipelines.support.trials import domains
+from pipelines.cluster.connect import Resources, bytes_needed
+from pipelines.search import trial
+from pipelines.search.driver import room
+from pipelines.search.search_space import checked_recipes, describe, is_grid, trial_count, trial_recipe
+from pipelines.search.trial import domains
 from pipelines.tune import conclude, search, study_name
-from seqgen.config import Recipe, build_recipe
-from seqgen.training import World
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.data.manifest import read_manifest
+from seqgen.settings import Recipe, build_recipe
+from seqgen.training import ProcessGroup
 from tests.sets import write_digits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,7 +184,7 @@ def test_a_restored_trial_goes_on_from_its_checkpoint_and_a_done_one_only_says_s
 ):
     write_digits(tmp_path / "shards")
     tree = tiny().model_dump(mode="json", by_alias=True)
-    monkeypatch.setattr(trials, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
 
     def train(checkpoint: Checkpoint | None, name: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
@@ -194,7 +194,9 @@ def test_a_restored_trial_goes_on_from_its_checkpoint_and_a_done_one_only_says_s
             if directory:
                 shutil.copytree(directory, tmp_path / name / str(row["epoch"]))
 
-        trials.train_trial({"model.steps": 2}, tree, str(tmp_path / "shards"), World(), checkpoint, report)
+        trial.train_trial(
+            {"model.steps": 2}, tree, str(tmp_path / "shards"), ProcessGroup(), checkpoint, report
+        )
         return rows
 
     whole = train(None, "whole")
@@ -203,7 +205,7 @@ def test_a_restored_trial_goes_on_from_its_checkpoint_and_a_done_one_only_says_s
     assert train(Checkpoint.from_directory(str(tmp_path / "whole/3")), "none") == whole[2:]
     assert not (tmp_path / "none").exists()
 
-    monkeypatch.setattr(trials, "CHECKPOINT_SECONDS", 3600.0)
+    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 3600.0)
     assert train(None, "rare") == whole
     assert [path.name for path in (tmp_path / "rare").iterdir()] == ["3"], "the last one always"
 

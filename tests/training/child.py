@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from data_prep.config import DataConfig
-from seqgen.config import ModelConfig, TrainConfig
-from seqgen.data import ImageSet
+from seqgen.data.images import ImageSet
+from seqgen.data.settings import DataConfig
 from seqgen.models import build
-from seqgen.training import Progress, SaveFn, World, fit
+from seqgen.settings import ModelConfig, TrainConfig
+from seqgen.training import ProcessGroup, Progress, SaveFn, fit
 
 DATA = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
 MODEL = ModelConfig(
@@ -65,7 +65,7 @@ def main(task: dict) -> None:
         digits(31),
         DATA,
         TRAIN,
-        world=World.joined(torch.device("cpu")),
+        group=ProcessGroup.joined(torch.device("cpu")),
         resume=resume,
         on_epoch=on_epoch,
     )

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from data_prep.errors import BadInput, OperationalError
-from data_prep.files import file_sha256
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.files import file_sha256
 from seqgen.training.checkpoint import Position, Trainee, load_average, load_checkpoint, save_checkpoint
 
 FILES = ["model.safetensors", "average.safetensors", "optimiser.pt"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data_prep.config import DataConfig
-from data_prep.errors import BadInput, NumericalError
-from seqgen.config import ModelConfig, TrainConfig
-from seqgen.data import ImageSet
+from seqgen.core.errors import BadInput, NumericalError
+from seqgen.data.images import ImageSet
+from seqgen.data.settings import DataConfig
 from seqgen.models import Bound, build
+from seqgen.settings import ModelConfig, TrainConfig
 from seqgen.training import Progress, SaveFn, fit
 from tests.training.child import DATA, MODEL, TRAIN, digits
 

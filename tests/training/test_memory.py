@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqgen.config import ModelConfig
+from seqgen.settings import ModelConfig
 from seqgen.training.memory import training_bytes
 
 PAPER = ModelConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seqgen.config import TrainConfig
+from seqgen.settings import TrainConfig
 from seqgen.training.schedule import average_decay, kl_weight, learning_rate
 
 CONFIG = TrainConfig(epochs=1, batch=1, learning_rate=0.1, warmup_steps=10, final_rate=0.2, kl_warmup_steps=4)

@@ -1,0 +1,226 @@
+"""What the stages left, gathered for the report: bounds, curves, pictures, trials, lineage, commands."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.artifacts.trained_model import TrainedModel
+from pipelines.recipes import load_recipe
+from pipelines.tracking.lineage import PREFIX
+from seqgen.core.errors import BadInput
+from seqgen.data.manifest import Manifest
+from seqgen.settings import Recipe, flatten
+
+_VERBS = ("fetch", "shard", "tune", "train", "evaluate", "register", "report")
+_SHEETS = {
+    "samples": "Samples: the means of p(x | c_T), not selected.",
+    "reconstructions": "Held-out images and, below each, what is drawn of it from the posterior.",
+    "canvas": "The canvas from the first step to the last, with the windows of attention.",
+    "exemplars": "New exemplars: in the red frame one image of each held-out concept, below it samples.",
+}
+History = dict[str, list[float]]
+
+
+def contents(trained: TrainedModel, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Everything the report shows; `tags` are those of the run, made when it was trained.
+
+    Raises BadInput if the model was not evaluated.
+    """
+    places, recipe = trained.places, trained.recipe
+    manifest = trained.manifest()
+    measured, metrics = evaluation(trained)
+    history = _columns(places.train / "history.csv")
+    budget = _budget(recipe, trained.run, history)
+    tags = {key.removeprefix(PREFIX): value for key, value in tags.items() if key.startswith(PREFIX)}
+    found = (read_json(places.search / "best.json") or {}).get("settings", {})
+    return {
+        "recipe": recipe,
+        "settings": flatten(_tree(recipe)),
+        "facts": _facts(recipe, manifest, trained.run, budget),
+        "budget": budget,
+        "measured": measured,
+        "metrics": metrics,
+        "bounds": bound_rows(metrics),
+        "curves": _curves(history, recipe, places.evaluate / "kl_per_step.csv"),
+        "sheets": [
+            {"caption": caption, "data": _data_uri(path.read_bytes(), "image/png")}
+            for name, caption in _SHEETS.items()
+            if (path := places.pictures / f"{name}.png").is_file()
+        ],
+        "trials": _trials(places.search / "trials.csv"),
+        "found": found,
+        "register": read_json(places.register / "register.json"),
+        "run": trained.run,
+        "lineage": _lineage(trained, manifest, tags),
+        "commit": tags.get("git_commit", "none"),
+        "commands": commands(recipe, found),
+    }
+
+
+def evaluation(trained: TrainedModel) -> tuple[dict[str, Any], dict[str, float]]:
+    """evaluation.json and the metrics it names. Raises BadInput if the model was not evaluated."""
+    directory = trained.places.evaluate
+    measured, metrics = read_json(directory / "evaluation.json"), read_json(directory / "metrics.json")
+    name = trained.recipe.name
+    if measured is None or metrics is None:
+        raise BadInput(f"{directory}: not evaluated yet; run `python -m pipelines.evaluate --recipe {name}`")
+    if measured.get("weights") != trained.weights:
+        raise BadInput(
+            f"{directory}: measured on other weights than {trained.model}; "
+            f"run `python -m pipelines.evaluate --recipe {name}`"
+        )
+    return measured, metrics[measured["split"]][measured["binarise"]]
+
+
+def bound_rows(metrics: dict[str, float]) -> list[dict[str, Any]]:
+    """The table of bounds: name, value and standard error (None where none was made) in nats, meaning."""
+    weighted = next((key for key in metrics if key.startswith("iwae_") and f"{key}_se" in metrics), "")
+    k, images = weighted.removeprefix("iwae_"), int(metrics.get(f"{weighted}_images", 0))
+    meanings = {
+        "bound": (
+            "F, free energy",
+            "bound on the negative log-likelihood: F = KL - log-likelihood; lower is better",
+        ),
+        "log_likelihood": ("log-likelihood", "E[log p(x | z)]: how well the last canvas explains the image"),
+        "kl": ("KL", "KL[q(z | x) || p(z)], summed over the steps"),
+        weighted: (
+            f"IWAE-{k}",
+            f"tighter bound from {k} weighted samples; measured on {images:,} random images, "
+            "carried to all by their difference to F",
+        ),
+        "bound_shuffled_context": ("F, foreign context", "F with x' of another concept"),
+        "foreign_context_cost": (
+            "cost of a foreign context",
+            "F with x' of another concept less F, image by image; not what x' is worth against having none",
+        ),
+    }
+    return [
+        {"name": name, "value": metrics[key], "se": metrics.get(f"{key}_se"), "meaning": meaning}
+        for key, (name, meaning) in meanings.items()
+        if key in metrics
+    ]
+
+
+def commands(recipe: Recipe, found: dict[str, Any]) -> list[str]:
+    """The verbs in order, with every setting that is neither the recipe's nor the search's."""
+    try:
+        base = flatten(_tree(load_recipe(recipe.name, found=found)))
+    except BadInput:  # the recipe is a file elsewhere, which is not known here
+        return [f"python -m pipelines.{verb} --recipe path/to/{recipe.name}.yaml" for verb in _VERBS]
+    now = flatten(_tree(recipe))
+    changed = {key: value for key, value in now.items() if base.get(key) != value}
+    changed |= {key: None for key in base if key not in now}
+    options = "".join(f" --set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in changed.items())
+    return [f"python -m pipelines.{verb} --recipe {recipe.name}{options}" for verb in _VERBS]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object a stage left, None if the stage did not run."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _tree(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _facts(
+    recipe: Recipe, manifest: Manifest, run: dict[str, Any], budget: dict[str, Any]
+) -> list[tuple[str, str]]:
+    model = recipe.model
+    kind = "given a context image x'" if model.conditional else "unconditional"
+    reads = ", which sees the error image" if model.error_image else ""
+    slots = (
+        f"LSTM {model.hidden}, attention {model.attention}, canvas {model.canvas}, "
+        f"posterior {model.inference}{reads}, {kind}"
+    )
+    splits = ", ".join(f"{name} {part.images:,}" for name, part in manifest.splits.items())
+    steps = f"{run['steps']:,} steps of {recipe.train.batch} images"
+    return [
+        ("data", f"{manifest.title}, binarisation {recipe.data.binarise}"),
+        ("images", splits),
+        ("model", f"T = {model.steps}, {model.latents} latents a step, {slots}"),
+        (
+            "training",
+            f"{budget['epochs']} of {recipe.train.epochs} epochs, {steps}, seed {recipe.train.seed}",
+        ),
+        ("images seen", f"{budget['images']:,}"),
+        ("time", f"{budget['time']} on {recipe.train.workers} workers"),
+    ]
+
+
+def _budget(recipe: Recipe, run: dict[str, Any], history: History) -> dict[str, Any]:
+    seconds = math.fsum(value for value in history.get("seconds", []) if math.isfinite(value))
+    time = f"{seconds:.0f} seconds" if seconds < 600 else f"{seconds / 60:.0f} minutes"
+    return {"epochs": run["epochs"], "images": run["steps"] * recipe.train.batch, "time": time}
+
+
+def _lineage(trained: TrainedModel, manifest: Manifest, tags: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [
+        ("settings digest", trained.run["settings_digest"]),
+        ("manifest digest", manifest.digest),
+        *((f"source {source.name}", f"sha256 {source.sha256}") for source in manifest.sources),
+        ("git commit", tags.get("git_commit", "none")),
+        ("code digest", tags.get("code_digest", "none")),
+        ("Ray job", tags.get("ray_job", "none")),
+        *((key.removeprefix("version."), tags[key]) for key in tags if key.startswith("version.")),
+        ("MLflow run", trained.run["run_id"]),
+    ]
+
+
+def _curves(history: History, recipe: Recipe, kl_path: Path) -> list[dict[str, str]]:
+    from seqgen.drawing import curves
+
+    drawn = []
+    if history:
+        title = "The bound F while training, against epochs and minutes."
+        drawn.append((title, curves.bound_curves(history, f"valid/{recipe.data.binarise}/free_energy")))
+    if kl := _columns(kl_path).get("kl"):
+        title = "KL of each step, mean over the held-out images: where the drawing takes up information."
+        drawn.append((title, curves.kl_bars(kl)))
+    return [{"title": title, "data": _data_uri(svg, "image/svg+xml")} for title, svg in drawn]
+
+
+def _columns(path: Path) -> History:
+    """The columns of a CSV of numbers, NaN where a cell is empty; no columns if there is no file."""
+    rows = _rows(path)
+    return {key: [float(row[key] or "nan") for row in rows] for key in (rows[0] if rows else {})}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _trials(path: Path) -> dict[str, Any] | None:
+    """The search's table as it is, numbers shortened."""
+    rows = _rows(path)
+    if not rows:
+        return None
+    columns = list(rows[0])
+    numeric = [name for name in columns if all(_is_number(row[name]) for row in rows)]
+    shown = [
+        {name: f"{float(text):.6g}" if text and name in numeric else text for name, text in row.items()}
+        for row in rows
+    ]
+    return {"columns": columns, "numeric": numeric, "rows": shown}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,61 @@
+"""Where the products of a recipe lie."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqgen.settings import Recipe
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the products of a recipe lie, relative to the project's directory (all absolute here)."""
+
+    root: Path
+
+    @property
+    def raw(self) -> Path:
+        """Verified raw files."""
+        return self.root / "raw"
+
+    @property
+    def shards(self) -> Path:
+        """The sharded set the model trains on: tars and manifest."""
+        return self.root / "shards"
+
+    @property
+    def search(self) -> Path:
+        """`best.json` (dotted settings) and `trials.csv`."""
+        return self.root / "search"
+
+    @property
+    def train(self) -> Path:
+        """`model/` (weights.safetensors, model.json), `history.csv`, `run.json`, `recipe.json`."""
+        return self.root / "train"
+
+    @property
+    def evaluate(self) -> Path:
+        """`metrics.json`, `evaluation.json`, `bounds.npy`, `kl_per_step.csv` and `pictures/`."""
+        return self.root / "evaluate"
+
+    @property
+    def pictures(self) -> Path:
+        """The sheets: samples, reconstructions, canvas and, for conditional models, exemplars."""
+        return self.evaluate / "pictures"
+
+    @property
+    def register(self) -> Path:
+        """`register.json`: version, alias, the reason."""
+        return self.root / "register"
+
+    @property
+    def report(self) -> Path:
+        """`report.html`."""
+        return self.root / "report"
+
+
+def places(recipe: Recipe) -> Places:
+    """Where `recipe`'s products lie: `artifacts/<recipe>` (SEQGEN_ARTIFACTS moves `artifacts`)."""
+    return Places(Path(os.environ.get("SEQGEN_ARTIFACTS", "artifacts")).resolve() / recipe.name)

@@ -1,0 +1,84 @@
+"""What the train stage left: the settings that were trained, the run, the model; for the verbs after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.artifacts.places import Places, places
+from pipelines.recipes import load_recipe
+from seqgen.core.errors import BadInput
+from seqgen.core.files import file_sha256
+from seqgen.data.manifest import Manifest, read_manifest
+from seqgen.settings import Recipe, build_recipe, flatten, parse_assignment
+
+_LATER = ("evaluate.", "register.")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """`recipe` has the data, model and training as trained, and evaluation and registry as asked for now."""
+
+    recipe: Recipe
+    run: dict[str, Any]
+    places: Places
+
+    @property
+    def model(self) -> Path:
+        """The directory `load_model` reads."""
+        return self.places.train / "model"
+
+    @property
+    def weights(self) -> str:
+        """The sha256 of the trained weights: an evaluation says by it whose it is."""
+        return file_sha256(self.model / "weights.safetensors")
+
+    def manifest(self) -> Manifest:
+        """The manifest of the shards, which must be those that were trained on. Raises BadInput."""
+        manifest = read_manifest(self.places.shards)
+        before = self.run["manifest_digest"]
+        if manifest.digest != before:
+            raise BadInput(
+                f"{self.places.shards}: not the shards the model was trained on (manifest "
+                f"{manifest.digest[:12]}, then {before[:12]}); "
+                f"run `python -m pipelines.train --recipe {self.recipe.name}`"
+            )
+        return manifest
+
+
+def load_trained_model(name: str | None, assignments: Iterable[str] = ()) -> TrainedModel:
+    """Read artifacts/<recipe>/train. `name` and `assignments` as in `load_recipe`.
+
+    A setting given with --set that differs from what was trained is refused, unless it is one of the
+    evaluation's or the registry's. Raises BadInput, also if nothing was trained.
+    """
+    assignments = list(assignments)
+    asked = load_recipe(name, assignments)
+    where = places(asked)
+    path = where.train / "recipe.json"
+    remedy = f"run `python -m pipelines.train --recipe {asked.name}`"
+    tree, run = _read(path, remedy), _read(where.train / "run.json", remedy)
+    recipe = build_recipe(tree, str(path))
+    trained = flatten(recipe.model_dump(mode="json", by_alias=True))
+    for key, value in map(parse_assignment, assignments):
+        if not key.startswith(_LATER) and trained.get(key) != value:
+            raise BadInput(
+                f"--set {key}={value}: the model was trained with {trained.get(key)}; {remedy} with it"
+            )
+    later = {"evaluate": asked.evaluate, "register_": asked.register_}
+    return TrainedModel(recipe.model_copy(update=later), run, where)
+
+
+def _read(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{path}: nothing was trained here; {remedy}") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: not readable as JSON ({error}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: not a JSON object; {remedy}")
+    return value

@@ -1,0 +1,1 @@
+"""How a verb is called: its options, its exit code, signals, progress, subprocesses."""

@@ -1,0 +1,1 @@
+"""Ray: reach or start a cluster, drive its workers, keep their checkpoints."""

@@ -1,0 +1,63 @@
+"""Which run a verb works on: a named recipe or a file, single values set over it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from seqgen.core.errors import BadInput
+from seqgen.core.yaml import read_yaml
+from seqgen.settings import Recipe, build_recipe, parse_assignment, with_settings
+
+RECIPES = Path(__file__).parent
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with the project."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(
+    name: str | None, assignments: Iterable[str] = (), found: Mapping[str, Any] | None = None
+) -> Recipe:
+    """The resolved recipe of a verb.
+
+    `name` is a recipe's name or the path of a YAML file; it may be left out where `params.yaml` of the working
+    directory names just one. `found` holds dotted settings a search chose; `assignments` (`a.b=c`) win over it.
+    Raises BadInput.
+    """
+    name = name or _from_params(Path("params.yaml"))
+    path = RECIPES / f"{name}.yaml"
+    if not _is_file(path):
+        path = Path(name)
+        if path.suffix != ".yaml" or not _is_file(path):
+            near = difflib.get_close_matches(name, recipe_names(), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(recipe_names())}"
+            raise BadInput(f"recipe {name!r} is not known ({hint}); a path must end in .yaml and exist")
+    tree = read_yaml(path)
+    if not isinstance(tree, Mapping):
+        raise BadInput(f"{path}: a recipe is a mapping of sections")
+    settings = {**(found or {}), **dict(parse_assignment(text) for text in assignments)}
+    return build_recipe(with_settings({"name": path.stem, **tree}, settings), str(path))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no file can have this name
+        return False
+
+
+def _from_params(path: Path) -> str:
+    known = f"known: {', '.join(recipe_names())}"
+    if not path.is_file():
+        raise BadInput(f"name a recipe with --recipe ({known}); there is no params.yaml here")
+    params = read_yaml(path)
+    names = params.get("recipes") if isinstance(params, Mapping) else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise BadInput(f"{path}: needs `recipes: [<name>, ...]` ({known})")
+    if len(names) > 1:
+        raise BadInput(f"name one recipe with --recipe: {path} has {', '.join(names)}")
+    return names[0]

@@ -1,1 +1,0 @@
-"""What the verbs share: recipes and places, Ray, MLflow, storage, the registry."""

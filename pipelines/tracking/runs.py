@@ -1,0 +1,219 @@
+"""The tracking server: reach it, open and close runs, attach files; MetricLog sends metrics to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+from pipelines.tracking import lineage
+from pipelines.tracking.spool import (
+    MetricLog,
+    forget_status,
+    reachable,
+    secure_environment,
+    spool_status,
+)
+from seqgen.core.errors import BadInput, OperationalError, one_line, redact
+from seqgen.data.manifest import Manifest
+from seqgen.settings import Recipe, flatten
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["MetricLog", "attach", "close_run", "connect", "open_run", "redact", "tracking_uri"]
+
+EXPERIMENT = "seqgen"
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, else `sqlite:///<working directory>/mlflow.db`. A SQLite path comes back absolute.
+
+    Raises BadInput for a store that is neither a server (http, https) nor a SQLite file.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"
+    if urlsplit(uri).scheme not in ("http", "https"):
+        raise BadInput(
+            f"MLFLOW_TRACKING_URI={redact(uri)}: use http(s)://<server> or sqlite:///<file>; "
+            "file stores are no longer kept by MLflow, and a database is reached through `mlflow server`"
+        )
+    return uri
+
+
+@contextlib.contextmanager
+def _short_retries() -> Iterator[None]:
+    """MLflow's HTTP client retries for minutes; a check wants its answer in at most 30 seconds."""
+    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def connect(uri: str | None = None) -> MlflowClient:
+    """A client of the tracking server that has answered. `uri` defaults to `tracking_uri()`.
+
+    Raises BadInput for a store of the wrong kind and, within 30 seconds, OperationalError for one that does
+    not answer or refuses us; no message holds the password.
+    """
+    uri = uri or tracking_uri()
+    secure_environment()
+    from mlflow import MlflowClient
+
+    try:
+        with _short_retries():
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+    except Exception as error:
+        raise OperationalError(explain(uri, error)) from None
+    return client
+
+
+def server_errors() -> tuple[type[Exception], ...]:
+    """What MLflow's client raises for a server or an artifact store that does not serve us."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    return MlflowException, RequestException, Boto3Error, BotoCoreError, ClientError
+
+
+def explain(uri: str, error: Exception) -> str:
+    """One line for an error of the tracking server, without the password."""
+    return (
+        f"the tracking server {redact(uri)} does not serve us ({one_line(error)}); start it, or set "
+        "MLFLOW_TRACKING_URI (unset: a local SQLite file)"
+    )
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """The id of the experiment all runs are in, made if absent. Raises OperationalError if it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        try:
+            return client.create_experiment(
+                EXPERIMENT, artifact_location=_artifact_location(client.tracking_uri)
+            )
+        except MlflowException:
+            experiment = client.get_experiment_by_name(EXPERIMENT)  # another process was first
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise OperationalError(
+            f"experiment {EXPERIMENT} is deleted on {redact(client.tracking_uri)}; run "
+            f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+        )
+    return experiment.experiment_id
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Beside a SQLite file (MLflow's own default follows the working directory), else the server's."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///")).with_name("mlartifacts").as_uri()
+
+
+def open_run(
+    recipe: Recipe,
+    manifest: Manifest,
+    *,
+    run_id: str | None = None,
+    parent: str | None = None,
+    name: str | None = None,
+    kind: str = "train",
+) -> str:
+    """Create a run, or re-open `run_id` if the server knows it, and return its id; it is RUNNING afterwards.
+
+    A new run gets the flattened recipe as parameters and `lineage_tags`; `parent` is the run id of a study.
+    Raises OperationalError (server).
+    """
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
+
+    client = connect()
+    if run_id is not None:
+        try:
+            client.update_run(run_id, status="RUNNING")
+            forget_status(run_id)
+            return run_id
+        except MlflowException as error:
+            # It was made on another server, or deleted: the work done so far is not lost with it.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise OperationalError(explain(client.tracking_uri, error)) from None
+            _warn(
+                f"run {run_id} is not on {redact(client.tracking_uri)} ({one_line(error)}); a new one is opened"
+            )
+    tags = lineage.lineage_tags(recipe, manifest) | {lineage.PREFIX + "kind": kind}
+    if parent:
+        tags["mlflow.parentRunId"] = parent
+    run = client.create_run(experiment_id(client), tags=tags, run_name=name or recipe.name)
+    try:
+        settings = flatten(recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
+        parameters = [
+            Param(key, value if isinstance(value, str) else json.dumps(value))
+            for key, value in settings.items()
+        ]
+        for start in range(0, len(parameters), 100):  # the server's limit for one call
+            client.log_batch(run.info.run_id, params=parameters[start : start + 100])
+    except BaseException:  # nobody will know this run: it must not stay RUNNING
+        with contextlib.suppress(Exception):
+            client.set_terminated(run.info.run_id, "FAILED")
+        raise
+    return run.info.run_id
+
+
+def close_run(run_id: str, status: Status) -> bool:
+    """Set the run's terminal status; the work is done, so a server that is away is a warning, not an error.
+
+    Returns whether the server has it; if not, it is spooled for `python -m pipelines.replay`.
+    """
+    uri = tracking_uri()
+    try:
+        if not reachable(uri):
+            raise ConnectionError("no answer")
+        with _short_retries():
+            connect(uri).set_terminated(run_id, status)
+        return True
+    except Exception as error:
+        spool_status(run_id, status)
+        _warn(f"run {run_id} not marked {status}: {explain(uri, error)}; later: python -m pipelines.replay")
+        return False
+
+
+def attach(run_id: str, path: Path, folder: str) -> bool:
+    """Upload a file or a directory's content to `folder` of the run's artifacts ("" = the top).
+
+    Returns whether it arrived; if not, a warning says why and the file remains where it is.
+    """
+    uri = tracking_uri()
+    try:
+        if not reachable(uri):
+            raise ConnectionError("no answer")
+        client = connect(uri)
+        upload = client.log_artifacts if path.is_dir() else client.log_artifact
+        upload(run_id, str(path), folder or None)
+        return True
+    except Exception as error:
+        _warn(f"{path} not attached to run {run_id}: {explain(uri, error)}")
+        return False
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)

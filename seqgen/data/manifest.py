@@ -1,0 +1,117 @@
+"""The manifest: what a directory of shards must hold. A reader trusts nothing that it does not confirm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.files import canonical_digest, file_sha256, write_json
+from seqgen.data.settings import DataConfig, Strict
+
+FILE_NAME = "manifest.json"
+
+
+class Shard(Strict):
+    """One tar: its name in the directory, its bytes, and the samples in it."""
+
+    name: str = Field(pattern=r"^[a-z]+-[0-9]{6}\.tar$")  # never a path, a URL or a `pipe:`
+    sha256: str
+    bytes: int
+    samples: int
+    images: int
+
+
+class SplitIndex(Strict):
+    """One split: its shards in order, its images, and the concepts (characters or chunks' classes) in it."""
+
+    model_config = ConfigDict(strict=False)
+    images: int
+    concepts: tuple[str, ...]
+    shards: tuple[Shard, ...]
+
+
+class SourceFile(Strict):
+    """A raw file the set was made from, as it was on disk."""
+
+    name: str
+    sha256: str
+
+
+class Manifest(Strict):
+    """Everything about a sharded set. `digest` is the sha256 of all other fields."""
+
+    model_config = ConfigDict(strict=False)
+    schema_version: Literal[1] = 1
+    title: str
+    data: DataConfig
+    height: int
+    width: int
+    levels: Literal[2, 256]
+    mean: float
+    sources: tuple[SourceFile, ...]
+    splits: dict[str, SplitIndex]
+    digest: str = ""
+
+    def compute_digest(self) -> str:
+        """The sha256 of the manifest without its own digest."""
+        return canonical_digest(self.model_dump(mode="json", exclude={"digest"}))
+
+    def write(self, directory: Path) -> Manifest:
+        """Fill in the digest and write `manifest.json`, the set's completeness mark, last of all files."""
+        sealed = self.model_copy(update={"digest": self.compute_digest()})
+        sealed.check_leaks()
+        write_json(directory / FILE_NAME, sealed.model_dump(mode="json"))
+        return sealed
+
+    def check_leaks(self) -> None:
+        """Refuse a one-shot set in which a concept stands in two splits.
+
+        Classes of MNIST are shared by design; a shared character of Omniglot would make the test meaningless.
+        """
+        if not self.data.is_omniglot:
+            return
+        seen: dict[str, str] = {}
+        for split, index in self.splits.items():
+            for concept in index.concepts:
+                if seen.setdefault(concept, split) != split:
+                    raise BadInput(
+                        f"concept {concept!r} stands in both {seen[concept]} and {split}: "
+                        "the one-shot split leaks; shard the set again"
+                    )
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check `directory/manifest.json` (its own digest, its schema, its split rule).
+
+    Raises BadInput if it is absent or not a manifest of this version, OperationalError if it was altered.
+    """
+    path = directory / FILE_NAME
+    if not path.is_file():
+        raise BadInput(
+            f"{path}: no manifest, so no complete shards here; "
+            "run `python -m pipelines.shard --recipe <name>`"
+        )
+    try:
+        manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        raise BadInput(f"{path}: not a manifest of schema 1: {error}") from error
+    if manifest.digest != manifest.compute_digest():
+        raise OperationalError(f"{path}: altered since it was written (digest differs); shard the set again")
+    manifest.check_leaks()
+    return manifest
+
+
+def check_shard_bytes(directory: Path, shard: Shard) -> None:
+    """Compare one shard's size and sha256 with the manifest; OperationalError names the damaged file."""
+    path = directory / shard.name
+    if not path.is_file():
+        raise OperationalError(f"{path}: missing; run `python -m pipelines.shard --recipe <name>` again")
+    if path.stat().st_size != shard.bytes or file_sha256(path) != shard.sha256:
+        raise OperationalError(
+            f"{path}: damaged (size or sha256 is not the manifest's); run `python -m pipelines.verify "
+            "--recipe <name>` for the member, and `python -m pipelines.shard --recipe <name>` to make it again"
+        )

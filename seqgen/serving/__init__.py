@@ -1,0 +1,1 @@
+"""A trained model as others use it: loaded by name, served by MLflow. The only place of seqgen that knows MLflow."""

@@ -1,0 +1,104 @@
+"""A trained model from a directory or an MLflow registry, without running anything stored with it."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seqgen.core.errors import BadInput, OperationalError, one_line
+from seqgen.models import SequentialGenerator, load_model
+from seqgen.models.files import DESCRIPTION, WEIGHTS
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL_PART = "artifacts/model"  # where a registered version keeps the two files of `save_model`
+WEIGHTS_TAG = "seqgen.weights_sha256"
+_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+def load(where: str | Path) -> SequentialGenerator:
+    """The model in a directory, or that of `models:/<name>@<alias>` or `models:/<name>/<version>`.
+
+    The registry is the one MLFLOW_TRACKING_URI names, else the SQLite file mlflow.db of the working
+    directory. Only safetensors and JSON are read, and their sha256 is checked, for a registered version
+    against the registry's own record. Returned in evaluation mode on the CPU. Raises BadInput if there is no
+    such model or it is not one of ours, OperationalError if it was altered or cannot be fetched.
+    """
+    if not str(where).startswith("models:"):
+        return load_model(Path(where))
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    with tempfile.TemporaryDirectory() as directory:
+        return load_model(fetch_model(client, find_version(client, str(where)), Path(directory)))
+
+
+def find_version(client: MlflowClient, uri: str) -> ModelVersion:
+    """The version `uri` names. Raises BadInput that lists what there is, OperationalError for the server."""
+    from mlflow.exceptions import MlflowException
+
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise BadInput(f"{uri}: write models:/<name>@<alias> or models:/<name>/<version>")
+    name = match["name"]
+    try:
+        if match["alias"]:
+            return client.get_model_version_by_alias(name, match["alias"])
+        return client.get_model_version(name, match["version"])
+    except MlflowException as error:
+        if 400 <= error.get_http_status_code() < 500:
+            raise BadInput(f"{uri}: {_what_there_is(client, name)}") from None
+        raise OperationalError(f"{uri}: the registry does not answer: {one_line(error)}") from None
+
+
+def _what_there_is(client: MlflowClient, name: str) -> str:
+    models = {model.name: model for model in client.search_registered_models()}
+    if name not in models:
+        return f"no such model; known: {', '.join(sorted(models))}" if models else "the registry is empty"
+    aliases = ", ".join(f"@{alias} = {version}" for alias, version in sorted(models[name].aliases.items()))
+    versions = sorted(int(version.version) for version in client.search_model_versions(f"name='{name}'"))
+    return f"no such version; versions {', '.join(map(str, versions)) or 'none'}; aliases {aliases or 'none'}"
+
+
+def fetch_model(client: MlflowClient, version: ModelVersion, into: Path) -> Path:
+    """Download the two model files of `version` and compare them with the registry's sha256; their directory.
+
+    Raises BadInput if it is not a version of ours, OperationalError if files are gone or altered.
+    """
+    title = f"models:/{version.name}/{version.version}"
+    digest = version.tags.get(WEIGHTS_TAG)
+    if digest is None:
+        raise BadInput(f"{title}: not registered by seqgen (no tag {WEIGHTS_TAG}); nothing of it was loaded")
+    directory = fetch_part(client, version, MODEL_PART, into)
+    unexpected = {path.name for path in directory.rglob("*")} - {DESCRIPTION, WEIGHTS}
+    if unexpected:
+        raise BadInput(f"{title}: {sorted(unexpected)[0]} beside the model's files; nothing of it was loaded")
+    try:
+        recorded = json.loads((directory / DESCRIPTION).read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        recorded = None
+    if recorded != digest:
+        raise OperationalError(f"{title}: altered since it was registered (sha256 is not the registry's)")
+    return directory
+
+
+def fetch_part(client: MlflowClient, version: ModelVersion, part: str, into: Path) -> Path:
+    """Download a file or directory of a registered version into `into`. Raises OperationalError."""
+    import mlflow.artifacts
+
+    uri = f"models:/{version.name}/{version.version}/{part}"
+    try:
+        found = mlflow.artifacts.download_artifacts(
+            artifact_uri=uri,
+            dst_path=str(into),
+            tracking_uri=client.tracking_uri,
+            registry_uri=client.tracking_uri,
+        )
+    except Exception as error:  # each kind of artifact store raises its own
+        raise OperationalError(f"{uri}: cannot be fetched: {one_line(error)}") from None
+    return Path(found)

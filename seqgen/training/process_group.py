@@ -1,0 +1,47 @@
+"""The processes that train together: who this one is, and the sums over all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from seqgen.core.machine import cores
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """One of `size` processes that train together, each on its `device`; one alone needs no process group."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def joined(cls, device: torch.device) -> ProcessGroup:
+        """The group of this process's group; a group of one if it has joined none."""
+        if not torch.distributed.is_initialized():
+            return cls(device=device)
+        return cls(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values` summed over all ranks, on every rank; in place where there are several."""
+        if self.size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so, on every rank."""
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+
+
+def divide_cores(processes: int) -> int:
+    """Give this process its share of the machine's cores for tensor operations; returns its threads.
+
+    The number is part of what makes a run repeatable: sums are split by thread.
+    """
+    threads = max(1, cores() // processes)
+    torch.set_num_threads(threads)
+    return threads

@@ -1,0 +1,135 @@
+"""Settings: everything wrong is named at once, with the remedy, before anything runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.recipes import load_recipe, recipe_names
+from seqgen.core.errors import BadInput
+from seqgen.core.yaml import parse_yaml
+from seqgen.settings import build_recipe
+
+
+def refused(*assignments: str) -> str:
+    with pytest.raises(BadInput) as caught:
+        load_recipe("quickstart", assignments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_printable(name):
+    recipe = load_recipe(name)
+    assert build_recipe(recipe.model_dump(mode="json", by_alias=True), name) == recipe
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("model.steps=0", "model.steps=0"),
+        ("model.steps=1000000", "model.steps=1000000"),
+        ("model.stepz=3", "did you mean steps?"),
+        ("modle.steps=3", "did you mean model?"),
+        ("model.attention=banana", "spatial-transformer"),
+        ("train.learning_rate=-1", "train.learning_rate=-1"),
+        ("train.learning_rate=.nan", "train.learning_rate"),
+        ("train.learning_rate=.inf", "train.learning_rate"),
+        ("train.epochs=true", "train.epochs=True"),
+        ("train.epochs=2.5", "train.epochs=2.5"),
+        ("train.batch=63", "train.batch=63 is not divisible by train.workers=2"),
+        ("model.read_size=40", "model.read_size=40 exceeds data.size=28"),
+        ("data.split=weak", "mnist-5k has only standard"),
+        ("data.binarise=static", "binarise=static"),
+        ("register.name=../x", "register.name"),
+        ("train.epochs", "section.key=value"),
+        ("train.epochs=[", "not plain YAML"),
+        ("model.steps=2020-01-01", "model.steps='2020-01-01'"),
+        ("model.steps=!!timestamp 2020-01-01", "not plain YAML"),
+        ("model.steps=0x_", "not plain YAML"),
+        ("recipe.x.y=1", "unknown key recipe"),
+    ],
+)
+def test_bad_settings_are_named(assignment, expected):
+    assert expected in refused(assignment)
+
+
+def test_all_problems_come_together():
+    message = refused("train.batch=63", "model.read_size=40", "model.write_size=50")
+    assert "train.batch=63" in message
+    assert "model.read_size=40" in message
+    assert "model.write_size=50" in message
+
+
+def test_overrides_are_typed():
+    recipe = load_recipe("quickstart", ["train.learning_rate=1e-4", "model.steps=5", "search=null"])
+    assert recipe.train.learning_rate == 1e-4
+    assert recipe.model.steps == 5
+    assert recipe.search is None
+
+
+def test_assignments_win_over_a_search_result():
+    recipe = load_recipe(
+        "quickstart", ["model.steps=5"], found={"model.steps": 3, "train.learning_rate": 0.5}
+    )
+    assert (recipe.model.steps, recipe.train.learning_rate) == (5, 0.5)
+
+
+def test_unknown_recipe_names_the_nearest():
+    with pytest.raises(BadInput, match="did you mean quickstart"):
+        load_recipe("quikstart")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".yaml", "a\0.yaml"])
+def test_a_name_no_file_can_have_is_unknown(name):
+    with pytest.raises(BadInput, match="is not known"):
+        load_recipe(name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: 1\na: 2", "a: !!python/object/apply:os.system ['true']", "a: &x 1\nb: *x", "{a: 1", "a:\tb", "1: 2"],
+)
+def test_yaml_traps_are_refused(text):
+    with pytest.raises(BadInput, match="not plain YAML"):
+        parse_yaml(text, "here")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfea\x00", b"", b"- 1", b"x" * 1_000_001])
+def test_bad_recipe_files_are_refused(tmp_path, content):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="mine"):
+        load_recipe(str(path))
+
+
+def test_params_yaml_of_the_working_directory_chooses_if_it_names_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = tmp_path / "params.yaml"
+    with pytest.raises(BadInput, match=r"no params\.yaml"):
+        load_recipe(None)
+    params.write_text("recipes: [quickstart]\n")
+    assert load_recipe(None).name == "quickstart"
+    params.write_text("recipes: [quickstart, mnist-first]\n")
+    with pytest.raises(BadInput, match="quickstart, mnist-first"):
+        load_recipe(None)
+    params.write_text("recipe: quickstart\n")
+    with pytest.raises(BadInput, match="needs `recipes"):
+        load_recipe(None)
+
+
+def test_digest_ignores_what_does_not_decide_the_result():
+    base = load_recipe("quickstart")
+    assert load_recipe("quickstart", ["train.workers=1", "train.max_failures=9"]).digest() == base.digest()
+    assert load_recipe("quickstart", ["train.seed=1"]).digest() != base.digest()
+    assert load_recipe("quickstart", ["model.steps=5"]).digest() != base.digest()
+
+
+def test_reading_a_recipe_imports_nothing_heavy():
+    code = (
+        "import sys; from pipelines.recipes import load_recipe; load_recipe('quickstart'); "
+        "print([m for m in ('torch', 'ray', 'mlflow', 'matplotlib', 'boto3') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
