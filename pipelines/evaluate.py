@@ -51,11 +51,11 @@ def evaluate_trained(trained: TrainedModel) -> dict[str, Any]:
 
     import torch
 
-    from pipelines.cluster.connect import image_memory
     from seqgen.data.images import load_split
     from seqgen.drawing import galleries, pictures
     from seqgen.evaluation import bounds
     from seqgen.models import load_model
+    from seqgen.training.memory import image_memory
 
     model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
     images = load_split(trained.places.shards, config.split, config.images, memory=image_memory())

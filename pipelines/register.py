@@ -162,8 +162,8 @@ def _evaluate_again(
 
 def _evaluated(trained: TrainedModel) -> ImageSet:
     """The images that the evaluation was made on."""
-    from pipelines.cluster.connect import image_memory
     from seqgen.data.images import load_split
+    from seqgen.training.memory import image_memory
 
     config = trained.recipe.evaluate
     return load_split(trained.places.shards, config.split, config.images, memory=image_memory())

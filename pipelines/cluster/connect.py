@@ -17,7 +17,7 @@ from seqgen.core.machine import cores, memory
 from seqgen.settings import Recipe
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 Device = Literal["auto", "cpu", "cuda"]
 _ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +34,8 @@ class Resources:
 
     def check(self, recipe: Recipe, device: Device) -> Literal["cpu", "cuda"]:
         """The device for the recipe's workers, one CPU (and one GPU) each. Raises BadInput without room."""
+        from seqgen.training.memory import bytes_needed
+
         workers = recipe.train.workers
         where = "this machine" if self.here else "the Ray cluster"
         if workers > self.cpus:
@@ -55,29 +57,6 @@ class Resources:
                 "or set train.recompute"
             )
         return "cpu"
-
-
-def bytes_needed(recipe: Recipe) -> int:
-    """About the memory that all workers of a training take together."""
-    from seqgen.training.memory import training_bytes
-
-    train = recipe.train
-    each = training_bytes(recipe.model, recipe.data.size, train.batch // train.workers, train.recompute)
-    return train.workers * each
-
-
-def image_memory(processes: int = 1, training: int = 0, device: torch.device | None = None) -> int:
-    """The bytes up to which each of `processes` on this machine keeps decoded images in memory; more is mapped.
-
-    A quarter of what `training` bytes leave: another for held-out images, one for their binarised copy, one for
-    the process. So what a training needs can be told without its images: they take what it leaves.
-    """
-    room = memory() // processes
-    if device is None or device.type == "cpu":
-        return max(0, room - training) // 4
-    import torch
-
-    return max(0, min(room, torch.cuda.mem_get_info(device)[0] - training)) // 4
 
 
 def this_machine() -> Resources:

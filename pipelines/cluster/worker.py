@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_history
-from pipelines.cluster.connect import bytes_needed, image_memory
 from seqgen.core.errors import BadInput, NumericalError
 from seqgen.data.manifest import read_manifest
 from seqgen.settings import build_recipe
+from seqgen.training.memory import bytes_needed, image_memory
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue

@@ -9,7 +9,6 @@ import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipelines.cluster.connect import bytes_needed
 from pipelines.search.search_space import checked_recipes, is_grid
 from seqgen.core.errors import BadInput, StoppedEarly
 from seqgen.settings import Recipe
@@ -27,6 +26,8 @@ def room(recipe: Recipe, resources: Resources) -> tuple[int, str]:
 
     Raises BadInput if one trial is too large for the cluster.
     """
+    from seqgen.training.memory import bytes_needed
+
     assert recipe.search is not None
     workers = recipe.search.workers
     if workers > resources.cpus:

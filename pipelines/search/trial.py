@@ -181,10 +181,10 @@ def train_trial(
 @functools.lru_cache(maxsize=1)
 def _sets(shards: str, limit: int | None, device: torch.device) -> tuple[ImageSet, ImageSet, float]:
     """The training and held-out images and the mean pixel; kept, because a process trains several trials."""
-    from pipelines.cluster.connect import image_memory
     from seqgen.core.machine import cores
     from seqgen.data.images import load_split
     from seqgen.data.manifest import read_manifest
+    from seqgen.training.memory import image_memory
 
     # Whatever the trials of this process need: as if every core had one.
     directory, room = Path(shards), image_memory(cores() // CPUS_PER_WORKER, device=device)

@@ -56,6 +56,10 @@ class Manifest(Strict):
     splits: dict[str, SplitIndex]
     digest: str = ""
 
+    def decoded_bytes(self, split: str) -> int:
+        """The bytes of all images of `split`, decoded to uint8. Raises KeyError for an unknown split."""
+        return self.splits[split].images * self.height * self.width
+
     def compute_digest(self) -> str:
         """The sha256 of the manifest without its own digest."""
         return canonical_digest(self.model_dump(mode="json", exclude={"digest"}))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
+
+from seqgen.core.machine import memory
 from seqgen.models.attention import FullContext
-from seqgen.settings import ModelConfig
+from seqgen.settings import ModelConfig, Recipe
 
 # Floats kept for the backward pass, per step and image, fitted to measured peaks of the pure torch path (within a
 # third of them); the native kernels keep less.
@@ -44,3 +47,22 @@ def _weights(model: ModelConfig, pixels: int) -> int:
     else:
         posterior = model.posterior_hidden * (glimpse + model.hidden)
     return lstm + posterior + model.hidden * write
+
+
+def bytes_needed(recipe: Recipe) -> int:
+    """About the memory that all workers of a training take together."""
+    train = recipe.train
+    each = training_bytes(recipe.model, recipe.data.size, train.batch // train.workers, train.recompute)
+    return train.workers * each
+
+
+def image_memory(processes: int = 1, training: int = 0, device: torch.device | None = None) -> int:
+    """The bytes up to which each of `processes` on this machine keeps decoded images in memory; more is mapped.
+
+    A quarter of what `training` bytes leave: another for held-out images, one for their binarised copy, one for
+    the process. So what a training needs can be told without its images: they take what it leaves.
+    """
+    room = memory() // processes
+    if device is None or device.type == "cpu":
+        return max(0, room - training) // 4
+    return max(0, min(room, torch.cuda.mem_get_info(device)[0] - training)) // 4

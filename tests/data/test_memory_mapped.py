@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.cluster import connect
 from seqgen.core.errors import OperationalError
 from seqgen.core.files import file_sha256
 from seqgen.data.batches import TrainingBatches, fixed_set
@@ -26,6 +25,7 @@ from seqgen.data.shards import encode_sample, write_shard
 from seqgen.models import build
 from seqgen.settings import ModelConfig, TrainConfig
 from seqgen.training import fit
+from seqgen.training import memory as training_memory
 from tests.sets import write_digits, write_strokes
 
 GREY = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
@@ -236,7 +236,7 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path):
 
 
 def test_images_take_a_quarter_of_what_training_leaves(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(connect, "memory", lambda: 1000)
-    assert connect.image_memory() == 250
-    assert connect.image_memory(2, 100) == 100
-    assert connect.image_memory(2, 600) == 0
+    monkeypatch.setattr(training_memory, "memory", lambda: 1000)
+    assert training_memory.image_memory() == 250
+    assert training_memory.image_memory(2, 100) == 100
+    assert training_memory.image_memory(2, 600) == 0

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from ray.tune import Checkpoint
 
-from pipelines.cluster.connect import Resources, bytes_needed
+from pipelines.cluster.connect import Resources
 from pipelines.search import trial
 from pipelines.search.driver import room
 from pipelines.search.search_space import checked_recipes, describe, is_grid, trial_count, trial_recipe
@@ -28,6 +28,7 @@ from seqgen.core.errors import BadInput, OperationalError
 from seqgen.data.manifest import read_manifest
 from seqgen.settings import Recipe, build_recipe
 from seqgen.training import ProcessGroup
+from seqgen.training.memory import bytes_needed
 from tests.sets import write_digits
 
 ROOT = Path(__file__).resolve().parents[2]

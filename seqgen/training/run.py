@@ -1,0 +1,68 @@
+"""One training from settings and shards to a model: what a Ray worker, a trial, a plain process and a benchmark call."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from seqgen.core.machine import cores
+from seqgen.data.images import ImageSet, load_split
+from seqgen.data.manifest import read_manifest
+from seqgen.models import SequentialGenerator, build
+from seqgen.settings import Recipe
+from seqgen.training.loop import OnEpoch, fit
+from seqgen.training.memory import bytes_needed, image_memory
+from seqgen.training.process_group import ProcessGroup
+
+
+def run(
+    recipe: Recipe,
+    shards: Path,
+    *,
+    group: ProcessGroup | None = None,
+    threads: int | None = None,
+    train_images: int | None = None,
+    resume: Path | None = None,
+    on_epoch: OnEpoch | None = None,
+    digests: Mapping[str, str] | None = None,
+) -> SequentialGenerator:
+    """Train `recipe`'s model on the shards of a set and return the averaged weights, the same on every rank.
+
+    Everything random follows from `recipe.train.seed`. `group` is the processes that train together (default: this
+    one alone), `threads` the cores each has for its tensors (default: all; part of what makes a run repeatable).
+    `train_images` limits what is trained on, as `ImageSet.spread` does. `resume` and `on_epoch` are those of `fit`, and `digests`
+    what else a checkpoint must have been made with (data, code).
+
+    Raises what `fit` and `load_split` raise.
+    """
+    group, threads = group or ProcessGroup(), threads or cores()
+    torch.set_num_threads(threads)
+    torch.manual_seed(recipe.train.seed)
+    beside = max(1, cores() // threads)  # such processes on this machine
+    room = image_memory(beside, bytes_needed(recipe) // recipe.train.workers, group.device)
+    manifest = read_manifest(shards)
+    train, valid = (
+        _images(shards, manifest.digest, split, limit, manifest.decoded_bytes(split) > room)
+        for split, limit in (("train", train_images), ("valid", None))
+    )
+    model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
+    return fit(
+        model,
+        train,
+        valid,
+        recipe.data,
+        recipe.train,
+        group=group,
+        resume=resume,
+        on_epoch=on_epoch,
+        settings=digests,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _images(shards: Path, digest: str, split: str, limit: int | None, mapped: bool) -> ImageSet:
+    """The images of a split; kept, because a process may train several times on one set."""
+    return load_split(shards, split, limit, memory=0 if mapped else None)
