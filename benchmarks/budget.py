@@ -15,17 +15,13 @@ from pipelines.artifacts.history import FILE_NAME, read_history, write_history
 from pipelines.artifacts.places import places
 from pipelines.recipes import load_recipe
 from seqgen.core.files import directory_writer
-from seqgen.data.images import load_split
-from seqgen.data.manifest import read_manifest
-from seqgen.models import build
 from seqgen.settings import Recipe
-from seqgen.training import ProcessGroup, Progress, SaveFn, fit
+from seqgen.training import ProcessGroup, Progress, SaveFn, run
 
 
 def train(recipe: Recipe, directory: Path, device: torch.device) -> None:
-    """Train up to `train.epochs`, a line an epoch. Raises what `fit` raises."""
-    shards, checkpoint = places(recipe).shards, directory / "checkpoint"
-    manifest = read_manifest(shards)
+    """Train up to `train.epochs`, a line an epoch. Raises what `run` raises."""
+    checkpoint = directory / "checkpoint"
     resume = checkpoint if checkpoint.is_dir() else None
     rows = read_history(checkpoint / FILE_NAME) if resume else []
 
@@ -38,17 +34,7 @@ def train(recipe: Recipe, directory: Path, device: torch.device) -> None:
                 write_history(fresh / FILE_NAME, rows)
                 save(fresh)
 
-    torch.manual_seed(recipe.train.seed)
-    fit(
-        build(recipe.model, manifest.height, manifest.width, manifest.mean),
-        load_split(shards, "train"),
-        load_split(shards, "valid"),
-        recipe.data,
-        recipe.train,
-        group=ProcessGroup(device=device),
-        resume=resume,
-        on_epoch=on_epoch,
-    )
+    run(recipe, places(recipe).shards, group=ProcessGroup(device=device), resume=resume, on_epoch=on_epoch)
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ throughput() {
     local mode name
     # What compiles for long comes last.
     for mode in ${MODES:-tf32 bfloat16 float32 tf32+compile bfloat16+compile}; do
-        for name in ${ONLY:-draw-10 draw-64 sgm-80 sgm-52 sgm-52-conditional}; do
+        for name in ${ONLY:-draw-10 draw-64 sgm-10 sgm-80 sgm-52 sgm-52-conditional mnist-first quickstart}; do
             once "$name-$mode" "${ROW_LIMIT:-240}" \
                 "$python" -m benchmarks.throughput --device "$device" --only "$name" --out "$directory" \
                 --rounds "${ROUNDS:-10}" ${BATCH:+--batch "$BATCH"} $(options "$mode")
@@ -98,7 +98,7 @@ train() {
     computed=$("$python" - "$directory/artifacts/sgm-mnist/shards" <<'EOF'
 import sys
 from pathlib import Path
-from data_prep.manifest import read_manifest
+from seqgen.data.manifest import read_manifest
 
 images = read_manifest(Path(sys.argv[1])).splits["train"].images
 every = max(1, 50_000 // images)  # a look and a checkpoint each 50,000 images

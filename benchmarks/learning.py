@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import itertools
 import json
 import sys
 import tempfile
@@ -19,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import page
+from benchmarks.steps import step_of
 from benchmarks.textbook import textbook
 from pipelines.artifacts.places import places
 from pipelines.recipes import load_recipe
@@ -36,7 +37,7 @@ from seqgen.data.batches import TrainingBatches, generator_at
 from seqgen.data.images import ImageSet, load_split
 from seqgen.data.manifest import FILE_NAME, read_manifest
 from seqgen.evaluation.bounds import CHUNK, Estimate, estimate
-from seqgen.models import SequentialGenerator, build
+from seqgen.models import SequentialModel, build
 from seqgen.settings import Recipe
 from seqgen.training import Progress, SaveFn, fit
 from seqgen.training.checkpoint import load_average
@@ -44,6 +45,7 @@ from seqgen.training.checkpoint import load_average
 RECIPE = "draw-mnist"
 # What differs from the recipe. The textbook keeps the paper's windows (2x2, 5x5) and K = 100.
 TEXTBOOK: dict[str, Any] = {"model.steps": 10, "train.learning_rate": 1e-3, "train.warmup_steps": 0}
+_CPU = torch.device("cpu")
 _EVERY = 30.0  # seconds of training between points
 _MARKS = (1 / 8, 1 / 4, 1 / 2, 3 / 4)  # of the time, in the table
 _COLOURS = {"textbook": "#d55e00", "seqgen": "#0072b2"}
@@ -119,21 +121,20 @@ def usual_start(plain: nn.Module) -> None:
 
 
 @torch.no_grad()
-def bound_of(energies: Energies, images: ImageSet, shape: tuple[int, int, int]) -> Estimate:
-    """F of `images` in nats, one posterior sample each, the same noise each time; `shape` is (T, any, K)."""
-    noise_of, values = generator_at(torch.device("cpu"), 0, "learning"), []
+def bound_of(energies: Energies, images: ImageSet, model: SequentialModel) -> Estimate:
+    """F of `images` in nats, one posterior sample each; the same noise, of `model`'s latents, each time."""
+    noise_of, values = generator_at(_CPU, 0, "learning"), []
     for x in images.images.unsqueeze(1).split(CHUNK):
-        noise = torch.randn((shape[0], len(x), shape[2]), generator=noise_of)
-        values.append(energies(x.float(), noise))
+        values.append(energies(x.float(), model.noise(len(x), noise_of)))
     return estimate(torch.cat(values))
 
 
 class Curve:
     """The points of one run, and the clock they are read from."""
 
-    def __init__(self, digits: Digits, shape: tuple[int, int, int], images: int) -> None:
+    def __init__(self, digits: Digits, model: SequentialModel, images: int) -> None:
         # Not the first ones: Larochelle's test file goes class by class, zeros first.
-        self.sample, self.test, self.shape = digits.test.spread(images), digits.test, shape
+        self.sample, self.test, self.model = digits.test.spread(images), digits.test, model
         self.points: list[Point] = []
         self.clock = Clock()
 
@@ -145,13 +146,13 @@ class Curve:
         """Measure with the clock paused."""
         seconds = self.clock.seconds()
         with self.clock.paused():
-            bound = bound_of(energies, self.sample, self.shape).mean
+            bound = bound_of(energies, self.sample, self.model).mean
             self.points.append(Point(*seconds, step, bound))
             print(f"  {seconds[0]:6.0f} s, step {step:6d}: {bound:.1f} nats", flush=True)
 
     def result(self, energies: Energies) -> dict[str, Any]:
         """The points, and the last weights' bound over the whole test set."""
-        final = bound_of(energies, self.test, self.shape)
+        final = bound_of(energies, self.test, self.model)
         return {
             "points": [asdict(point) for point in self.points],
             "images": len(self.sample),
@@ -161,38 +162,41 @@ class Curve:
 
 def run_textbook(recipe: Recipe, digits: Digits, seconds: float, images: int) -> dict[str, Any]:
     """Train the textbook's model at a constant rate until the time is over."""
-    torch.manual_seed(recipe.train.seed)
+    seed, batch = recipe.train.seed, recipe.train.batch
+    torch.manual_seed(seed)
     model = _fresh(recipe, digits)
-    plain, shape = textbook(model), model.noise_shape(recipe.train.batch)
+    plain = textbook(model)
     usual_start(plain)
-    batches = TrainingBatches(digits.train, recipe.data, shape, conditional=False, seed=recipe.train.seed)
-    parameters = [p for p in plain.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=recipe.train.learning_rate)
-    curve, step, over = Curve(digits, shape, images), 0, False
-    while not over:
-        batch = batches.at(*divmod(step, batches.steps))
-        optimiser.zero_grad()
-        plain(batch.x, batch.noise).mean().backward()
-        nn.utils.clip_grad_norm_(parameters, recipe.train.clip)
-        optimiser.step()
-        step += 1
+    batches = TrainingBatches(digits.train, recipe.data, batch, conditional=False, seed=seed)
+    positions = ((epoch, index) for epoch in itertools.count() for index in range(batches.steps))
+    noise_of = generator_at(_CPU, seed, "noise")
+
+    def loss() -> Tensor:
+        x, _ = batches.at(*next(positions))
+        return plain(x, model.noise(batch, noise_of)).mean()
+
+    train = step_of(loss, (p for p in plain.parameters() if p.requires_grad), recipe.train, fused=False)
+    curve = Curve(digits, model, images)
+    for step in itertools.count(1):
+        train()
         over = curve.clock.seconds()[0] >= seconds
         if over or curve.due():
             curve.add(plain, step)
+        if over:
+            break
     return curve.result(plain)
 
 
 def run_seqgen(recipe: Recipe, digits: Digits, seconds: float, images: int) -> dict[str, Any]:
     """Train by `fit` for as many epochs as fit into the time; the points are of the averaged weights."""
-    rate = _images_per_second(recipe, digits)
-    batch = recipe.train.batch
+    rate, batch = _images_per_second(recipe, digits), recipe.train.batch
     epoch = len(digits.train) // batch * batch / rate
     config = recipe.train.model_copy(update={"epochs": max(1, int(seconds / epoch))})
     print(f"  {rate:.0f} images/s: {config.epochs} epochs", flush=True)
     torch.manual_seed(config.seed)
     model = _fresh(recipe, digits)
     average = copy.deepcopy(model)
-    curve = Curve(digits, model.noise_shape(batch), images)
+    curve = Curve(digits, model, images)
 
     def on_epoch(progress: Progress, save: SaveFn) -> None:
         if not (curve.due() or progress.last):
@@ -219,7 +223,7 @@ def measure(
     result = run(recipe, digits, seconds, images)
     return {
         "command": page.command(),
-        "machine": page.machine(torch.device("cpu")),
+        "machine": page.machine(_CPU),
         "data": digits.title,
         "seconds": seconds,
         "recipe": recipe.name,
@@ -304,18 +308,18 @@ def _section(runs: dict[str, Any]) -> str:
 
 def _at(points: list[dict[str, Any]], wall: float) -> str:
     """The bound at `wall` seconds, between the points on a straight line."""
-    for before, after in pairwise(points):
+    for before, after in itertools.pairwise(points):
         if before["wall"] <= wall <= after["wall"]:
             share = (wall - before["wall"]) / (after["wall"] - before["wall"])
             return f"{before['bound'] + share * (after['bound'] - before['bound']):.1f}"
     return "-"
 
 
-def _fresh(recipe: Recipe, digits: Digits) -> SequentialGenerator:
+def _fresh(recipe: Recipe, digits: Digits) -> SequentialModel:
     return build(recipe.model, digits.train.height, digits.train.width, digits.mean)
 
 
-def _energies(model: SequentialGenerator) -> Energies:
+def _energies(model: SequentialModel) -> Energies:
     return lambda x, noise: model(x, None, noise).free_energy()
 
 

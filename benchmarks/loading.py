@@ -1,4 +1,4 @@
-"""Shards to batches on one core, against webdataset's loader and a model's appetite: `python -m benchmarks.loading`.
+"""Shards to batches on one core, beside webdataset's loader and a model's appetite: `python -m benchmarks.loading`.
 
 Takes the sharded set DIRECTORY or makes two: Omniglot and MNIST if SEQGEN_MIRROR names a mirror, else sets that need no
 download. docs/data.md says what a mapped set is.
@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import page
 from benchmarks.measure import Action, in_fresh_process, in_turns
+from benchmarks.specs import INK, random_images
+from benchmarks.steps import step_of
 from data_prep.fetch import fetch
 from data_prep.shard_set import shard_set
 from pipelines.recipes import load_recipe
@@ -30,7 +32,7 @@ from seqgen.data.batches import TrainingBatches
 from seqgen.data.images import ImageSet, load_split
 from seqgen.data.manifest import Manifest, read_manifest
 from seqgen.data.settings import DataConfig
-from seqgen.models import SequentialGenerator, build
+from seqgen.models import SequentialModel, build
 from seqgen.settings import Recipe
 
 BATCHES = 50  # of one timing
@@ -45,7 +47,7 @@ _REAL = [
     DataConfig(source="omniglot", size=52, split="30-20", binarise="static"),
     DataConfig(source="mnist", size=28, binarise="dynamic"),
 ]
-PLACES = {"memory": None, "mapped": 0}  # load_split's `memory`
+KEPT = {"memory": None, "mapped": 0}  # where the pixels are, by load_split's `memory`
 
 Row = dict[str, Any]
 
@@ -102,13 +104,13 @@ def stock(directory: Path, batch: int) -> Iterator[Tensor]:
         yield images
 
 
-def fastest_model(rounds: int) -> tuple[Recipe, SequentialGenerator, Action]:
+def fastest_model(rounds: int) -> tuple[Recipe, SequentialModel, Action]:
     """Of the models that the quickstart's search tries the one with the shortest training step, and that step."""
     steps: dict[str, Action] = {}
     tried = {}
     for recipe in checked_recipes(load_recipe("quickstart")):
         name = f"{recipe.model.attention}, T = {recipe.model.steps}"
-        model = build(recipe.model, recipe.data.size, recipe.data.size, 0.13)
+        model = build(recipe.model, recipe.data.size, recipe.data.size, INK)
         tried[name] = (recipe, model)
         steps[name] = training_step(recipe, model)
     seconds = in_turns(steps, rounds, _CPU)
@@ -116,20 +118,11 @@ def fastest_model(rounds: int) -> tuple[Recipe, SequentialGenerator, Action]:
     return *tried[best], steps[best]
 
 
-def training_step(recipe: Recipe, model: SequentialGenerator) -> Action:
-    """A step of the training loop on one batch that is there already: forward, backward, clip, Adam."""
-    size, batch = recipe.data.size, recipe.train.batch
-    x, noise = (torch.rand(batch, 1, size, size) < 0.13).float(), torch.randn(model.noise_shape(batch))
-    parameters = list(model.parameters())
-    optimiser = torch.optim.Adam(parameters, lr=recipe.train.learning_rate, fused=True)
-
-    def step() -> None:
-        model(x, None, noise).free_energy().mean().backward()
-        nn.utils.clip_grad_norm_(parameters, recipe.train.clip)
-        optimiser.step()
-        optimiser.zero_grad()
-
-    return step
+def training_step(recipe: Recipe, model: SequentialModel) -> Action:
+    """A step on one batch that is there already."""
+    x = random_images(recipe, recipe.train.batch)
+    noise = model.noise(len(x), torch.Generator())
+    return step_of(lambda: model(x, None, noise).free_energy().mean(), model.parameters(), recipe.train)
 
 
 def first_reads(images: ImageSet, batches: TrainingBatches, rounds: int) -> list[float]:
@@ -152,11 +145,11 @@ def evict(mapped: Tensor) -> None:
         raise OSError(ctypes.get_errno(), "pages cannot be taken out of memory")
 
 
-def measure(directory: Path, model: tuple[Recipe, SequentialGenerator, Action], rounds: int) -> Row:
+def measure(directory: Path, model: tuple[Recipe, SequentialModel, Action], rounds: int) -> Row:
     """Everything of one set; images a second are those of medians."""
     manifest = read_manifest(directory)
-    recipe, network, step = model
-    batch, shape = recipe.train.batch, network.noise_shape(recipe.train.batch)
+    recipe, _, step = model
+    batch = recipe.train.batch
     actions: dict[str, Action] = {"training": step, "webdataset": lambda: list(stock(directory, batch))}
     count = {"training": batch, "webdataset": manifest.splits["train"].images}
     row: Row = {
@@ -164,18 +157,16 @@ def measure(directory: Path, model: tuple[Recipe, SequentialGenerator, Action], 
         "images": manifest.splits["train"].images,
         "pixels": manifest.height * manifest.width,
         "binarise": manifest.data.binarise,
-        "decoding": {place: in_fresh_process(decoded, directory, memory) for place, memory in PLACES.items()},
+        "decoding": {kept: in_fresh_process(decoded, directory, memory) for kept, memory in KEPT.items()},
         "first_read": {},
     }
-    sets = {place: load_split(directory, "train", memory=memory) for place, memory in PLACES.items()}
-    for conditional in (False, True):
-        for place, noise in itertools.product(PLACES, (True, False)):
-            drawn = shape if noise else (0, batch, 0)
-            batches = TrainingBatches(sets[place], manifest.data, drawn, conditional=conditional, seed=0)
-            name = _case(conditional, place, noise)
-            actions[name], count[name] = drawing(batches), BATCHES * batch
-            if place == "mapped" and noise:
-                row["first_read"][name] = batch / statistics.median(first_reads(sets[place], batches, rounds))
+    sets = {kept: load_split(directory, "train", memory=memory) for kept, memory in KEPT.items()}
+    for conditional, kept in itertools.product((False, True), KEPT):
+        batches = TrainingBatches(sets[kept], manifest.data, batch, conditional=conditional, seed=0)
+        name = _case(conditional, kept)
+        actions[name], count[name] = drawing(batches), BATCHES * batch
+        if kept == "mapped":
+            row["first_read"][name] = batch / statistics.median(first_reads(sets[kept], batches, rounds))
     row["seconds"] = in_turns(actions, rounds, _CPU)
     row["images_per_second"] = {
         name: count[name] / statistics.median(values) for name, values in row["seconds"].items()
@@ -187,15 +178,15 @@ def _title(manifest: Manifest) -> str:
     return f"{manifest.data.source} {manifest.height} x {manifest.width}"
 
 
-def _case(conditional: bool, place: str, noise: bool) -> str:
-    return f"{'pairs' if conditional else 'images'}, {place}, {'with' if noise else 'without'} noise"
+def _case(conditional: bool, kept: str) -> str:
+    return f"{'pairs' if conditional else 'images'}, {kept}"
 
 
 def tables(rows: list[Row]) -> str:
     """Decoding, then batches, as markdown."""
     decoding, batches = [], []
     for row in rows:
-        loads = [row["decoding"][place] for place in PLACES]
+        loads = [row["decoding"][kept] for kept in KEPT]
         decoding.append(
             [
                 row["set"],
@@ -207,17 +198,13 @@ def tables(rows: list[Row]) -> str:
         )
         rate = row["images_per_second"]
         for conditional in (False, True):
-            ours = {
-                place: [rate[_case(conditional, place, noise)] for noise in (True, False)] for place in PLACES
-            }
-            read = row["first_read"][_case(conditional, "mapped", True)]
-            compared = [ours["memory"][0], ours["mapped"][0], read]
+            read = row["first_read"][_case(conditional, "mapped")]
+            compared = [*(rate[_case(conditional, kept)] for kept in KEPT), read]
             batches.append(
                 [
                     f"{row['set']}, {row['binarise']}",
                     "x and x'" if conditional else "x",
-                    *(" / ".join(f"{value:,.0f}" for value in pair) for pair in ours.values()),
-                    f"{read:,.0f}",
+                    *(f"{value:,.0f}" for value in compared),
                     f"{rate['webdataset']:,.0f}",
                     " / ".join(f"**{value / rate['training']:.0f}**" for value in compared),
                 ]
@@ -230,10 +217,10 @@ def tables(rows: list[Row]) -> str:
                 [
                     "set",
                     "batch of",
-                    "in memory, images/s with / without noise",
-                    "mapped, with / without noise",
+                    "in memory, images/s",
+                    "mapped",
                     "mapped, read from disk",
-                    "webdataset",
+                    "webdataset's shuffle buffer",
                     "times the training: in memory / mapped / from disk",
                 ],
                 batches,

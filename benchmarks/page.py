@@ -16,12 +16,15 @@ from seqgen.core.files import write_bytes, write_json
 _ROOT = Path(__file__).parent.parent
 RESULTS = _ROOT / "benchmarks" / "results"
 PAGE = _ROOT / "docs" / "performance.md"
+# What lowers the instruction set of our kernels, of torch's and of oneDNN's.
+_LOWERING = ("SEQGEN_KERNELS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 
 
 def command() -> str:
     """The command that is running, as a reader would type it in the repository's root."""
     script = Path(sys.argv[0])
-    return shlex.join(["python", "-m", f"benchmarks.{script.stem}", *sys.argv[1:]])
+    lowered = [f"{name}={os.environ[name]}" for name in _LOWERING if name in os.environ]
+    return shlex.join([*lowered, "python", "-m", f"benchmarks.{script.stem}", *sys.argv[1:]])
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from seqgen.core.files import write_bytes, write_json
 Who = Literal["textbook", "seqgen"]
 Row = dict[str, Any]
 WHO: tuple[Who, ...] = ("textbook", "seqgen")
-_KEY = ("name", "batch", "precision", "compiled", "threads")
-_LABEL = ["model", "batch", "precision"]
+_KEY = ("name", "batch", "precision", "compiled", "threads", "instructions")
+_INSTRUCTIONS = ("avx512", "avx2", "neon", "generic", "off")
+_LABEL = ["model", "kernels", "batch", "precision"]
 _PAIR = ["textbook, images/s", "seqgen, images/s", "ratio"]
 
 
@@ -29,7 +30,11 @@ def merged(stored: list[Row], new: list[Row]) -> list[Row]:
     names = list(SPECIFICATIONS)
     return sorted(
         (row for row in rows.values() if row["name"] in names),
-        key=lambda r: (r["precision"], r["compiled"], r["threads"], r["batch"], names.index(r["name"])),
+        key=lambda row: (
+            *(row[part] for part in ("precision", "compiled", "threads", "batch")),
+            names.index(row["name"]),
+            _INSTRUCTIONS.index(row["instructions"]),
+        ),
     )
 
 
@@ -45,8 +50,9 @@ def store(rows: list[Row], section: str, out: Path | None) -> None:
 
 def tables(rows: list[Row]) -> str:
     """The rows as markdown: training, then sampling and NLL, then what they were measured with."""
+    origins = _origins(rows)
     heading = "A training step; pairs of figures are the textbook's and seqgen's"
-    parts = [heading, _training(rows)]
+    parts = [heading, _training(rows, list(origins))]
     drawn = [row for row in rows if "nll" in row]
     if drawn:
         sheet = drawn[0]["sampling"]["seqgen"]["images"]
@@ -54,23 +60,35 @@ def tables(rows: list[Row]) -> str:
             f"A sheet of {sheet} samples, and the NLL (images with all their k samples)",
             _drawing(drawn),
         ]
-    return "\n\n".join([*parts, "\n".join(_origins(rows))])
+    made = [f"{number}. {line}{peak:,.0f}" for number, (line, peak) in enumerate(origins.items(), 1)]
+    return "\n\n".join([*parts, "\n".join(made)])
 
 
-def _training(rows: list[Row]) -> str:
-    header = ["MFLOP an image", "share of peak", "products alone", "memory, MB", "first step, s"]
+def _training(rows: list[Row], origins: list[str]) -> str:
+    header = [
+        "own products",
+        "MFLOP an image",
+        "share of peak",
+        "products alone",
+        "memory, MB",
+        "first step, s",
+        "by",
+    ]
     lines = []
     for row in rows:
         step, fresh = row["training"], row["fresh"]
+        own = step["own_products"]
         lines.append(
             [
                 *_label(row),
                 *_pair(step),
+                "-" if own is None else f"{own:.2f}",
                 f"{step['flops'] / row['batch'] * 1e-6:,.0f}",
                 _both(f"{step[who]['share_of_peak']:.0%}" for who in WHO),
                 _both(f"{step[who]['share_of_products_alone']:.0%}" for who in WHO),
                 _both(_megabytes(fresh[who]["peak_bytes"]) for who in WHO),
                 _both(f"{fresh[who]['first_step_seconds']:.2f}" for who in WHO),
+                str(1 + origins.index(_origin(row))),
             ]
         )
     return page.table([*_LABEL, *_PAIR, *header], lines)
@@ -85,7 +103,8 @@ def _drawing(rows: list[Row]) -> str:
 
 
 def _label(row: Row) -> list[str]:
-    return [row["name"], str(row["batch"]), row["precision"] + (", compiled" if row["compiled"] else "")]
+    how = row["precision"] + (", compiled" if row["compiled"] else "")
+    return [row["name"], row["instructions"], str(row["batch"]), how]
 
 
 def _pair(result: Row) -> list[str]:
@@ -104,15 +123,19 @@ def _megabytes(size: float | None) -> str:
     return "-" if size is None else f"{size / 1e6:,.0f}"
 
 
-def _origins(rows: list[Row]) -> list[str]:
+def _origins(rows: list[Row]) -> dict[str, float]:
     """A line for each command and machine, with the highest peak it saw."""
     peaks: dict[str, float] = {}
     for row in rows:
-        machine, threads = row["machine"], row["threads"]
-        line = (
-            f"* `{row['command']}`: {machine['chip']}, {threads} thread{'s' if threads > 1 else ''}, "
-            f"torch {machine['torch']}, medians of {row['rounds']}, commit {row['commit'][:10]}; "
-            f"peak of {row['precision']} products, GFLOP/s: "
-        )
+        line = _origin(row)
         peaks[line] = max(peaks.get(line, 0.0), *row["peak"][row["precision"]].values())
-    return [f"{line}{peak:,.0f}" for line, peak in peaks.items()]
+    return peaks
+
+
+def _origin(row: Row) -> str:
+    machine, threads = row["machine"], row["threads"]
+    return (
+        f"`{row['command']}`: {machine['chip']}, {threads} thread{'s' if threads > 1 else ''}, "
+        f"torch {machine['torch']}, medians of {row['rounds']}, commit {row['commit'][:10]}; "
+        f"peak of {row['precision']} products, GFLOP/s: "
+    )

@@ -25,8 +25,9 @@ import torch
 from torch import nn
 
 from benchmarks import page
-from benchmarks.measure import in_fresh_process
-from benchmarks.specs import Specification, random_images
+from benchmarks.measure import Action, in_fresh_process
+from benchmarks.specs import INK, Specification, random_images
+from benchmarks.steps import step_of
 from pipelines.artifacts.history import FILE_NAME, write_history
 from pipelines.tracking import runs
 from seqgen.data.images import ImageSet
@@ -37,7 +38,6 @@ from seqgen.training import ProcessGroup, Progress, SaveFn, fit
 _CPU = torch.device("cpu")
 _PATIENCE = timedelta(minutes=2)  # for a process that waits in vain for another one
 _HELD_OUT = 4  # batches
-_INK = 0.13  # MNIST's mean pixel
 _MNIST = (50_000, 10_000)
 
 Row = dict[str, Any]
@@ -120,7 +120,7 @@ def trained(group: ProcessGroup, specification: Specification, steps: int, epoch
         rows.append(row)
 
     torch.manual_seed(config.seed)
-    model = build(recipe.model, recipe.data.size, recipe.data.size, _INK)
+    model = build(recipe.model, recipe.data.size, recipe.data.size, INK)
     fit(model, train, valid, recipe.data, config, group=group, on_epoch=on_epoch)
     return rows[1:]
 
@@ -148,29 +148,22 @@ def _checkpoint(progress: Progress, save: SaveFn) -> float:
 def exchanged(group: ProcessGroup, specification: Specification, steps: int, rounds: int) -> Row:
     """Seconds of a step that sums the gradients over the processes and of one that does not, and of the sum alone.
 
-    The step is fit's, with its DistributedDataParallel; blocks of `steps` of both kinds take turns.
+    The step has DistributedDataParallel as fit has; blocks of `steps` of both kinds take turns.
     """
     recipe = specification.resolved()
     share = recipe.train.batch // group.size
-    model = build(recipe.model, recipe.data.size, recipe.data.size, _INK)
+    model = build(recipe.model, recipe.data.size, recipe.data.size, INK)
     parallel = nn.parallel.DistributedDataParallel(
         model, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
-    parameters = list(model.parameters())
-    optimiser = torch.optim.Adam(parameters, lr=recipe.train.learning_rate, fused=True)
-    x, noise = random_images(recipe, share), torch.randn(model.noise_shape(share))
-    gradients = torch.zeros(sum(parameter.numel() for parameter in parameters))
-
-    def step() -> None:
-        parallel(x, None, noise).free_energy().mean().backward()
-        nn.utils.clip_grad_norm_(parameters, recipe.train.clip)
-        optimiser.step()
-        optimiser.zero_grad()
+    x, noise = random_images(recipe, share), model.noise(share, torch.Generator())
+    step = step_of(lambda: parallel(x, None, noise).free_energy().mean(), model.parameters(), recipe.train)
+    gradients = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
 
     def alone() -> None:
         torch.distributed.all_reduce(gradients)
 
-    kinds = {"summed": step, "apart": step, "alone": alone}
+    kinds: dict[str, Action] = {"summed": step, "apart": step, "alone": alone}
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(rounds + 1):
         for name, action in kinds.items():
@@ -289,7 +282,7 @@ def on_paper(cluster: Cluster, one: Gpu, size: float, images: int) -> Row:
 def paper() -> Row:
     """The estimates for the paper's MNIST model and its number of images."""
     recipe = Specification("sgm-mnist").resolved()
-    parameters = build(recipe.model, recipe.data.size, recipe.data.size, _INK).parameters()
+    parameters = build(recipe.model, recipe.data.size, recipe.data.size, INK).parameters()
     size = 4 * sum(parameter.numel() for parameter in parameters)
     one, images = gpu(page.RESULTS), recipe.train.epochs * _MNIST[0]
     rows = [on_paper(cluster, one, size, images) for cluster in CLUSTERS]

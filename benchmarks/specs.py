@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.textbook import TextbookDraw, TextbookSgm, textbook
+from benchmarks.textbook import Textbook, textbook
 from pipelines.recipes import load_recipe
-from seqgen.models import SequentialGenerator, build
+from seqgen.models import SequentialModel, build
 from seqgen.settings import Recipe
 
-_INK = 0.13  # MNIST's mean pixel
+INK = 0.13  # MNIST's mean pixel
 _SEED = 0
 
 
@@ -32,9 +32,12 @@ class Specification:
 SPECIFICATIONS = {
     "draw-10": Specification("draw-mnist", ("model.steps=10",)),
     "draw-64": Specification("draw-mnist"),
+    "sgm-10": Specification("sgm-mnist", ("model.steps=10",)),
     "sgm-80": Specification("sgm-mnist"),
     "sgm-52": Specification("sgm-omniglot-30-20", ("model.conditional=false",)),
     "sgm-52-conditional": Specification("sgm-omniglot-30-20"),
+    "mnist-first": Specification("mnist-first"),
+    "quickstart": Specification("quickstart"),
 }
 
 
@@ -42,8 +45,8 @@ class Workload(NamedTuple):
     """A seqgen model, the textbook's with the same weights, and one batch: images, context [B,1,H,W], noise [T,B,K]."""
 
     recipe: Recipe
-    model: SequentialGenerator
-    plain: TextbookDraw | TextbookSgm
+    model: SequentialModel
+    plain: Textbook
     x: Tensor
     context: Tensor | None
     noise: Tensor
@@ -53,10 +56,10 @@ def workload(specification: Specification, batch: int, device: torch.device) -> 
     """Fresh models and random images as dark as MNIST's, on `device`; the same in every process and on every device."""
     recipe = specification.resolved()
     torch.manual_seed(_SEED)
-    model = build(recipe.model, recipe.data.size, recipe.data.size, _INK)
+    model = build(recipe.model, recipe.data.size, recipe.data.size, INK)
     x = random_images(recipe, batch)
     context = random_images(recipe, batch) if recipe.model.conditional else None
-    noise = torch.randn(model.noise_shape(batch))
+    noise = model.noise(batch, torch.Generator().manual_seed(_SEED))
     return Workload(
         recipe,
         model.to(device),
@@ -69,12 +72,10 @@ def workload(specification: Specification, batch: int, device: torch.device) -> 
 
 def random_images(recipe: Recipe, count: int) -> Tensor:
     """float32 [count,1,H,W] in {0,1} from torch's generator."""
-    return (torch.rand(count, 1, recipe.data.size, recipe.data.size) < _INK).float()
+    return (torch.rand(count, 1, recipe.data.size, recipe.data.size) < INK).float()
 
 
-def importance_noise(model: SequentialGenerator, images: int, samples: int, seed: int) -> Tensor:
+def importance_noise(model: SequentialModel, images: int, samples: int, seed: int) -> Tensor:
     """The noise that `importance_weighted` draws from a generator of `seed`, [samples,T,images,K] on the CPU."""
-    steps, _, latents = model.noise_shape(1)
     generator = torch.Generator().manual_seed(seed)
-    each = [torch.randn(samples, steps, latents, generator=generator) for _ in range(images)]
-    return torch.stack(each, 2)
+    return torch.stack([model.noise(samples, generator) for _ in range(images)], 2).transpose(0, 1)

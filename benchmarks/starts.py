@@ -24,12 +24,16 @@ from benchmarks import page
 from benchmarks.learning import Digits, digits
 from pipelines.recipes import load_recipe
 from seqgen.core.errors import BadInput, SeqgenError
-from seqgen.data.batches import TrainingBatches
-from seqgen.models import SequentialGenerator, build
-from seqgen.models.transition import LstmCell
+from seqgen.data.batches import TrainingBatches, generator_at
+from seqgen.models import SequentialModel, build
+from seqgen.models.layers import LstmCell
+from seqgen.models.steps.sequential import SequentialStep
+from seqgen.objectives import Batch, Objective
 from seqgen.settings import Recipe
-from seqgen.training.schedule import kl_weight, learning_rate
+from seqgen.settings.kinds import find
+from seqgen.training.schedule import learning_rate
 
+_CPU = torch.device("cpu")
 LEFT = 180.0  # nats: below it the plateau is left
 _LEFT_WINDOW, _FINAL_WINDOW = 20, 50  # steps that a running mean of F takes
 
@@ -49,16 +53,16 @@ _GAUSSIAN = ("gaussian", "gaussian-cgru")
 _WINDOWS = ("gaussian", "spatial-transformer", "cgru", "gaussian-cgru")
 _CONVOLVED = tuple(kind for kind in KINDS if kind != "gaussian")  # f_o is a convolution
 
-Alter = Callable[[SequentialGenerator], None]
+Alter = Callable[[SequentialStep], None]
 
 
-def _unaltered(model: SequentialGenerator) -> None:
+def _unaltered(step: SequentialStep) -> None:
     """The start as it is."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that differs: settings of the recipe (dotted), Adam's beta2, or the weights of a fresh model."""
+    """One thing that differs: settings of the recipe (dotted), Adam's beta2, or the weights of a fresh step."""
 
     what: str
     alter: Alter = _unaltered
@@ -67,15 +71,15 @@ class Change:
     kinds: tuple[str, ...] = tuple(KINDS)
 
 
-def _windows(model: SequentialGenerator, part: str = "") -> list[nn.Linear]:
+def _windows(step: SequentialStep, part: str = "") -> list[nn.Linear]:
     """The linear maps from h to window parameters, of the reader, the writer or (by default) both."""
-    named = model.named_modules()
+    named = step.named_modules()
     heads = (m for name, m in named if name.startswith(part) and name.endswith(("window", "window.head")))
     return [head for head in heads if isinstance(head, nn.Linear)]
 
 
-def _linear(model: SequentialGenerator, name: str) -> nn.Linear | nn.Conv2d:
-    module = model.get_submodule(name)
+def _linear(step: SequentialStep, name: str) -> nn.Linear | nn.Conv2d:
+    module = step.get_submodule(name)
     assert isinstance(module, nn.Linear | nn.Conv2d)
     return module
 
@@ -85,17 +89,17 @@ def _bias(layer: nn.Module) -> torch.Tensor:
     return layer.bias
 
 
-def torch_windows(model: SequentialGenerator) -> None:
+def torch_windows(step: SequentialStep) -> None:
     """Window heads as torch starts a linear map."""
-    for head in _windows(model):
+    for head in _windows(step):
         head.reset_parameters()
 
 
 def window_weights(factor: float) -> Alter:
     """Windows that look at h more, or less."""
 
-    def alter(model: SequentialGenerator) -> None:
-        for head in _windows(model):
+    def alter(step: SequentialStep) -> None:
+        for head in _windows(step):
             head.weight.mul_(factor)
 
     return alter
@@ -104,61 +108,61 @@ def window_weights(factor: float) -> Alter:
 def filter_width(factor: float | None) -> Alter:
     """Gaussian filters `factor` times as wide; None: sigma = 1 pixel."""
 
-    def alter(model: SequentialGenerator) -> None:
-        for head in _windows(model):
+    def alter(step: SequentialStep) -> None:
+        for head in _windows(step):
             head.bias[2] = 0.0 if factor is None else head.bias[2] + 2 * math.log(factor)
 
     return alter
 
 
-def plain_writer_gain(model: SequentialGenerator) -> None:
+def plain_writer_gain(step: SequentialStep) -> None:
     """gamma = 1 in the Gaussian writer: a patch's value is spread thin over the pixels of its stride."""
-    for head in _windows(model, "writer"):
+    for head in _windows(step, "writer"):
         head.bias[4] = 0.0
 
 
 def writer_gain(factor: float) -> Alter:
     """What is written, `factor` times as strong."""
 
-    def alter(model: SequentialGenerator) -> None:
-        sprite = _linear(model, "writer.sprite")
+    def alter(step: SequentialStep) -> None:
+        sprite = _linear(step, "writer.sprite")
         sprite.weight.mul_(factor)
         _bias(sprite).mul_(factor)
 
     return alter
 
 
-def zero_output_bias(model: SequentialGenerator) -> None:
+def zero_output_bias(step: SequentialStep) -> None:
     """An image that starts grey: logits 0, not the mean pixel's."""
-    model.canvas0.zero_()
-    if "observation.conv.bias" in dict(model.named_parameters()):
-        _bias(_linear(model, "observation.conv")).zero_()
+    step.canvas0.zero_()
+    if "observation.conv.bias" in dict(step.named_parameters()):
+        _bias(_linear(step, "observation.conv")).zero_()
 
 
 def observation_weights(factor: float) -> Alter:
     """f_o's weights times `factor`."""
-    return lambda model: _scale(_linear(model, "observation.conv"), factor)
+    return lambda step: _scale(_linear(step, "observation.conv"), factor)
 
 
-def torch_cgru(model: SequentialGenerator) -> None:
+def torch_cgru(step: SequentialStep) -> None:
     """The CGRU's convolutions as torch starts them."""
     for name in ("canvas.gates", "canvas.candidate"):
-        _linear(model, name).reset_parameters()
+        _linear(step, name).reset_parameters()
 
 
 def cgru_keep(bias: float) -> Alter:
     """The update gate's bias: how much of the canvas is kept at first."""
 
-    def alter(model: SequentialGenerator) -> None:
-        gates = _bias(_linear(model, "canvas.gates"))
+    def alter(step: SequentialStep) -> None:
+        gates = _bias(_linear(step, "canvas.gates"))
         gates[: len(gates) // 2] = bias
 
     return alter
 
 
-def posterior_near_prior(model: SequentialGenerator) -> None:
+def posterior_near_prior(step: SequentialStep) -> None:
     """The posterior's head a tenth of torch's, without a bias: q begins near the prior."""
-    head = _linear(model, "posterior.head")
+    head = _linear(step, "posterior.head")
     head.weight.mul_(0.1)
     _bias(head).zero_()
 
@@ -166,15 +170,15 @@ def posterior_near_prior(model: SequentialGenerator) -> None:
 def latent_weights(factor: float) -> Alter:
     """The LSTM's weights of z times `factor`."""
 
-    def alter(model: SequentialGenerator) -> None:
-        _linear(model, "transition.linear").weight[:, : model.config.latents].mul_(factor)
+    def alter(step: SequentialStep) -> None:
+        _linear(step, "transition.cell.linear").weight[:, : step.sizes.latents].mul_(factor)
 
     return alter
 
 
-def zero_forget_bias(model: SequentialGenerator) -> None:
+def zero_forget_bias(step: SequentialStep) -> None:
     """LSTMs that forget half at first."""
-    for module in model.modules():
+    for module in step.modules():
         if isinstance(module, LstmCell):
             hidden = module.linear.out_features // 4
             module.linear.bias[hidden : 2 * hidden] = 0.0
@@ -183,9 +187,9 @@ def zero_forget_bias(model: SequentialGenerator) -> None:
 def signal(factor: float) -> Alter:
     """The LSTM's weights of z, and what is written, times `factor`."""
 
-    def alter(model: SequentialGenerator) -> None:
-        latent_weights(factor)(model)
-        writer_gain(factor)(model)
+    def alter(step: SequentialStep) -> None:
+        latent_weights(factor)(step)
+        writer_gain(factor)(step)
 
     return alter
 
@@ -231,35 +235,39 @@ def recipe_of(kind: str, change: Change) -> Recipe:
     return load_recipe(name, [f"{key}={value}" for key, value in {**settings, **change.settings}.items()])
 
 
-def fresh(recipe: Recipe, change: Change, digits: Digits, seed: int) -> SequentialGenerator:
+def fresh(recipe: Recipe, change: Change, digits: Digits, seed: int) -> SequentialModel:
     """A model at its start from `seed`, altered."""
     torch.manual_seed(seed)
     model = build(recipe.model, digits.train.height, digits.train.width, digits.mean)
+    assert isinstance(model.step, SequentialStep)
     with torch.no_grad():
-        change.alter(model)
+        change.alter(model.step)
     return model
 
 
 def free_energies(recipe: Recipe, change: Change, digits: Digits, seed: int, steps: int) -> list[float]:
-    """F of every step's batch in nats, KL weight 1; shorter than `steps` if the gradient left the finite numbers."""
+    """F of every step's batch in nats, KL weight 1; shorter than `steps` if the gradient left the finite numbers.
+
+    The steps are those of `fit`, which gives only an epoch's mean and has no other beta2.
+    """
     model, config = fresh(recipe, change, digits, seed), recipe.train
-    batches = TrainingBatches(
-        digits.train, recipe.data, model.noise_shape(config.batch), conditional=False, seed=seed
-    )
+    batches = TrainingBatches(digits.train, recipe.data, config.batch, conditional=False, seed=seed)
+    objective: Objective = find("objective", config.objective).load()(config.of("objective"))
     parameters = list(model.parameters())
     optimiser = torch.optim.Adam(parameters, config.learning_rate, (0.9, change.beta2), fused=True)
-    history = []
+    history, state = [], objective.start()
     for step in range(steps):
-        bound = model(*batches.at(*divmod(step, batches.steps)))
-        kl, log_likelihood = bound.kl.sum(0).mean(), bound.log_likelihood.mean()
+        position = divmod(step, batches.steps)
+        noise = model.noise(config.batch, generator_at(_CPU, seed, "noise", *position))
+        loss, metrics, state = objective(model, Batch(*batches.at(*position), noise), state)
         optimiser.zero_grad()
-        (kl_weight(step, config) * kl - log_likelihood).backward()
+        loss.backward()
         if not math.isfinite(float(nn.utils.clip_grad_norm_(parameters, config.clip))):
             break
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, steps, config)
         optimiser.step()
-        history.append(float(kl.detach() - log_likelihood.detach()))
+        history.append(float(metrics["free_energy"]))
     return history
 
 
@@ -286,7 +294,7 @@ def join(kind: str, name: str, seed: int, steps: int, measured: dict[str, float 
         raise BadInput(f"{path}: holds runs of {result['steps']} steps, not --steps {steps}; remove it first")
     key = {"kind": kind, "change": name, "seed": seed}
     others = [run for run in result["runs"] if {k: run[k] for k in key} != key]
-    made = {"command": page.command(), "machine": page.machine(torch.device("cpu"))}
+    made = {"command": page.command(), "machine": page.machine(_CPU)}
     result["runs"] = [*others, {**key, **measured, **made}]
     page.publish("starts", result, _section(result["runs"], steps))
 

@@ -28,7 +28,7 @@ import yaml
 
 from benchmarks import page
 from pipelines.artifacts.history import FILE_NAME, read_history
-from pipelines.cli.main import verbs
+from pipelines.cli.verbs import VERBS
 
 _ROOT = Path(__file__).parent.parent
 _SAMPLE = 0.05  # seconds between two looks at a training's processes
@@ -304,7 +304,7 @@ def main(arguments: list[str] | None = None) -> None:
         "python": [sys.executable, "-c", "pass"],
         "seqgen": [Path(sys.executable).with_name("seqgen"), "--help"],
     }
-    for verb in verbs():
+    for verb in VERBS:
         if (_ROOT / "pipelines" / f"{verb}.py").exists():
             commands[f"pipelines.{verb}"] = [*_PYTHON, f"pipelines.{verb}", "--help"]
     with tempfile.TemporaryDirectory(prefix="seqgen-startup-") as scratch:

@@ -1,4 +1,4 @@
-"""DRAW and the paper's model as a textbook writes them: the baseline of every speed figure, and an oracle.
+"""DRAW, the paper's model and the quickstart's as a textbook writes them: an oracle, and the baseline of every figure.
 
 Eager modules in a Python loop, nothing hoisted, nothing fused. Built from a seqgen model it has the same weights, so
 that the same images and noise must give the same bound and gradients.
@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqgen.models.attention import AffineReader, AffineWriter, GaussianReader, GaussianWriter
-from seqgen.models.canvas import GatedCanvas
-from seqgen.models.generator import SequentialGenerator
-from seqgen.models.posterior import EncoderPosterior, SharedPosterior
-from seqgen.models.transition import LstmCell
+from seqgen.models import SequentialModel
+from seqgen.models.attention.gaussian import GaussianReader, GaussianWriter
+from seqgen.models.attention.spatial_transformer import AffineReader, AffineWriter
+from seqgen.models.canvases import AdditiveCanvas, GatedCanvas
+from seqgen.models.layers import LstmCell
+from seqgen.models.observations import ConvObservation
+from seqgen.models.posteriors import EncoderPosterior, SharedPosterior
+from seqgen.models.steps.sequential import SequentialStep
+from seqgen.models.transitions import Lstm
 
 
 def _linear(source: nn.Linear, rows: slice = slice(None)) -> nn.Linear:
@@ -50,14 +54,14 @@ def _cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))
 
 
-def _start(model: SequentialGenerator) -> nn.ParameterDict:
-    """The learned h_0, cell_0 and c_0."""
-    names = ("h0", "cell0", "canvas0")
-    return nn.ParameterDict({name: getattr(model, name).detach().clone() for name in names})
+def _start(model: SequentialModel) -> nn.ParameterDict:
+    step, transition = _step(model), _transition(model)
+    start = {"h0": transition.h0, "cell0": transition.cell0, "canvas0": step.canvas0}
+    return nn.ParameterDict({name: value.detach().clone() for name, value in start.items()})
 
 
-class _Textbook(nn.Module):
-    """What both have in common: three things to do with T steps. One step under q leaves (z, mean, log sigma)."""
+class Textbook(nn.Module):
+    """What all have in common: three things to do with T steps. One step under q leaves (z, mean, log sigma)."""
 
     height: int
     width: int
@@ -106,22 +110,23 @@ class _Textbook(nn.Module):
         return torch.sigmoid(self.generate(noise, context))
 
 
-class TextbookDraw(_Textbook):
+class TextbookDraw(Textbook):
     """DRAW (Gregor et al. 2015): filter banks, error image, an encoder LSTM, an additive canvas of logits."""
 
-    def __init__(self, model: SequentialGenerator) -> None:
+    def __init__(self, model: SequentialModel) -> None:
         super().__init__()
-        reader, writer, posterior = model.reader, model.writer, model.posterior
+        step = _step(model)
+        reader, writer, posterior = step.reader, step.writer, step.posterior
         assert isinstance(reader, GaussianReader)
         assert isinstance(writer, GaussianWriter)
         assert isinstance(posterior, EncoderPosterior)
         self.steps, self.latents = model.config.steps, model.config.latents
-        self.height, self.width = model.height, model.width
+        self.height, self.width = model.sizes.height, model.sizes.width
         self.read_size, self.write_size = model.config.read_size, model.config.write_size
         self.read_head = _linear(reader.window.head)
         self.write_head = _linear(writer.window.head)
         self.patch = _linear(writer.sprite)
-        self.encoder, self.decoder = _lstm(posterior.cell), _lstm(model.transition)
+        self.encoder, self.decoder = _lstm(posterior.cell), _lstm(_transition(model).cell)
         self.mean = _linear(posterior.head, slice(0, self.latents))
         self.log_std = _linear(posterior.head, slice(self.latents, None))
         self.start = _start(model)
@@ -185,40 +190,28 @@ class TextbookDraw(_Textbook):
         return canvas.unsqueeze(1)
 
 
-class TextbookSgm(_Textbook):
-    """The paper's model: spatial transformers, a shared posterior, a CGRU canvas; given a context or not."""
+class _Transformers(Textbook):
+    """What both models with spatial transformers have in common; given a context or not."""
 
-    def __init__(self, model: SequentialGenerator) -> None:
+    def __init__(self, model: SequentialModel) -> None:
         super().__init__()
-        reader, writer, posterior, canvas = model.reader, model.writer, model.posterior, model.canvas
+        step = _step(model)
+        reader, writer, observation = step.reader, step.writer, step.observation
         assert isinstance(reader, AffineReader)
         assert isinstance(writer, AffineWriter)
-        assert isinstance(posterior, SharedPosterior)
-        assert isinstance(canvas, GatedCanvas)
+        assert isinstance(observation, ConvObservation)
         self.steps, self.channels = model.config.steps, model.config.canvas_channels
-        self.height, self.width = model.height, model.width
+        self.height, self.width = model.sizes.height, model.sizes.width
         self.read_size, self.write_size = model.config.read_size, model.config.write_size
         self.read_head, self.write_head = _linear(reader.window), _linear(writer.window)
         self.sprite = _linear(writer.sprite)
         self.context_head = None
-        if model.context_reader is not None:
-            self.context_head = _linear(model.context_reader.window)  # type: ignore[arg-type]
-        latents = model.config.latents
-        self.inner = _linear(posterior.inner)
-        self.mean = _linear(posterior.head, slice(0, latents))
-        self.log_std = _linear(posterior.head, slice(latents, None))
-        self.decoder = _lstm(model.transition)
-        channels = self.channels
-        self.update, self.reset, self.candidate = (
-            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3)
-        )
-        self.observation = nn.Conv2d(channels, 1, 1)
-        with torch.no_grad():
-            for conv, rows in ((self.update, slice(0, channels)), (self.reset, slice(channels, None))):
-                conv.weight.copy_(canvas.gates.weight[rows])
-                conv.bias.copy_(canvas.gates.bias[rows])  # type: ignore[union-attr, index]
-            self.candidate.load_state_dict(canvas.candidate.state_dict())
-            self.observation.load_state_dict(model.observation.conv.state_dict())  # type: ignore[union-attr]
+        if step.context_reader is not None:
+            assert isinstance(step.context_reader, AffineReader)
+            self.context_head = _linear(step.context_reader.window)
+        self.decoder = _lstm(_transition(model).cell)
+        self.observation = nn.Conv2d(self.channels, 1, 1)
+        self.observation.load_state_dict(observation.conv.state_dict())
         self.start = _start(model)
 
     def transform(self, image: Tensor, parameters: Tensor, height: int, width: int) -> Tensor:
@@ -226,6 +219,14 @@ class TextbookSgm(_Textbook):
         shape = [len(image), image.shape[1], height, width]
         grid = F.affine_grid(parameters.view(-1, 2, 3), shape, align_corners=False)
         return F.grid_sample(image, grid, align_corners=False)
+
+    def read(self, image: Tensor, h: Tensor) -> Tensor:
+        """The glimpse [B,C*P*P]."""
+        return self.transform(image, self.read_head(h), self.read_size, self.read_size).flatten(1)
+
+    def join(self, canvas: Tensor, written: Tensor) -> Tensor:
+        """The next canvas."""
+        raise NotImplementedError
 
     def draw(
         self, z: Tensor, context: Tensor | None, h: Tensor, cell: Tensor, canvas: Tensor
@@ -237,24 +238,8 @@ class TextbookSgm(_Textbook):
             inputs = torch.cat([z, v], 1)
         h, cell = self.decoder(inputs, (h, cell))
         sprite = self.sprite(h).view(-1, self.channels, self.write_size, self.write_size)
-        s = canvas + self.transform(sprite, self.write_head(h), self.height, self.width)
-        update, reset = torch.sigmoid(self.update(s)), torch.sigmoid(self.reset(s))
-        return h, cell, update * s + (1 - update) * torch.tanh(self.candidate(reset * s))
-
-    def infer(
-        self, x: Tensor, noise: Tensor, context: Tensor | None
-    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor]:
-        """See the base."""
-        h, cell, canvas = self.first(len(x))
-        steps = []
-        for t in range(self.steps):
-            r = self.transform(x, self.read_head(h), self.read_size, self.read_size).flatten(1)
-            inner = torch.tanh(self.inner(torch.cat([r, h], 1)))
-            mean, log_std = self.mean(inner), self.log_std(inner).clamp(-7, 3)
-            z = mean + torch.exp(log_std) * noise[t]
-            steps.append((z, mean, log_std))
-            h, cell, canvas = self.draw(z, context, h, cell, canvas)
-        return steps, self.observation(canvas)
+        written = self.transform(sprite, self.write_head(h), self.height, self.width)
+        return h, cell, self.join(canvas, written)
 
     def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
         """See the base."""
@@ -264,6 +249,99 @@ class TextbookSgm(_Textbook):
         return self.observation(canvas)
 
 
-def textbook(model: SequentialGenerator) -> TextbookDraw | TextbookSgm:
+class TextbookSgm(_Transformers):
+    """The paper's model: a shared posterior, a CGRU canvas."""
+
+    def __init__(self, model: SequentialModel) -> None:
+        super().__init__(model)
+        posterior, canvas = _step(model).posterior, _step(model).canvas
+        assert isinstance(posterior, SharedPosterior)
+        assert isinstance(canvas, GatedCanvas)
+        latents, channels = model.config.latents, self.channels
+        self.inner = _linear(posterior.inner)
+        self.mean = _linear(posterior.head, slice(0, latents))
+        self.log_std = _linear(posterior.head, slice(latents, None))
+        self.update, self.reset, self.candidate = (
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3)
+        )
+        with torch.no_grad():
+            for conv, rows in ((self.update, slice(0, channels)), (self.reset, slice(channels, None))):
+                conv.weight.copy_(canvas.gates.weight[rows])
+                conv.bias.copy_(canvas.gates.bias[rows])  # type: ignore[union-attr, index]
+            self.candidate.load_state_dict(canvas.candidate.state_dict())
+
+    def join(self, canvas: Tensor, written: Tensor) -> Tensor:
+        """CGRU(c + w)."""
+        s = canvas + written
+        update, reset = torch.sigmoid(self.update(s)), torch.sigmoid(self.reset(s))
+        return update * s + (1 - update) * torch.tanh(self.candidate(reset * s))
+
+    def infer(
+        self, x: Tensor, noise: Tensor, context: Tensor | None
+    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor]:
+        """See the base."""
+        h, cell, canvas = self.first(len(x))
+        steps = []
+        for t in range(self.steps):
+            inner = torch.tanh(self.inner(torch.cat([self.read(x, h), h], 1)))
+            mean, log_std = self.mean(inner), self.log_std(inner).clamp(-7, 3)
+            z = mean + torch.exp(log_std) * noise[t]
+            steps.append((z, mean, log_std))
+            h, cell, canvas = self.draw(z, context, h, cell, canvas)
+        return steps, self.observation(canvas)
+
+
+class TextbookTransformerDraw(_Transformers):
+    """What the quickstart trains, DRAW with spatial transformers: error image, an encoder LSTM, an additive canvas."""
+
+    def __init__(self, model: SequentialModel) -> None:
+        super().__init__(model)
+        posterior = _step(model).posterior
+        assert isinstance(posterior, EncoderPosterior)
+        assert isinstance(_step(model).canvas, AdditiveCanvas)
+        latents = model.config.latents
+        self.encoder = _lstm(posterior.cell)
+        self.mean = _linear(posterior.head, slice(0, latents))
+        self.log_std = _linear(posterior.head, slice(latents, None))
+
+    def join(self, canvas: Tensor, written: Tensor) -> Tensor:
+        """c + w."""
+        return canvas + written
+
+    def infer(
+        self, x: Tensor, noise: Tensor, context: Tensor | None
+    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor]:
+        """See the base."""
+        h, cell, canvas = self.first(len(x))
+        h_enc = cell_enc = torch.zeros(len(x), self.encoder.hidden_size, device=x.device)
+        steps = []
+        for t in range(self.steps):
+            error = x - torch.sigmoid(self.observation(canvas))
+            r = self.read(torch.cat([x, error], 1), h)
+            h_enc, cell_enc = self.encoder(torch.cat([r, h], 1), (h_enc, cell_enc))
+            mean, log_std = self.mean(h_enc), self.log_std(h_enc).clamp(-7, 3)
+            z = mean + torch.exp(log_std) * noise[t]
+            steps.append((z, mean, log_std))
+            h, cell, canvas = self.draw(z, context, h, cell, canvas)
+        return steps, self.observation(canvas)
+
+
+def textbook(model: SequentialModel) -> Textbook:
     """The textbook's model of the same kind, with copies of `model`'s weights."""
-    return TextbookDraw(model) if isinstance(model.reader, GaussianReader) else TextbookSgm(model)
+    step = _step(model)
+    if isinstance(step.reader, GaussianReader):
+        return TextbookDraw(model)
+    return (
+        TextbookSgm(model) if isinstance(step.posterior, SharedPosterior) else TextbookTransformerDraw(model)
+    )
+
+
+def _step(model: SequentialModel) -> SequentialStep:
+    assert isinstance(model.step, SequentialStep)
+    return model.step
+
+
+def _transition(model: SequentialModel) -> Lstm:
+    transition = _step(model).transition
+    assert isinstance(transition, Lstm)
+    return transition

@@ -1,7 +1,8 @@
 """Training, sampling and NLL against the textbook, memory and share of the peak: `python -m benchmarks.throughput`.
 
 A row is one specification (benchmarks/specs.py) at one batch, precision and number of threads, eager or compiled.
-Rows that were measured before with the same code stay in the table. docs/performance.md says how to read it.
+Rows that were measured before with the same code stay in the table, and those of other instruction sets beside them
+(SEQGEN_KERNELS says which is used). docs/performance.md says how to read it.
 """
 
 from __future__ import annotations
@@ -37,9 +38,12 @@ from benchmarks.specs import (
     random_images,
     workload,
 )
+from benchmarks.steps import step_of
 from pipelines.tracking.lineage import code_digest, git_commit
 from seqgen import native
 from seqgen.evaluation.bounds import HeldOut, importance_bounds
+from seqgen.native.build import chosen
+from seqgen.native.verdict import read_verdict
 from seqgen.objectives import importance_weighted
 
 SHEET = 400  # exemplars of one sheet
@@ -85,29 +89,50 @@ def training_step(work: Workload, who: Who, mode: Mode) -> Callable[[], Tensor]:
     torch.optim gives it.
     """
     train = work.recipe.train
-    module: nn.Module = work.model if who == "seqgen" else work.plain
-    parameters = list(module.parameters())
-    optimiser = torch.optim.Adam(parameters, lr=train.learning_rate, fused=True if who == "seqgen" else None)
     if who == "seqgen":
         work.model.recompute = train.recompute
-        if mode.compiled:
-            work.model.compile_step()
+        work.model.compile_step(mode.compiled)
 
     def bound() -> Tensor:
         if who == "seqgen":
             return work.model(work.x, work.context, work.noise).free_energy()
         return work.plain(work.x, work.noise, work.context)
 
-    def step() -> Tensor:
-        optimiser.zero_grad()
+    def loss() -> Tensor:
         with torch.autocast(work.x.device.type, torch.bfloat16, enabled=mode.precision == "bfloat16"):
-            loss = bound().mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, train.clip)
-        optimiser.step()
-        return loss.detach()
+            return bound().mean()
 
-    return step
+    module: nn.Module = work.model if who == "seqgen" else work.plain
+    return step_of(loss, module.parameters(), train, fused=who == "seqgen")
+
+
+def instructions_in_use(mode: Mode) -> str:
+    """The instruction set of the kernels; "off" where torch computes everything."""
+    instructions = chosen()
+    if mode.device != "cpu" or mode.compiled or instructions is None or not native.loads():
+        return "off"
+    return instructions if read_verdict(instructions) else "off"
+
+
+def own_products(step: Action, instructions: str, mode: Mode, rounds: int) -> float | None:
+    """What the products of seqgen/native/linear.cpp bring: seconds of `step` with torch's over seconds with them.
+
+    The other operations are those that won. None where there are no such products: in half precision, without kernels.
+    """
+    if instructions == "off" or mode.precision == "bfloat16":
+        return None
+    winners = frozenset(row.operation for row in read_verdict(instructions) or () if row.used)
+
+    def using(operations: frozenset[str]) -> Action:
+        def run() -> None:
+            with native.using(operations):
+                step()
+
+        return run
+
+    actions = {"own": using(winners | {"linear"}), "torch": using(winners - {"linear"})}
+    seconds = in_turns(actions, rounds, torch.device(mode.device))
+    return statistics.median(seconds["torch"]) / statistics.median(seconds["own"])
 
 
 def check(work: Workload) -> None:
@@ -174,7 +199,7 @@ def compared(actions: dict[Who, tuple[Action, float]], rounds: int, device: torc
 def sampling(work: Workload, rounds: int) -> Row:
     """A sheet of SHEET exemplars, each with a context of its own if the model is conditional."""
     device = work.x.device
-    noise = torch.randn(work.model.noise_shape(SHEET), device=device)
+    noise = work.model.noise(SHEET, torch.Generator(device))
     context = None if work.context is None else random_images(work.recipe, SHEET).to(device)
 
     def draw() -> None:
@@ -218,7 +243,10 @@ def nll(work: Workload, rounds: int) -> Row:
 def measure(name: str, specification: Specification, batch: int, mode: Mode, rounds: int) -> Row:
     """One row. Sampling and NLL are seqgen's in float32 and eager, so only with a mode that is."""
     device = mode.enter()
-    say(f"{name}: batch {batch}, {mode.precision}{', compiled' if mode.compiled else ''}")
+    instructions = instructions_in_use(mode)
+    say(
+        f"{name}: batch {batch}, {mode.precision}{', compiled' if mode.compiled else ''}, kernels {instructions}"
+    )
     row: Row = {
         "name": name,
         "recipe": specification.recipe,
@@ -227,6 +255,7 @@ def measure(name: str, specification: Specification, batch: int, mode: Mode, rou
         "precision": mode.precision,
         "compiled": mode.compiled,
         "threads": mode.threads,
+        "instructions": instructions,
         "rounds": rounds,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_tf32": torch.backends.cudnn.allow_tf32 if device.type == "cuda" else None,
@@ -258,6 +287,8 @@ def measure(name: str, specification: Specification, batch: int, mode: Mode, rou
     say("  training")
     steps: dict[Who, tuple[Action, float]] = {who: (training_step(work, who, mode), batch) for who in WHO}
     row["training"] = compared(steps, rounds, device)
+    seqgen_step = steps["seqgen"][0]
+    row["training"]["own_products"] = own_products(seqgen_step, instructions, mode, rounds)
     for who in WHO:
         seconds = row["training"][who]["median_seconds"]
         row["training"][who] |= {

@@ -1,1 +1,1 @@
-"""Raw data to shards: fetch, read, split, shard, verify. Knows neither torch nor Ray."""
+"""Raw data to shards: fetch, read, split, shard, verify. No Ray, and torch only as webdataset brings it (`shard`)."""

@@ -57,9 +57,9 @@ def pairs_of_digits(digits: np.ndarray, random: np.random.Generator) -> np.ndarr
     second = (first + random.integers(1, count, size=count)) % count
     corners = random.integers(MULTI_SIDE - SIDE + 1, size=(count, 2, 2))
     canvas = np.zeros((count, MULTI_SIDE, MULTI_SIDE), np.uint8)
-    for image, digit, places in zip(canvas, np.stack([first, second], 1), corners, strict=True):
-        for which, (top, left) in zip(digit, places, strict=True):
-            image[top : top + SIDE, left : left + SIDE] |= ink[which]
+    for image, pair, their_corners in zip(canvas, np.stack([first, second], 1), corners, strict=True):
+        for digit, (top, left) in zip(pair, their_corners, strict=True):
+            image[top : top + SIDE, left : left + SIDE] |= ink[digit]
     return canvas
 
 

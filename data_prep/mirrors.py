@@ -1,4 +1,7 @@
-"""Where raw files can come from: a folder, an S3 prefix, a web address. Each opens a file from a byte on."""
+"""Mirrors of the raw files, and the origins a file is read from: a folder, an S3 prefix, a web address.
+
+Each opens a file from a byte on.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _TIMEOUT = 30.0  # seconds without a byte
 
 
 class Absent(Exception):
-    """This place does not have the file, or does not answer as one that has; another may."""
+    """This origin does not have the file, or does not answer as one that has; another may."""
 
 
 class Interrupted(Exception):
@@ -28,33 +31,33 @@ class Interrupted(Exception):
 
 
 class PartRefused(Interrupted):
-    """The place has no bytes from there on: the part is not of this file."""
+    """The origin has no bytes from there on: the part is not of this file."""
 
 
 @dataclass
 class Reply:
-    """An open file: bytes from `start` on (0 where the place cannot resume), and its whole size if told."""
+    """An open file: bytes from `start` on (0 where the origin cannot resume), and its whole size if told."""
 
     stream: IO[bytes] | Any
     start: int
     size: int | None
 
 
-class Place(Protocol):
-    """A source of bytes. `name` is fit to be shown: no credentials."""
+class Origin(Protocol):
+    """Where the bytes of one file are. `name` is fit to be shown: no credentials."""
 
     name: str
 
     def open(self, start: int) -> contextlib.AbstractContextManager[Reply]:
-        """The file from byte `start`. Raises Absent, Interrupted, or BadInput if the place is wrong."""
+        """The file from byte `start`. Raises Absent, Interrupted, or BadInput if the origin is wrong."""
         ...
 
 
 class Mirror(Protocol):
-    """A place for every file: `<folder>/<name>` below it."""
+    """An origin of every file: `<folder>/<name>` below its address."""
 
-    def place(self, path: str) -> Place:
-        """The place of one file."""
+    def origin(self, path: str) -> Origin:
+        """The origin of one file."""
         ...
 
 
@@ -98,7 +101,7 @@ class _Folder:
             raise BadInput(f"mirror {root}: holds none of the folders {', '.join(FOLDERS)}")
         self._root = root
 
-    def place(self, path: str) -> Place:
+    def origin(self, path: str) -> Origin:
         return LocalFile(self._root / path)
 
 
@@ -124,7 +127,7 @@ class _Website:
     def __init__(self, address: str) -> None:
         self.address, self.answered = address, False
 
-    def place(self, path: str) -> Place:
+    def origin(self, path: str) -> Origin:
         return WebFile(f"{self.address}/{path}", self)
 
 
@@ -208,7 +211,7 @@ class _Bucket:
                     raise BadInput(f"mirror {address}: nothing below this prefix; correct it")
         self.answered = True
 
-    def place(self, path: str) -> Place:
+    def origin(self, path: str) -> Origin:
         return _S3File(self, path)
 
     @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 def parallel_map(
     function: Callable[[Job], Result], jobs: Iterable[Job], processes: int | None = None
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield `function(job)` for each job, in order; `processes` defaults to the CPUs this process may use.
 
     What a job raises is raised here; OperationalError if a process dies.

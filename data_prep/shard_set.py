@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,13 +17,13 @@ from data_prep.digits import read_digits
 from data_prep.fetch import checked_files
 from data_prep.omniglot import DRAWERS, Character, characters, decode_drawing
 from data_prep.parallel import parallel_map
+from data_prep.shard_files import EncodedSample, encode_sample, write_shard
 from data_prep.shrink import shrink
 from data_prep.splits import split_characters
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import directory_writer, file_sha256
 from seqgen.data.manifest import Manifest, Shard, SourceFile, SplitIndex
 from seqgen.data.settings import DataConfig
-from seqgen.data.shards import encode_sample, write_shard
 
 CHARACTERS_PER_SHARD = 100
 CHUNK = 500  # digits in one sample
@@ -48,20 +49,28 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One shard to write to `path`; pure, so that any process may do it."""
-
-    path: Path
-    data: DataConfig
-    samples: tuple[Sample, ...]
-
-
-@dataclass(frozen=True)
-class Split:
+class SplitSamples:
     """A split before it is written."""
 
     concepts: tuple[str, ...]
     samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The samples of the shard `name` of a split, still to be encoded; pure, so that any process may do it."""
+
+    split: str
+    name: str
+    data: DataConfig
+    samples: tuple[Sample, ...]
+
+
+class EncodedJob(NamedTuple):
+    """A job's samples encoded, and the sum of their pixels."""
+
+    samples: list[EncodedSample]
+    ink: int
 
 
 def shard_set(data: DataConfig, raw: Path, directory: Path, processes: int | None = None) -> Manifest:
@@ -79,21 +88,21 @@ def shard_set(data: DataConfig, raw: Path, directory: Path, processes: int | Non
 
 
 def _write_set(
-    data: DataConfig, files: dict[str, Path], splits: dict[str, Split], directory: Path, processes: int | None
+    data: DataConfig,
+    files: dict[str, Path],
+    splits: dict[str, SplitSamples],
+    directory: Path,
+    processes: int | None,
 ) -> Manifest:
+    jobs = [job for name, split in splits.items() for job in _jobs(name, split, data)]
+    shards: dict[str, list[Shard]] = {split: [] for split in splits}
+    ink = dict.fromkeys(splits, 0)
     with directory_writer(directory) as building:
-        jobs = [job for name, split in splits.items() for job in _jobs(building, name, split, data)]
-        written = dict(
-            zip([job.path.name for job in jobs], parallel_map(_write, jobs, processes), strict=True)
-        )
-        indices, inked, pixels = {}, 0, 0
-        for name, split in splits.items():
-            shards = tuple(shard for file, (shard, _) in written.items() if file.startswith(f"{name}-"))
-            images = sum(shard.images for shard in shards)
-            indices[name] = SplitIndex(images=images, concepts=split.concepts, shards=shards)
-            if name == "train":
-                inked = sum(ink for file, (_, ink) in written.items() if file.startswith("train-"))
-                pixels = images * data.size**2
+        with contextlib.closing(parallel_map(_encode, jobs, processes)) as encoded:
+            for job, (samples, inked) in zip(jobs, encoded, strict=True):
+                shards[job.split].append(write_shard(building / job.name, samples))
+                ink[job.split] += inked
+        images = {split: sum(shard.images for shard in written) for split, written in shards.items()}
         levels = _levels(data)
         return Manifest(
             title=f"{_TITLES[data.source]}, {data.size} x {data.size}, split {data.split}",
@@ -101,46 +110,39 @@ def _write_set(
             height=data.size,
             width=data.size,
             levels=levels,
-            mean=inked / (pixels * (levels - 1)),
+            mean=ink["train"] / (images["train"] * data.size**2 * (levels - 1)),
             sources=tuple(SourceFile(name=name, sha256=file_sha256(path)) for name, path in files.items()),
-            splits=indices,
+            splits={
+                name: SplitIndex(images=images[name], concepts=split.concepts, shards=tuple(shards[name]))
+                for name, split in splits.items()
+            },
         ).write(building)
 
 
-def _jobs(directory: Path, name: str, split: Split, data: DataConfig) -> Iterator[Job]:
+def _jobs(split: str, of: SplitSamples, data: DataConfig) -> Iterator[Job]:
     size = CHARACTERS_PER_SHARD if data.is_omniglot else CHUNKS_PER_SHARD
-    for number, start in enumerate(range(0, len(split.samples), size)):
-        yield Job(directory / f"{name}-{number:06d}.tar", data, split.samples[start : start + size])
+    for number, start in enumerate(range(0, len(of.samples), size)):
+        yield Job(split, f"{split}-{number:06d}.tar", data, of.samples[start : start + size])
 
 
-def _write(job: Job) -> tuple[Shard, int]:
-    """Write one shard; its manifest entry and the sum of its pixels."""
-    encoded, images, ink = [], 0, 0
+def _encode(job: Job) -> EncodedJob:
+    encoded, ink = [], 0
     for sample in job.samples:
         pixels = sample.drawings
         if not isinstance(pixels, np.ndarray):
             concept = sample.meta["concept"]
             raw = [decode_drawing(png, f"{concept}, drawer {n}") for n, png in enumerate(pixels, 1)]
             pixels = shrink(np.stack(raw), job.data.size)
-        encoded.append((sample.key, *encode_sample(pixels, _levels(job.data), sample.meta)))
-        images += len(pixels)
+        encoded.append(encode_sample(sample.key, pixels, _levels(job.data), sample.meta))
         ink += int(pixels.sum(dtype=np.int64))
-    write_shard(job.path, encoded)
-    shard = Shard(
-        name=job.path.name,
-        sha256=file_sha256(job.path),
-        bytes=job.path.stat().st_size,
-        samples=len(encoded),
-        images=images,
-    )
-    return shard, ink
+    return EncodedJob(encoded, ink)
 
 
 def _levels(data: DataConfig) -> Any:
     return 256 if data.is_grey else 2
 
 
-def _character_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, Split]:
+def _character_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, SplitSamples]:
     pngs: dict[str, tuple[bytes, ...]] = {}
     found: dict[str, list[Character]] = {}
     for name, path in files.items():
@@ -164,11 +166,11 @@ def _character_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, Spl
                 "labels": None,
             }
             samples.append(Sample(_key(number, character.concept), meta, pngs[character.concept]))
-        splits[name] = Split(tuple(character.concept for character in chosen), tuple(samples))
+        splits[name] = SplitSamples(tuple(character.concept for character in chosen), tuple(samples))
     return splits
 
 
-def _digit_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, Split]:
+def _digit_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, SplitSamples]:
     splits = {}
     for name, (images, labels) in read_digits(data, files).items():
         samples = []
@@ -178,7 +180,7 @@ def _digit_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, Split]:
             meta |= {"dataset": data.source, "labels": None if labels is None else labels[chunk].tolist()}
             samples.append(Sample(_key(number), meta, images[chunk]))
         classes = () if labels is None else tuple(str(label) for label in np.unique(labels))
-        splits[name] = Split(classes, tuple(samples))
+        splits[name] = SplitSamples(classes, tuple(samples))
     return splits
 
 

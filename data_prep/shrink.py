@@ -20,8 +20,8 @@ def shrink(drawings: np.ndarray, size: int) -> np.ndarray:
         return drawings[:, 1:, 1:].reshape(-1, 52, 2, 52, 2).max(axis=(2, 4)).astype(np.uint8)
     overlap = _overlap(size)
     covered = overlap @ drawings.astype(np.float32) @ overlap.T  # whole numbers, exact in float32
-    share, whole = _COVERED
-    return (covered * whole >= share * SIDE * SIDE).astype(np.uint8)
+    part, whole = _COVERED
+    return (covered * whole >= part * SIDE * SIDE).astype(np.uint8)
 
 
 def _overlap(size: int) -> np.ndarray:

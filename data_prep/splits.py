@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 from data_prep.omniglot import Character
 from seqgen.core.errors import BadInput
-from seqgen.data.settings import Split
+from seqgen.data.settings import SplitRule
 
 HELD_OUT = 3  # characters of each alphabet, in the weak split
 EVALUATION_ALPHABETS_TRAINED = {"30-20": 0, "40-10": 10, "45-5": 15}
-_VALID_SHARE = 10  # one training character in so many is for valid
+_VALID_EVERY = 10  # one training character in so many is for valid
 
 
 def split_characters(
-    background: Sequence[Character], evaluation: Sequence[Character], split: Split
+    background: Sequence[Character], evaluation: Sequence[Character], split: SplitRule
 ) -> dict[str, list[Character]]:
     """The characters of train, valid and test, each sorted by alphabet and name.
 
@@ -53,7 +53,7 @@ def held_back(characters: Sequence[Character]) -> list[Character]:
     def rank(character: Character) -> tuple[str, bytes]:
         return character.alphabet, hashlib.sha256(character.concept.encode()).digest()
 
-    return sorted(characters, key=rank)[_VALID_SHARE - 1 :: _VALID_SHARE]
+    return sorted(characters, key=rank)[_VALID_EVERY - 1 :: _VALID_EVERY]
 
 
 def _first_of_each_alphabet(characters: Sequence[Character]) -> list[Character]:

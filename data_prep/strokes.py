@@ -71,8 +71,8 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 def _alphabet(random: np.random.Generator) -> list[list[Stroke]]:
     """The characters of one alphabet, each a list of strokes in [-1, 1]."""
-    round_share = random.choice([0.15, 0.5, 0.85])
-    repertoire = [_stroke(random, random.random() < round_share) for _ in range(random.integers(5, 8))]
+    round_fraction = random.choice([0.15, 0.5, 0.85])
+    repertoire = [_stroke(random, random.random() < round_fraction) for _ in range(random.integers(5, 8))]
     characters: list[list[Stroke]] = []
     looks: list[np.ndarray] = []
     while len(characters) < CHARACTERS:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_prep.strict_tar import read_strictly
 from seqgen.core.errors import OperationalError
 from seqgen.data.manifest import Manifest, Shard, SplitIndex, check_shard_bytes, read_manifest
-from seqgen.data.shards import read_shard
 
 
 def verify(directory: Path) -> Manifest:
@@ -46,7 +46,7 @@ def _verify_shard(directory: Path, shard: Shard, manifest: Manifest, concepts: s
     path = directory / shard.name
     samples = images = ink = 0
     if path.is_file():  # first the members: the file's digest alone could not say which
-        for pixels, meta in read_shard(path):
+        for pixels, meta in read_strictly(path):
             member = f"{path}: sample {samples} ({meta['concept'] or meta['dataset']})"
             if pixels.shape[1:] != (manifest.height, manifest.width):
                 raise OperationalError(f"{member}: {pixels.shape[1:]}, not {manifest.height, manifest.width}")

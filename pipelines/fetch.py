@@ -1,4 +1,4 @@
-"""Fetch the raw files of the recipe's set, verified, from a mirror or where they are published."""
+"""Fetch the raw files of the recipe's set and verify them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from pipelines.artifacts.places import places
 from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.progress import Display
 from pipelines.cli.signals import raise_on_stop
 from pipelines.recipes import load_recipe
 
@@ -23,28 +24,19 @@ MirrorOption = Annotated[
 
 def fetch(recipe: RecipeOption = None, settings: SetOption = None, mirror: MirrorOption = None) -> None:
     """Fetch the raw files of the recipe's set, verified, from a mirror or where they are published."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
     from data_prep.fetch import fetch as fetch_sources
-    from data_prep.sources import RawFile
 
     raise_on_stop()
     resolved = load_recipe(recipe, settings or ())
-    mirror = mirror or os.environ.get("SEQGEN_MIRROR") or None
     raw = places(resolved).raw
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, int] = {}
-
-        def progress(file: RawFile, done: int, total: int | None) -> None:
-            task = tasks.setdefault(file.path, -1)
-            if task < 0:
-                task = tasks[file.path] = bars.add_task(file.path)
-            bars.update(task, completed=done, total=total, visible=done != total)  # type: ignore[arg-type]
-
-        paths = fetch_sources([resolved.data.source], raw, mirror, notice=print, progress=progress)
+    with Display("bytes") as display:
+        paths = fetch_sources(
+            [resolved.data.source],
+            raw,
+            mirror or os.environ.get("SEQGEN_MIRROR") or None,
+            notice=display.say,
+            progress=lambda file, done, total: display.at(file.path, done, total),
+        )
     print(f"fetched {len(paths)} files to {os.path.relpath(raw)}")
 
 

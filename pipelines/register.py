@@ -1,9 +1,7 @@
-"""Register the trained model as a candidate, and make it champion if its held-out bound is better."""
+"""Register the trained model; champion if its bound is better."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
@@ -13,10 +11,6 @@ from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import write_json
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
-
-    from pipelines.registry.promotion import Decision, Evaluation
     from seqgen.data.images import ImageSet
 
 
@@ -44,7 +38,8 @@ def register_trained(trained: TrainedModel) -> dict[str, Any]:
     `champion` moves only after the new version was fetched back and loaded.
     """
     from pipelines.registry import package, versions
-    from pipelines.registry.promotion import Evaluation
+    from pipelines.registry.evaluation import Evaluation
+    from pipelines.registry.promotion import promote
     from pipelines.tracking import runs
 
     for path in package.parts(trained).values():
@@ -57,7 +52,7 @@ def register_trained(trained: TrainedModel) -> dict[str, Any]:
     client = runs.connect()
     try:
         version = versions.add_version(client, trained, evaluation)
-        decision = _promote(client, version, trained, evaluation, images)
+        decision = promote(client, version, trained, evaluation, images)
         holder = versions.by_alias(client, version.name, versions.CHAMPION)
     except runs.server_errors() as error:
         raise OperationalError(runs.explain(client.tracking_uri, error)) from error
@@ -73,91 +68,6 @@ def register_trained(trained: TrainedModel) -> dict[str, Any]:
     }
     write_json(trained.places.register / "register.json", result)
     return result
-
-
-def _promote(
-    client: MlflowClient,
-    version: ModelVersion,
-    trained: TrainedModel,
-    evaluation: Evaluation,
-    images: ImageSet,
-) -> Decision:
-    """Compare-and-set: judged against the champion there is, and again if another was put there meanwhile."""
-    from pipelines.registry import versions
-
-    with versions.lock(client, version.name):
-        while True:
-            champion = versions.by_alias(client, version.name, versions.CHAMPION)
-            decision = _judge(client, version, champion, trained, evaluation, images)
-            if not decision.promoted:
-                tags = {"promotion": "not promoted", "promotion_reason": decision.reason}
-                versions.set_tags(client, version, tags)
-                return decision
-            if champion is not None and champion.version == version.version:
-                return decision
-            if versions.move_champion(client, version, champion, decision.reason):
-                return decision
-
-
-def _judge(
-    client: MlflowClient,
-    version: ModelVersion,
-    champion: ModelVersion | None,
-    trained: TrainedModel,
-    evaluation: Evaluation,
-    images: ImageSet,
-) -> Decision:
-    from pipelines.registry.promotion import Decision, decide
-    from pipelines.registry.versions import fetch_evaluation
-    from seqgen.evaluation.bounds import groups_of
-
-    min_gain = trained.recipe.register_.min_gain
-    if champion is None:
-        return decide(evaluation, None, "", min_gain)
-    title = f"champion version {champion.version}"
-    if champion.version == version.version:
-        return Decision(True, "it is the champion already")
-    try:
-        defended = fetch_evaluation(client, champion)
-        if evaluation.differences(defended):
-            defended = _evaluate_again(client, champion, trained, evaluation, images)
-            title += " measured again on the present data"
-        groups = groups_of(images, trained.recipe.data)
-        return decide(evaluation, defended, title, min_gain, groups)
-    except (BadInput, OperationalError) as error:
-        return Decision(False, f"{title} cannot be compared: {error}")
-
-
-def _evaluate_again(
-    client: MlflowClient,
-    champion: ModelVersion,
-    trained: TrainedModel,
-    evaluation: Evaluation,
-    images: ImageSet,
-) -> Evaluation:
-    """Measure the champion as the candidate was measured: same images, binarisation, contexts and noise.
-
-    Raises BadInput if the champion is a model of other images.
-    """
-    from pipelines.registry.promotion import Evaluation
-    from seqgen.evaluation.bounds import free_energies, hold_out
-    from seqgen.models import load_model
-    from seqgen.serving.loading import fetch_model
-
-    config = trained.recipe.evaluate
-    with tempfile.TemporaryDirectory() as directory:
-        model = load_model(fetch_model(client, champion, Path(directory)))
-    manifest = trained.manifest()
-    conditional = trained.recipe.model.conditional
-    theirs = (model.height, model.width, model.config.conditional)
-    if theirs != (manifest.height, manifest.width, conditional):
-        raise BadInput(
-            f"it draws {theirs[0]}x{theirs[1]} images{' given a context' if theirs[2] else ''}, and the "
-            f"evaluation has {manifest.height}x{manifest.width}{' with contexts' if conditional else ''}; "
-            "use another register.name for another task"
-        )
-    held_out = hold_out(images, trained.recipe.data, conditional, config.seed)
-    return Evaluation(evaluation.data, free_energies(model, held_out, config.seed).free_energy)
 
 
 def _evaluated(trained: TrainedModel) -> ImageSet:

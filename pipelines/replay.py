@@ -1,4 +1,4 @@
-"""Send what was spooled while the tracking server was away (metrics, terminal statuses)."""
+"""Send what was spooled while the tracking server was away."""
 
 from __future__ import annotations
 

@@ -1,36 +1,28 @@
-"""Retrain if data, code or settings changed since the champion was made; what a schedule calls."""
+"""Retrain if data, code or settings changed; for a schedule."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import os
-import platform
 import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pipelines.artifacts.measurements import read_json
 from pipelines.artifacts.places import places
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
-from pipelines.cli.subprocesses import dvc_recipes, run_line
+from pipelines.cli.subprocesses import dvc_recipes, run_stages
 from pipelines.recipes import load_recipe
 from pipelines.register import summary
-from pipelines.tracking import lineage
 from seqgen.core.errors import BadInput, OperationalError, SeqgenError, StoppedEarly
+from seqgen.core.locks import Taken, held
 from seqgen.data.manifest import read_manifest
 from seqgen.settings import Recipe
 
-if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
-
 LOCK = Path(".seqgen/retrain.lock")
-ForceOption = Annotated[bool, typer.Option("--force", help="Run the line even if nothing changed.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Run every stage even if nothing changed.")]
 
 
 def retrain(recipe: RecipeOption = None, settings: SetOption = None, force: ForceOption = False) -> None:
@@ -44,118 +36,64 @@ def retrain(recipe: RecipeOption = None, settings: SetOption = None, force: Forc
     if not names:
         raise BadInput("no --recipe given, and this is no DVC project whose params.yaml names recipes")
     recipes = {name: load_recipe(name, settings or ()) for name in names}
-    with sole(LOCK) as (descriptor, holder):
-        if descriptor is None:
-            print(f"already running (holder {holder})")
-            return
-        first: SeqgenError | None = None
-        for name, resolved in recipes.items():
-            try:
-                _retrained(name, resolved, settings or [], force, (descriptor,))
-            except StoppedEarly:
-                raise
-            except SeqgenError as error:  # one recipe's trouble is not the next one's
-                if first is not None:
-                    print(f"error: {error}", file=sys.stderr)
-                first = first or error
-        if first is not None:
-            raise first
-
-
-@contextlib.contextmanager
-def sole(path: Path) -> Iterator[tuple[int | None, str]]:
-    """Hold the lock `path` and yield (its descriptor, ""), or (None, who holds it).
-
-    The kernel frees it with the last process that has the descriptor: a dead holder needs no taking over, and
-    children given the descriptor keep the lock while they live.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
-        stream.seek(0)
+    with contextlib.ExitStack() as lock:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None, stream.read().strip() or "unknown"
+            descriptor = lock.enter_context(held(LOCK))
+        except Taken as taken:
+            print(f"already running (holder {taken.holder})")
             return
-        stream.truncate(0)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        stream.write(f"pid {os.getpid()} on {platform.node()} since {now}\n")
-        stream.flush()
-        yield stream.fileno(), ""
+        _retrain_all(recipes, settings or [], force, descriptor)
 
 
-def _retrained(name: str, recipe: Recipe, settings: list[str], force: bool, keep: tuple[int, ...]) -> None:
-    """`_retrain`, with an error of the tracking server as OperationalError."""
-    from mlflow.exceptions import MlflowException
-
+def _retrain_all(recipes: dict[str, Recipe], settings: list[str], force: bool, lock: int) -> None:
+    """One after the other; one recipe's trouble is not the next one's. Raises the first error at the end."""
     from pipelines.tracking import runs
 
-    try:
-        _retrain(name, recipe, settings, force, keep)
-    except MlflowException as error:
-        raise OperationalError(f"{name}: {runs.explain(runs.tracking_uri(), error)}") from None
+    first: SeqgenError | None = None
+    for name, recipe in recipes.items():
+        try:
+            _retrain_one(name, recipe, settings, force, lock)
+            continue
+        except StoppedEarly:
+            raise
+        except SeqgenError as caught:
+            error = caught
+        except runs.server_errors() as caught:
+            error = OperationalError(f"{name}: {runs.explain(runs.tracking_uri(), caught)}")
+        if first is not None:
+            print(f"error: {error}", file=sys.stderr)
+        first = first or error
+    if first is not None:
+        raise first
 
 
-def _retrain(name: str, recipe: Recipe, settings: list[str], force: bool, keep: tuple[int, ...]) -> None:
-    from pipelines.registry import versions
-    from pipelines.tracking import runs
+def _retrain_one(name: str, recipe: Recipe, settings: list[str], force: bool, lock: int) -> None:
+    """Run the stages if the recipe's champion is not of today; their processes keep the descriptor `lock`."""
+    from pipelines.registry import staleness, versions
+    from pipelines.tracking import lineage, runs
 
-    client, model, where = runs.connect(), recipe.register_.name, places(recipe)
+    client, model = runs.connect(), recipe.register_.name
     champion = versions.by_alias(client, model, versions.CHAMPION)
     if champion is None:
         print(f"{model} has no champion yet")
     else:
-        run_line(name, "shard", settings, keep=keep)
-        state = _state(recipe, where.shards)
-        changed = changes(state, champion)
-        for line in changed:
-            print(f"since champion version {champion.version} was made, {line}")
-        newest = versions.by_alias(client, model, versions.CANDIDATE)
-        if not force and not changed:
-            print(
-                f"nothing to do: champion version {champion.version} is made of this data, code and settings"
-            )
+        run_stages(name, "shard", settings, keep=(lock,))
+        found = staleness.compare(client, champion, recipe, read_manifest(places(recipe).shards))
+        for line in found.changed:
+            print(line)
+        if found.current and not force:
+            print(f"nothing to do: {found.current}")
             return
-        if not force and newest is not None and not changes(state, newest):
-            verdict = f"{newest.tags.get('promotion')}: {newest.tags.get('promotion_reason')}"
-            print(f"nothing to do: version {newest.version} is made of all this already ({verdict})")
-            return
-    before = _result(where.register)
-    # without a champion (another tracking server) products that DVC takes for up to date are not enough
-    run_line(name, "report", settings, force=force or champion is None, keep=keep)
-    after = _result(where.register)
+    result = places(recipe).register / "register.json"
+    before = read_json(result)
+    # DVC may take for up to date the products of another tracking server, and what a plugin's files decide
+    force = force or champion is None or bool(lineage.plugins(recipe))
+    run_stages(name, "report", settings, force=force, keep=(lock,))
+    after = read_json(result)
     if after is None or after == before:
-        print("no new version: the line gives what is registered already (`--force` runs every stage of it)")
+        print("no new version: the stages give what is registered already (`--force` runs every one)")
     else:
         print(summary(after))
-
-
-def _state(recipe: Recipe, shards: Path) -> dict[str, str]:
-    return {
-        "manifest_digest": read_manifest(shards).digest,
-        "code_digest": lineage.code_digest(),
-        "request_digest": lineage.request_digest(recipe),
-    }
-
-
-_WORDS = {"manifest_digest": "data", "code_digest": "code", "request_digest": "settings"}
-
-
-def changes(state: dict[str, str], version: ModelVersion) -> list[str]:
-    """What differs between `state` and what `version` was made from, a line each."""
-    found = []
-    for key, now in state.items():
-        then = version.tags.get(lineage.PREFIX + key, "unknown")
-        if then != now:
-            found.append(f"{_WORDS[key]} changed ({key.replace('_', ' ')} {then[:12]} -> {now[:12]})")
-    return found
-
-
-def _result(directory: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((directory / "register.json").read_text())
-    except FileNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

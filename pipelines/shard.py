@@ -1,4 +1,4 @@
-"""Make the shards and manifest of the recipe's set from the fetched files."""
+"""Make the shards and the manifest of the recipe's set."""
 
 from __future__ import annotations
 

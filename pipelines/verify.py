@@ -1,4 +1,4 @@
-"""Check a sharded set against its manifest, to the last sample; names what is damaged."""
+"""Check a sharded set against its manifest, to the last sample."""
 
 from __future__ import annotations
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from seqgen.core.files import file_sha256
-from seqgen.data.manifest import Manifest, Shard, SourceFile, SplitIndex
+from data_prep.shard_files import encode_sample, write_shard
+from seqgen.data.manifest import Manifest, SourceFile, SplitIndex
 from seqgen.data.settings import DataConfig
-from seqgen.data.shards import encode_sample, write_shard
 
 SIZE = 28
 Sample = tuple[np.ndarray, dict[str, Any]]
@@ -55,21 +54,14 @@ def _write(directory: Path, data: DataConfig, splits: dict[str, list[Sample]], l
     directory.mkdir(parents=True, exist_ok=True)
     index = {}
     for split, samples in splits.items():
-        name = f"{split}-000000.tar"
         empty = dict.fromkeys(("alphabet", "character", "concept", "drawers", "labels"))
-        encoded = [encode_sample(i, levels, {"dataset": "test", **empty, **m}) for i, m in samples]
-        write_shard(directory / name, [(f"{k:06d}", *pair) for k, pair in enumerate(encoded)])
-        images = sum(len(i) for i, _ in samples)
-        path = directory / name
-        shard = Shard(
-            name=name,
-            sha256=file_sha256(path),
-            bytes=path.stat().st_size,
-            samples=len(samples),
-            images=images,
-        )
+        encoded = [
+            encode_sample(f"{key:06d}", images, levels, {"dataset": "test", **empty, **meta})
+            for key, (images, meta) in enumerate(samples)
+        ]
+        shard = write_shard(directory / f"{split}-000000.tar", encoded)
         concepts = {m["concept"] for _, m in samples if "concept" in m} or set("0123")
-        index[split] = SplitIndex(images=images, concepts=tuple(sorted(concepts)), shards=(shard,))
+        index[split] = SplitIndex(images=shard.images, concepts=tuple(sorted(concepts)), shards=(shard,))
     train = np.concatenate([images for images, _ in splits["train"]])
     Manifest(
         title="test set",

@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.artifacts.measurements import bound_rows, read_json, read_measurement
 from pipelines.artifacts.trained_model import TrainedModel
+from pipelines.cli.verbs import STAGES
 from pipelines.recipes import load_recipe
 from pipelines.tracking.lineage import PREFIX
 from seqgen.core.errors import BadInput
 from seqgen.data.manifest import Manifest
 from seqgen.settings import Recipe, flatten
 
-_VERBS = ("fetch", "shard", "tune", "train", "evaluate", "register", "report")
 _SHEETS = {
     "samples": "Samples: the means of p(x | c_T), not selected.",
     "reconstructions": "Held-out images and, below each, what is drawn of it from the posterior.",
@@ -35,7 +36,7 @@ def contents(trained: TrainedModel, tags: Mapping[str, str]) -> dict[str, Any]:
     """
     places, recipe = trained.places, trained.recipe
     manifest = trained.manifest()
-    measured, metrics = evaluation(trained)
+    measured, metrics = read_measurement(trained)
     history = _columns(places.train / "history.csv")
     budget = _budget(recipe, trained.run, history)
     tags = {key.removeprefix(PREFIX): value for key, value in tags.items() if key.startswith(PREFIX)}
@@ -64,66 +65,17 @@ def contents(trained: TrainedModel, tags: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def evaluation(trained: TrainedModel) -> tuple[dict[str, Any], dict[str, float]]:
-    """evaluation.json and the metrics it names. Raises BadInput if the model was not evaluated."""
-    directory = trained.places.evaluate
-    measured, metrics = read_json(directory / "evaluation.json"), read_json(directory / "metrics.json")
-    name = trained.recipe.name
-    if measured is None or metrics is None:
-        raise BadInput(f"{directory}: not evaluated yet; run `python -m pipelines.evaluate --recipe {name}`")
-    if measured.get("weights") != trained.weights:
-        raise BadInput(
-            f"{directory}: measured on other weights than {trained.model}; "
-            f"run `python -m pipelines.evaluate --recipe {name}`"
-        )
-    return measured, metrics[measured["split"]][measured["binarise"]]
-
-
-def bound_rows(metrics: dict[str, float]) -> list[dict[str, Any]]:
-    """The table of bounds: name, value and standard error (None where none was made) in nats, meaning."""
-    weighted = next((key for key in metrics if key.startswith("iwae_") and f"{key}_se" in metrics), "")
-    k, images = weighted.removeprefix("iwae_"), int(metrics.get(f"{weighted}_images", 0))
-    meanings = {
-        "bound": (
-            "F, free energy",
-            "bound on the negative log-likelihood: F = KL - log-likelihood; lower is better",
-        ),
-        "log_likelihood": ("log-likelihood", "E[log p(x | z)]: how well the last canvas explains the image"),
-        "kl": ("KL", "KL[q(z | x) || p(z)], summed over the steps"),
-        weighted: (
-            f"IWAE-{k}",
-            f"tighter bound from {k} weighted samples; measured on {images:,} random images, "
-            "carried to all by their difference to F",
-        ),
-        "bound_shuffled_context": ("F, foreign context", "F with x' of another concept"),
-        "foreign_context_cost": (
-            "cost of a foreign context",
-            "F with x' of another concept less F, image by image; not what x' is worth against having none",
-        ),
-    }
-    return [
-        {"name": name, "value": metrics[key], "se": metrics.get(f"{key}_se"), "meaning": meaning}
-        for key, (name, meaning) in meanings.items()
-        if key in metrics
-    ]
-
-
 def commands(recipe: Recipe, found: dict[str, Any]) -> list[str]:
-    """The verbs in order, with every setting that is neither the recipe's nor the search's."""
+    """The stages in order, as typed, with every setting that is neither the recipe's nor the search's."""
     try:
         base = flatten(_tree(load_recipe(recipe.name, found=found)))
     except BadInput:  # the recipe is a file elsewhere, which is not known here
-        return [f"python -m pipelines.{verb} --recipe path/to/{recipe.name}.yaml" for verb in _VERBS]
+        return [f"python -m {verb.module} --recipe path/to/{recipe.name}.yaml" for verb in STAGES]
     now = flatten(_tree(recipe))
     changed = {key: value for key, value in now.items() if base.get(key) != value}
     changed |= {key: None for key in base if key not in now}
     options = "".join(f" --set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in changed.items())
-    return [f"python -m pipelines.{verb} --recipe {recipe.name}{options}" for verb in _VERBS]
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object a stage left, None if the stage did not run."""
-    return json.loads(path.read_text()) if path.is_file() else None
+    return [f"python -m {verb.module} --recipe {recipe.name}{options}" for verb in STAGES]
 
 
 def _tree(recipe: Recipe) -> dict[str, Any]:
@@ -180,7 +132,7 @@ def _curves(history: History, recipe: Recipe, kl_path: Path) -> list[dict[str, s
     drawn = []
     if history:
         title = "The bound F while training, against epochs and minutes."
-        drawn.append((title, curves.bound_curves(history, f"valid/{recipe.data.binarise}/free_energy")))
+        drawn.append((title, curves.bound_curves(history, recipe.data.held_out_metric)))
     if kl := _columns(kl_path).get("kl"):
         title = "KL of each step, mean over the held-out images: where the drawing takes up information."
         drawn.append((title, curves.kl_bars(kl)))

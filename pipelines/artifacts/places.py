@@ -1,4 +1,4 @@
-"""Where the products of a recipe lie."""
+"""Where the products of a recipe lie, and what a machine remembers between two commands."""
 
 from __future__ import annotations
 
@@ -59,3 +59,8 @@ class Places:
 def places(recipe: Recipe) -> Places:
     """Where `recipe`'s products lie: `artifacts/<recipe>` (SEQGEN_ARTIFACTS moves `artifacts`)."""
     return Places(Path(os.environ.get("SEQGEN_ARTIFACTS", "artifacts")).resolve() / recipe.name)
+
+
+def state_root() -> Path:
+    """SEQGEN_STATE, else `.seqgen` of the working directory: locks, the spool and, by default, checkpoints."""
+    return Path(os.environ.get("SEQGEN_STATE") or ".seqgen").resolve()

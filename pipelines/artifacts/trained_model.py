@@ -1,17 +1,18 @@
-"""What the train stage left: the settings that were trained, the run, the model; for the verbs after it."""
+"""What the train stage leaves: the settings that were trained, the run, the model; for the verbs after it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.artifacts.history import FILE_NAME, Row, write_history
 from pipelines.artifacts.places import Places, places
 from pipelines.recipes import load_recipe
 from seqgen.core.errors import BadInput
-from seqgen.core.files import file_sha256
+from seqgen.core.files import directory_writer, file_sha256, write_json
 from seqgen.data.manifest import Manifest, read_manifest
 from seqgen.settings import Recipe, build_recipe, flatten, parse_assignment
 
@@ -47,6 +48,28 @@ class TrainedModel:
                 f"run `python -m pipelines.train --recipe {self.recipe.name}`"
             )
         return manifest
+
+
+def write_trained_model(
+    recipe: Recipe, manifest: Manifest, checkpoint: Path, history: list[Row], about: Mapping[str, Any]
+) -> Path:
+    """Write artifacts/<recipe>/train, whole or not at all, and return it.
+
+    The model has the averaged weights of the directory `checkpoint`; `about` is what run.json says of the run.
+    """
+    from seqgen.models import build, save_model
+    from seqgen.training.checkpoint import load_average
+
+    model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
+    load_average(checkpoint, model)
+    target = places(recipe).train
+    with directory_writer(target) as fresh:
+        save_model(model, fresh / "model")
+        write_history(fresh / FILE_NAME, history)
+        write_json(fresh / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
+        digests = {"settings_digest": recipe.digest(), "manifest_digest": manifest.digest}
+        write_json(fresh / "run.json", {**about, **digests})
+    return target
 
 
 def load_trained_model(name: str | None, assignments: Iterable[str] = ()) -> TrainedModel:

@@ -6,7 +6,7 @@ import atexit
 import gc
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,14 +20,35 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one
 
 
 def run(command: Callable[..., None], arguments: list[str] | None = None) -> None:
-    """Run a verb as a command line and exit: 0 ok, 1 operational, 2 bad input, 3 numerical, 4 stopped but saved."""
-    # Without markup help and errors are plain, and rich is not imported for them.
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    """Run a verb's function as a command line of its own and exit; see `run_app`."""
+    run_app(app_of(command), f"seqgen {command.__name__}", arguments)
+
+
+def app_of(command: Callable[..., None]) -> typer.Typer:
+    """The command line of one verb."""
+    app = plain_app()
+    app.command()(command)
+    return app
+
+
+def plain_app(**options: Any) -> typer.Typer:
+    """A Typer without markup: help and errors are plain, and rich is not imported for them."""
+    settings = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings=settings,
+        **options,
+    )
+
+
+def run_app(app: typer.Typer, program: str, arguments: list[str] | None) -> None:
+    """Run and exit: 0 ok, 1 operational, 2 bad input, 3 numerical, 4 stopped but saved; `arguments`: sys.argv's."""
     # What torch and MLflow made lives to the end: to look through it once more for garbage takes a second.
     atexit.register(gc.freeze)
-    app.command()(command)
     try:
-        app(args=arguments, prog_name=f"seqgen {command.__name__.replace('_', '-')}")
+        app(args=arguments, prog_name=program)
     except SeqgenError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

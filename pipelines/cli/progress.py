@@ -1,20 +1,113 @@
-"""Training as a person sees it: a line an epoch, and on a terminal a bar with the time left."""
+"""Long work as a person sees it: lines that stay and, on a terminal, bars with rate and time left below them."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
 
 from pipelines.artifacts.history import Row
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
+
+
+class Display:
+    """A context: within it `say` and `at` show where work stands, counted in `unit` ("images", "bytes")."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._quarters: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        if sys.stdout.isatty():
+            self._bars = _bars(self._unit)
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._bars is not None:
+            self._bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(text, flush=True)
+
+    def at(self, name: str, done: float, total: float | None) -> None:
+        """`done` of `total` (None: unknown) is done of `name`: its bar, or elsewhere a line at each quarter."""
+        if self.bar(name, done, total) or not total:
+            return
+        quarter = int(4 * done // total)
+        if self._quarters.get(name, 0) < quarter < 4:
+            print(f"{name}: {25 * quarter} %", flush=True)
+        self._quarters[name] = quarter
+
+    def bar(self, name: str, done: float, total: float | None) -> bool:
+        """Set the bar of `name`, which goes when all is done; False if there are no bars here."""
+        if self._bars is None:
+            return False
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=total)
+        self._bars.update(self._tasks[name], completed=done, total=total, visible=done != total)
+        return True
+
+    def counter(self, name: str, total: float) -> Callable[[float], None]:
+        """What to call with how much more of `name` is done, instead of `at`."""
+        done = 0.0
+        self.at(name, done, total)
+
+        def advance(more: float) -> None:
+            nonlocal done
+            done += more
+            self.at(name, done, total)
+
+        return advance
+
+
+def _bars(unit: str) -> Progress:
+    from rich import progress
+    from rich.text import Text
+
+    class Rate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            return Text(f"{task.speed:,.1f} {unit}/s" if task.speed else "")
+
+    amount: tuple[progress.ProgressColumn, ...] = (progress.MofNCompleteColumn(), Rate())
+    if unit == "bytes":
+        amount = (progress.DownloadColumn(), progress.TransferSpeedColumn())
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), *amount)
+    # rich forgets what is older than the period, and an epoch may take minutes.
+    return progress.Progress(
+        *columns, progress.TimeRemainingColumn(), transient=True, speed_estimate_period=3600
+    )
+
+
+class TrainingDisplay(Display):
+    """A training of `epochs`: a line an epoch; `objective` is the held-out metric in nats per image."""
+
+    def __init__(self, epochs: int, objective: str) -> None:
+        super().__init__("epochs")
+        self._epochs, self._lines = epochs, EpochLines(epochs, objective)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.bar("training", 0, self._epochs)
+        return self
+
+    def epoch(self, row: Row) -> None:
+        """An epoch is done."""
+        self.say(self._lines.line(row))
+        self.bar("training", row["epoch"], self._epochs)
 
 
 class EpochLines:
-    """One line for each epoch of a run of `epochs`; `objective` is the held-out metric in nats per image."""
+    """The line of each epoch of a run of `epochs`; `objective` is the held-out metric in nats per image."""
 
     def __init__(self, epochs: int, objective: str) -> None:
         self._epochs, self._objective = epochs, objective
@@ -39,36 +132,3 @@ def clock(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
     return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
-
-
-class Display:
-    """Where the lines go. On a terminal a bar stands below them."""
-
-    def __init__(self, epochs: int, objective: str) -> None:
-        self._lines, self._epochs = EpochLines(epochs, objective), epochs
-        self._bar: Progress | None = None
-
-    @contextlib.contextmanager
-    def shown(self) -> Iterator[Display]:
-        """Show the bar, if standard output is a terminal."""
-        if not sys.stdout.isatty():
-            yield self
-            return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        with Progress(TextColumn("training"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()) as bar:
-            self._bar, self._task = bar, bar.add_task("training", total=self._epochs)
-            yield self
-
-    def say(self, text: str) -> None:
-        """A plain line."""
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        else:
-            print(text, flush=True)
-
-    def epoch(self, row: Row) -> None:
-        """An epoch is done."""
-        self.say(self._lines.line(row))
-        if self._bar is not None:
-            self._bar.update(self._task, completed=row["epoch"])

@@ -1,8 +1,20 @@
-"""SIGTERM and Ctrl-C as an exception, so that every `finally` runs; a second one ends the process at once."""
+"""SIGTERM and Ctrl-C: the first one stops in order, a second one ends the process at once.
+
+The only place that installs handlers. A verb calls `raise_on_stop()`: the signal then comes as an exception, and
+every `finally` runs. Where an exception would do harm, `with on_stop(callback):` calls instead, and what was
+installed before is put back afterwards. So a search, whose Tune saves its state before it ends, only asks it to:
+
+    with on_stop(log.stop.set):
+        analysis = ray_tune.run(...)
+    if log.stop.is_set():
+        raise StoppedEarly("")
+"""
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from seqgen.core.errors import StoppedEarly
@@ -16,8 +28,7 @@ def raise_on_stop() -> None:
 
     Call it again after `ray.init`, which puts a handler of its own for SIGTERM.
     """
-    for number in _STOPPING:
-        signal.signal(number, _stop)
+    _install(check_stop)
 
 
 def check_stop() -> None:
@@ -26,9 +37,25 @@ def check_stop() -> None:
         raise StoppedEarly(f"stopped by {_stopped_by}")
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    global _stopped_by
-    for stopping in _STOPPING:
-        signal.signal(stopping, signal.SIG_DFL)
-    _stopped_by = signal.Signals(number).name
-    check_stop()
+@contextlib.contextmanager
+def on_stop(callback: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM and SIGINT call `callback` in the main thread, once, in this block."""
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    _install(callback)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _install(callback: Callable[[], None]) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
+        global _stopped_by
+        for stopping in _STOPPING:
+            signal.signal(stopping, signal.SIG_DFL)
+        _stopped_by = signal.Signals(number).name
+        callback()
+
+    for number in _STOPPING:
+        signal.signal(number, stop)

@@ -1,4 +1,4 @@
-"""Runs the line in processes of its own: `dvc repro`, or verb after verb; stops them all when stopped."""
+"""Runs stages in processes of their own: by `dvc repro`, or verb after verb; stops them all when stopped."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from pipelines.cli.signals import on_stop
+from pipelines.cli.verbs import STAGES
 from seqgen.core.errors import BadInput, NumericalError, OperationalError, SeqgenError, StoppedEarly
 from seqgen.core.yaml import read_yaml
 
-VERBS = ("fetch", "shard", "tune", "train", "evaluate", "register", "report")
 GRACE = 120.0  # seconds in which a stopped verb ends its Ray and closes its run
 _ERRORS: dict[int, type[SeqgenError]] = {2: BadInput, 3: NumericalError, 4: StoppedEarly}
 _STAGE_CODE = re.compile(rb"exited with (\d+)")
 
 
-def run_line(
+def run_stages(
     recipe: str, last: str, settings: Sequence[str] = (), *, force: bool = False, keep: tuple[int, ...] = ()
 ) -> None:
-    """Run the line's verbs up to `last` for `recipe`.
+    """Run the stages up to `last` for `recipe`.
 
     Where it is one of DVC's recipes and there are no `settings` (--set) that is `dvc repro`, which skips what
     is up to date; otherwise every verb runs with them. The processes inherit the file descriptors `keep`.
@@ -37,13 +38,14 @@ def run_line(
             [sys.executable, "-m", "dvc", "repro", *(["--force"] if force else []), f"{last}@{recipe}"], keep
         )
         return
-    for verb in VERBS[: VERBS.index(last) + 1]:
-        command = [sys.executable, "-m", f"pipelines.{verb}", "--recipe", recipe]
+    names = [stage.name for stage in STAGES]
+    for stage in STAGES[: names.index(last) + 1]:
+        command = [sys.executable, "-m", stage.module, "--recipe", recipe]
         _run([*command, *(f"--set={text}" for text in settings)], keep)
 
 
 def dvc_recipes() -> list[str]:
-    """The recipes that `dvc repro` takes through the line here; none outside a DVC project."""
+    """The recipes that `dvc repro` takes through the stages here; none outside a DVC project."""
     if not (Path("dvc.yaml").is_file() and Path(".dvc").is_dir() and Path("params.yaml").is_file()):
         return []
     params = read_yaml(Path("params.yaml"))
@@ -88,15 +90,14 @@ def _copy(stream: IO[bytes], codes: list[int]) -> None:
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
     """SIGTERM to every process of the child's group, and SIGKILL after GRACE seconds or a second signal."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: _signal(child.pid, signal.SIGKILL))
-    _signal(child.pid, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE
-    while _alive(child.pid):
-        if time.monotonic() > deadline:
-            _signal(child.pid, signal.SIGKILL)
-        time.sleep(0.1)
-    child.wait()
+    with on_stop(lambda: _signal(child.pid, signal.SIGKILL)):
+        _signal(child.pid, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE
+        while _alive(child.pid):
+            if time.monotonic() > deadline:
+                _signal(child.pid, signal.SIGKILL)
+            time.sleep(0.1)
+        child.wait()
 
 
 def _signal(group: int, number: signal.Signals) -> None:

@@ -1,242 +1,38 @@
-"""Start, stop and show a local Ray cluster that takes `ray job submit`; list what a job would upload."""
+"""Start, stop and show a local Ray cluster that takes jobs."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
-import zipfile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from pipelines.cli.command import run
-from pipelines.cluster.connect import free_port
-from pipelines.cluster.storage import state_root, storage_root
-from pipelines.tracking.runs import tracking_uri
-from seqgen.core.errors import BadInput, OperationalError
-from seqgen.core.files import write_json
 
-_STATE = Path(".seqgen/cluster.json")
-_LOG = Path(".seqgen/cluster.log")
-_START_SECONDS = 180.0
-_STOP_SECONDS = 30.0
-# Ray gives these to its workers, and refuses them to anything else.
-_WORKER_PORTS = range(10002, 20000)
+ActionArgument = Annotated[Literal["up", "down", "status", "files"], typer.Argument()]
+PortOption = Annotated[int, typer.Option(help="Where the nodes meet.")]
+DashboardOption = Annotated[int, typer.Option(help="Dashboard and jobs, on 127.0.0.1.")]
 
 
-def cluster(
-    action: Annotated[Literal["up", "down", "status", "files"], typer.Argument()],
-    port: Annotated[int, typer.Option(help="Where the nodes meet.")] = 6379,
-    dashboard_port: Annotated[int, typer.Option(help="Dashboard and jobs, on 127.0.0.1.")] = 8265,
-) -> None:
+def cluster(action: ActionArgument, port: PortOption = 6379, dashboard_port: DashboardOption = 8265) -> None:
     """Start (up), stop (down) or show (status) the local cluster; files: list what a job would upload."""
+    from pipelines.cluster import head
+    from pipelines.cluster.upload import upload
+
+    none = "no cluster of this directory is running"
     if action == "up":
-        up(port, dashboard_port)
+        print(head.explain(head.up(port, dashboard_port)))
     elif action == "down":
-        print("stopped" if down() else "no cluster of this directory is running")
+        print("stopped" if head.down() else none)
     elif action == "files":
         sizes = upload(Path())
         for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
             print(f"{size:10,}  {name}")
         print(f"{sum(sizes.values()):10,}  bytes in {len(sizes)} files")
     else:
-        state = running()
-        print(_explain(state) if state else "no cluster of this directory is running")
+        state = head.running()
+        print(head.explain(state) if state else none)
         raise typer.Exit(0 if state else 1)
-
-
-def up(port: int, dashboard_port: int) -> dict[str, Any]:
-    """Start a Ray head in the background and wait until it takes jobs; one that runs already is kept.
-
-    Jobs inherit its environment: where artifacts, checkpoints, locks and the tracking server are, as absolute
-    paths, so that a job finds them although it runs in a copy of the code.
-    Raises BadInput (ports), OperationalError.
-    """
-    if state := running():
-        print(_explain(state))
-        return state
-    for name, number in (("port", port), ("dashboard-port", dashboard_port)):
-        _check_port(name, number)
-    # RAY_API_SERVER_ADDRESS: as in ray_cluster, so that Ray's watching actors ask this cluster.
-    environment = _environment() | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}"}
-    _make_token(environment)
-    agent_port = free_port()  # Ray's own choice is the same for every cluster of a machine
-    _LOG.parent.mkdir(exist_ok=True)
-    command = [
-        _ray(), "start", "--head", "--block", "--disable-usage-stats",
-        f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
-        f"--dashboard-agent-listen-port={agent_port}",
-    ]  # fmt: skip
-    with _LOG.open("wb") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-    state = {
-        "pid": process.pid,
-        "started": _start_time(process.pid),
-        "port": port,
-        "dashboard": f"http://127.0.0.1:{dashboard_port}",
-    }
-    write_json(_STATE, state)
-    print(f"starting Ray (pid {process.pid}, log {_LOG}) ...", flush=True)
-    try:
-        _wait(process, state["dashboard"], agent_port)
-    except BaseException:
-        down()
-        raise
-    print(_explain(state))
-    return state
-
-
-def _environment() -> dict[str, str]:
-    """What the head and all its jobs see: this interpreter first, token authentication, absolute places."""
-    places = {
-        "SEQGEN_ARTIFACTS": str(Path(os.environ.get("SEQGEN_ARTIFACTS", "artifacts")).resolve()),
-        "SEQGEN_STATE": str(state_root()),
-        "SEQGEN_STORAGE": storage_root(),
-        "MLFLOW_TRACKING_URI": tracking_uri(),
-    }
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, **places, "PATH": path, "RAY_AUTH_MODE": "token"}
-
-
-def _check_port(name: str, number: int) -> None:
-    if not 1024 <= number <= 65535 or number in _WORKER_PORTS:
-        raise BadInput(
-            f"--{name} {number}: choose 1024 to 65535, but not 10002 to 19999, which are Ray's workers'"
-        )
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", number))
-        except OSError:
-            raise BadInput(f"--{name} {number}: taken by another process; choose another") from None
-
-
-def _wait(process: subprocess.Popen[bytes], dashboard: str, agent_port: int) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    waiting = [f"{dashboard}/api/version", f"http://127.0.0.1:{agent_port}/api/local_raylet_healthz"]
-    while waiting:
-        if process.poll() is not None:
-            raise OperationalError(f"Ray ended with code {process.returncode} while starting; see {_LOG}")
-        if time.monotonic() > deadline:
-            raise OperationalError(
-                f"Ray did not answer at {waiting[0]} within {_START_SECONDS:.0f} s; see {_LOG}"
-            )
-        if _answers(waiting[0]):
-            waiting.pop(0)
-        else:
-            time.sleep(0.5)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status == 200
-    except urllib.error.HTTPError as error:
-        return error.code == 401  # it is there, and wants the token that we need not send for this
-    except OSError:
-        return False
-
-
-def _make_token(environment: dict[str, str]) -> None:
-    """Have Ray write a token to ~/.ray/auth_token, as its local clusters do, if there is none anywhere."""
-    named = environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_TOKEN_PATH")
-    if not named and not Path("~/.ray/auth_token").expanduser().is_file():
-        done = subprocess.run(
-            [_ray(), "get-auth-token", "--generate"], env=environment, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise OperationalError(f"Ray could not make a token: {done.stderr.strip().splitlines()[-1:]}")
-
-
-def _ray() -> str:
-    return str(Path(sys.executable).with_name("ray"))
-
-
-def down() -> bool:
-    """Stop the head that `up` started here, and nothing else; returns whether one was running."""
-    state = running()
-    if state:
-        _stop(state["pid"])
-        _forget(state["port"])
-    _STATE.unlink(missing_ok=True)
-    return state is not None
-
-
-def running() -> dict[str, Any] | None:
-    """What `up` wrote, if that very process still runs."""
-    try:
-        state = json.loads(_STATE.read_text())
-        return state if _start_time(state["pid"]) == state["started"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _start_time(pid: int) -> float:
-    """When a process began: with the pid it names one process. Raises OSError if there is none."""
-    import psutil
-
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess as error:
-        raise OSError(f"no process {pid}") from error
-
-
-def _stop(pid: int) -> None:
-    """SIGTERM, on which Ray ends its own processes; SIGKILL for those left of them after a while."""
-    import psutil
-
-    try:
-        head = psutil.Process(pid)
-        family = [head, *head.children(recursive=True)]
-        head.terminate()
-    except psutil.NoSuchProcess:  # it has ended by itself
-        return
-    _, left = psutil.wait_procs(family, timeout=_STOP_SECONDS)
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=_STOP_SECONDS)
-
-
-def _forget(port: int) -> None:
-    """Remove Ray's note of the cluster to connect to by default, if it names ours, which has ended."""
-    from ray._common.utils import get_ray_address_file
-
-    note = Path(get_ray_address_file(None))
-    with contextlib.suppress(OSError):
-        if note.read_text().strip().endswith(f":{port}"):
-            note.unlink()
-
-
-def _explain(state: dict[str, Any]) -> str:
-    return (
-        f"Ray runs (pid {state['pid']}, port {state['port']}), dashboard {state['dashboard']}; submit with\n"
-        f"  RAY_AUTH_MODE=token ray job submit --address {state['dashboard']} --working-dir . -- "
-        "python -m pipelines.train --recipe quickstart\n"
-        "stop it with\n  python -m pipelines.cluster down"
-    )
-
-
-def upload(directory: Path) -> dict[str, int]:
-    """The files that `ray job submit --working-dir directory` uploads, with their bytes, packed by Ray."""
-    from ray._private.runtime_env.packaging import create_package
-
-    with tempfile.TemporaryDirectory() as temporary:
-        package = Path(temporary) / "package.zip"
-        create_package(str(directory.resolve()), package, include_gitignore=True, logger=None)
-        with zipfile.ZipFile(package) as archive:
-            return {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
 
 
 if __name__ == "__main__":

@@ -4,66 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
 
 from pipelines.cli.signals import check_stop, raise_on_stop
-from seqgen.core.errors import BadInput, OperationalError, StoppedEarly
-from seqgen.core.machine import cores, memory
-from seqgen.settings import Recipe
+from seqgen.core.errors import OperationalError, StoppedEarly
+from seqgen.core.machine import Resources, free_port
 
-if TYPE_CHECKING:
-    pass
-
-Device = Literal["auto", "cpu", "cuda"]
 _ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a cluster has in all, free now or not; memory in bytes. `here`: it is this machine's."""
-
-    cpus: int
-    gpus: int
-    memory: int
-    here: bool
-
-    def check(self, recipe: Recipe, device: Device) -> Literal["cpu", "cuda"]:
-        """The device for the recipe's workers, one CPU (and one GPU) each. Raises BadInput without room."""
-        from seqgen.training.memory import bytes_needed
-
-        workers = recipe.train.workers
-        where = "this machine" if self.here else "the Ray cluster"
-        if workers > self.cpus:
-            raise BadInput(
-                f"train.workers={workers}: {where} has {self.cpus} CPUs; "
-                f"use --workers {max(1, self.cpus)} or less"
-            )
-        if device == "cuda" and workers > self.gpus:
-            raise BadInput(
-                f"train.workers={workers} with --device cuda: {where} has {self.gpus} GPUs; "
-                "use fewer --workers or --device cpu"
-            )
-        if device != "cpu" and workers <= self.gpus:
-            return "cuda"
-        if (needed := bytes_needed(recipe)) > self.memory:
-            raise BadInput(
-                f"model.steps={recipe.model.steps} with train.batch={recipe.train.batch} needs about "
-                f"{needed / 2**30:.0f} GiB and {where} has {self.memory / 2**30:.0f} GiB; lower one of them, "
-                "or set train.recompute"
-            )
-        return "cpu"
-
-
-def this_machine() -> Resources:
-    """The cores this process may use, the GPUs that PyTorch sees, the memory."""
-    import torch
-
-    return Resources(cores(), torch.cuda.device_count(), memory(), here=True)
 
 
 def elsewhere() -> bool:
@@ -85,22 +34,24 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
     import ray
 
     try:
-        _start(ray, dashboard)
+        resources = _start(ray, dashboard)
         check_stop()
         raise_on_stop()
-        total = ray.cluster_resources()
-        cpus, gpus, size = (int(total.get(name, 0)) for name in ("CPU", "GPU", "memory"))
-        yield Resources(cpus, gpus, size, here=False) if elsewhere() else this_machine()
+        yield resources
     finally:
         ray.shutdown()
 
 
-def _start(ray: ModuleType, dashboard: bool) -> None:
+def _start(ray: ModuleType, dashboard: bool) -> Resources:
     quiet = {"log_to_driver": False, "logging_level": "error"}
     try:
         if elsewhere():
             ray.init(**quiet)
-            return
+            total = ray.cluster_resources()
+            cpus, gpus, memory = (int(total.get(name, 0)) for name in ("CPU", "GPU", "memory"))
+            return Resources(cpus, gpus, memory, owner="the Ray cluster")
+        from seqgen.training.resources import this_machine
+
         machine = this_machine()
         # Workers are children of the cluster's processes: they find the code through this.
         known = os.environ.get("PYTHONPATH")
@@ -120,15 +71,9 @@ def _start(ray: ModuleType, dashboard: bool) -> None:
             dashboard_port=port,
             **quiet,
         )
+        return machine
     except SystemExit as stopped:  # what Ray makes of a SIGTERM while it starts
         raise StoppedEarly("stopped by SIGTERM") from stopped
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = os.environ.get("RAY_ADDRESS", "a local cluster")
         raise OperationalError(f"Ray ({where}) cannot be reached or started: {error}") from error
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from pipelines.artifacts.history import Row
-from pipelines.cli.progress import Display
+from pipelines.artifacts.history import FILE_NAME, Row, read_history
+from pipelines.cli.progress import TrainingDisplay
 from pipelines.cli.signals import check_stop
 from pipelines.cluster.connect import elsewhere
 from pipelines.cluster.storage import RunStorage
 from pipelines.cluster.worker import SCORE, News, Task, train_worker
+from seqgen import native
 from seqgen.core.errors import BadInput, NumericalError, OperationalError
+from seqgen.core.machine import Device
 from seqgen.settings import Recipe
 
 if TYPE_CHECKING:
+    from ray.train import Checkpoint
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.result import Result
     from ray.util.queue import Queue
@@ -25,18 +30,38 @@ if TYPE_CHECKING:
 _KEPT = 2  # best checkpoints, besides the latest
 
 
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished run: the checkpoint with the lowest held-out bound (nats), its epoch, and every epoch's row."""
+
+    checkpoint: Checkpoint
+    epoch: int
+    bound: float
+    history: list[Row]
+
+    def summary(self) -> dict[str, Any]:
+        """What a person or a later stage wants to know of it."""
+        return {
+            "checkpoint": self.checkpoint.path,
+            "best_epoch": self.epoch,
+            "best_bound": self.bound,
+            "epochs": self.history[-1]["epoch"],
+            "steps": self.history[-1]["step"],
+        }
+
+
 def run_workers(
     recipe: Recipe,
     shards: Path,
-    settings: dict[str, str],
+    digests: dict[str, str],
     storage: RunStorage,
-    device: Literal["cpu", "cuda"],
-    on_row: Callable[[Row], None],
-) -> Result:
+    device: Device,
+    on_epoch: Callable[[Row], None],
+) -> TrainingResult:
     """Train on the connected cluster, from the run's last checkpoint if it has one.
 
-    `settings` are digests a checkpoint must have been made with; `on_row` gets every epoch's metrics,
-    also those before when the run goes on. Lost workers are restarted `train.max_failures` times.
+    `digests` says what a checkpoint must have been made with; `on_epoch` gets every epoch's row, also those
+    before when the run goes on. Lost workers are restarted `train.max_failures` times.
     Raises NumericalError or BadInput from the workers, OperationalError when the restarts are used up.
     """
     import ray.train
@@ -44,14 +69,13 @@ def run_workers(
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    objective = f"valid/{recipe.data.binarise}/free_energy"
     # On the driver's node: it must not go away with a worker's.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     news = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     task = Task(
         recipe=recipe.model_dump(mode="json", by_alias=True),
         shards=str(shards),
-        settings=settings,
+        digests=digests,
         news=news,
     )
     workers, cuda = recipe.train.workers, device == "cuda"
@@ -73,13 +97,39 @@ def run_workers(
             ),
         ),
     )
-    with Display(recipe.train.epochs, objective).shown() as display:
+    with TrainingDisplay(recipe.train.epochs, recipe.data.held_out_metric) as display:
         display.say(f"starting {workers} worker{'s' if workers > 1 else ''} on {device}")
-        result = _follow(cast("Callable[[], Result]", trainer.fit), news, display, on_row, storage)
+        if not cuda and not native.loads():
+            display.say(
+                "the native kernels are not built here: `python -m seqgen.native` makes training faster"
+            )
+        result = _follow(cast("Callable[[], Result]", trainer.fit), news, display, on_epoch, storage)
     outcome = result.return_value or {"error": None}
     if outcome["error"] is not None:
         raise (NumericalError if outcome["kind"] == "NumericalError" else BadInput)(outcome["error"])
-    return result
+    if not result.best_checkpoints or result.checkpoint is None:
+        raise OperationalError(f"run {storage.name} ended without a checkpoint in {storage.root}")
+    checkpoint, epoch, bound = best_checkpoint(result.best_checkpoints, storage.name)
+    with result.checkpoint.as_directory() as latest:
+        history = read_history(Path(latest) / FILE_NAME)
+    print(f"best of {history[-1]['epoch']} epochs: {epoch}, held-out bound {bound:.2f} nats")
+    return TrainingResult(checkpoint, epoch, bound, history)
+
+
+def best_checkpoint(
+    kept: Sequence[tuple[Checkpoint, dict[str, Any]]], run: str
+) -> tuple[Checkpoint, int, float]:
+    """The checkpoint of the lowest score among those kept (the latest of equals), its epoch and its score.
+
+    Raises NumericalError if no score is finite.
+    """
+    finite = [(checkpoint, metrics) for checkpoint, metrics in kept if math.isfinite(metrics[SCORE])]
+    if not finite:
+        raise NumericalError(
+            f"run {run}: no checkpoint has a finite held-out bound; try a lower train.learning_rate"
+        )
+    checkpoint, metrics = min(finite, key=lambda pair: (pair[1][SCORE], -pair[1]["epoch"]))
+    return checkpoint, metrics["epoch"], metrics[SCORE]
 
 
 def trainer_class(cleaner: bool) -> type[TorchTrainer]:
@@ -104,8 +154,8 @@ def trainer_class(cleaner: bool) -> type[TorchTrainer]:
 def _follow(
     fit: Callable[[], Result],
     news: Queue,
-    display: Display,
-    on_row: Callable[[Row], None],
+    display: TrainingDisplay,
+    on_epoch: Callable[[Row], None],
     storage: RunStorage,
 ) -> Result:
     """Run `fit` in a thread, where Ray puts no signal handlers, and hear the workers' news meanwhile."""
@@ -120,16 +170,16 @@ def _follow(
     thread = threading.Thread(target=work, name="ray-train", daemon=True)
     thread.start()
     while thread.is_alive():
-        _hear(news, display, on_row, wait=0.5)
+        _hear(news, display, on_epoch, wait=0.5)
         check_stop()
-    _hear(news, display, on_row, wait=0)
+    _hear(news, display, on_epoch, wait=0)
     check_stop()
     if "error" in done:
         raise _failure(done["error"], storage)
     return done["result"]
 
 
-def _hear(news: Queue, display: Display, on_row: Callable[[Row], None], wait: float) -> None:
+def _hear(news: Queue, display: TrainingDisplay, on_epoch: Callable[[Row], None], wait: float) -> None:
     from ray.exceptions import RayError
     from ray.util.queue import Empty
 
@@ -137,7 +187,7 @@ def _hear(news: Queue, display: Display, on_row: Callable[[Row], None], wait: fl
         while True:
             item: News = news.get(timeout=wait) if wait else news.get_nowait()
             for row in item["rows"]:
-                on_row(row)
+                on_epoch(row)
             if item["resumed"]:
                 display.say(f"going on after epoch {item['rows'][-1]['epoch']:.0f}")
             else:

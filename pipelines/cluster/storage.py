@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.artifacts.places import state_root
 from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.locks import Taken, held
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -23,11 +27,6 @@ _REFUSALS = (
     "NO_SUCH_BUCKET",
     "SIGNATURE_DOES_NOT_MATCH",
 )
-
-
-def state_root() -> Path:
-    """SEQGEN_STATE, else `.seqgen` of the working directory: locks, the spool and, by default, checkpoints."""
-    return Path(os.environ.get("SEQGEN_STATE") or ".seqgen").resolve()
 
 
 def storage_root() -> str:
@@ -45,19 +44,35 @@ def storage_root() -> str:
 
 @dataclass(frozen=True)
 class RunStorage:
-    """One Ray Train run: `root`/`name` holds its checkpoints, Ray's snapshot, and two small files of ours."""
+    """One run of Ray Train or Ray Tune: `root`/`name` has its checkpoints, Ray's state and two small files of ours."""
 
     root: str
     name: str
 
     @classmethod
-    def next(cls, root: str, base: str) -> RunStorage:
-        """The run `base`, or `base`-2, `base`-3, ... if the ones before are complete.
+    @contextlib.contextmanager
+    def claim(cls, name: str) -> Iterator[RunStorage]:
+        """The run `name` to go on with, or to start, in `storage_root()`, while no other process can have it.
+
+        Raises BadInput if another process has it.
+        """
+        with contextlib.ExitStack() as lock:
+            try:
+                lock.enter_context(held(state_root() / "locks" / f"{name}.lock"))
+            except Taken as taken:
+                raise BadInput(
+                    f"run {name} is being worked on by another process ({taken.holder}); wait for it"
+                ) from None
+            yield cls.unfinished(storage_root(), name)
+
+    @classmethod
+    def unfinished(cls, root: str, name: str) -> RunStorage:
+        """The run `name`, or `name`-2, `name`-3, ... if the ones before are complete.
 
         A run that did not finish is gone on with; a finished one is left as it is.
         """
         for number in count(1):
-            run = cls(root, base if number == 1 else f"{base}-{number}")
+            run = cls(root, name if number == 1 else f"{name}-{number}")
             if run._read(_COMPLETE) is None:
                 return run
         raise AssertionError
@@ -73,6 +88,17 @@ class RunStorage:
     def complete(self) -> None:
         """Mark the run as finished: the last thing written."""
         self._write(_COMPLETE, {"complete": True})
+
+    def holds(self, prefix: str) -> bool:
+        """Whether there is a file in it whose name starts with `prefix`."""
+        from pyarrow import fs
+
+        filesystem, path = self._place(prefix)
+        directory = fs.FileSelector(path.rpartition("/")[0], allow_not_found=True)
+        try:
+            return any(file.base_name.startswith(prefix) for file in filesystem.get_file_info(directory))
+        except OSError as error:
+            raise self._explain(error) from error
 
     def _read(self, name: str) -> dict[str, Any] | None:
         filesystem, path = self._place(name)

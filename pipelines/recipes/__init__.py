@@ -10,6 +10,7 @@ from typing import Any
 from seqgen.core.errors import BadInput
 from seqgen.core.yaml import read_yaml
 from seqgen.settings import Recipe, build_recipe, parse_assignment, with_settings
+from seqgen.settings.kinds import owners
 
 RECIPES = Path(__file__).parent
 
@@ -39,8 +40,30 @@ def load_recipe(
     tree = read_yaml(path)
     if not isinstance(tree, Mapping):
         raise BadInput(f"{path}: a recipe is a mapping of sections")
-    settings = {**(found or {}), **dict(parse_assignment(text) for text in assignments)}
-    return build_recipe(with_settings({"name": path.stem, **tree}, settings), str(path))
+    asked = dict(parse_assignment(text) for text in assignments)
+    recipe = build_recipe(with_settings({"name": path.stem, **tree}, asked), str(path))
+    rest = {key: value for key, value in (found or {}).items() if not _within(key, asked)}
+    return choose(recipe, rest, str(path)) if rest else recipe
+
+
+def choose(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
+    """`settings` over `recipe`, without what only the kinds that they replace own; `where` names them in errors.
+
+    So a search may have `model.attention: [gaussian, full]` beside the recipe's read_size, which full has not.
+    """
+    tree = recipe.given()
+    for section, config in (("model", recipe.model), ("train", recipe.train)):
+        kinds = {slot: settings.get(f"{section}.{slot}", getattr(config, slot)) for slot in config.slots}
+        for setting in list(tree[section]):
+            having = owners(setting, config.slots)
+            if having and not any(kind.name == kinds[kind.slot] for kind in having):
+                del tree[section][setting]
+    return build_recipe(with_settings(tree, settings), where)
+
+
+def _within(key: str, asked: Iterable[str]) -> bool:
+    """Whether one of `asked` sets `key`, alone or with its section."""
+    return any(key == other or key.startswith(f"{other}.") for other in asked)
 
 
 def _is_file(path: Path) -> bool:

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import warnings
-from importlib.metadata import version
+from collections.abc import Collection, Iterable
+from importlib.metadata import distribution, packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts.trained_model import TrainedModel
-from pipelines.tracking.lineage import ROOT
+from pipelines.tracking.source_files import SHIPPED, SourceFiles, source_files
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
-
-# What loading imports; `seqgen` of a registered model is these files and no more.
-_CODE = (
-    "seqgen/__init__.py",
-    "seqgen/core",
-    "seqgen/data/__init__.py",
-    "seqgen/data/settings.py",
-    "seqgen/models",
-    "seqgen/native",
-    "seqgen/ops",
-    "seqgen/settings",
-)
-_REQUIREMENTS = ("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch")
-SERVING = ROOT / "seqgen" / "serving" / "pyfunc.py"
 
 
 def parts(trained: TrainedModel) -> dict[str, Path]:
@@ -47,22 +35,20 @@ def save_package(trained: TrainedModel, description: Model, path: Path) -> None:
     import mlflow.pyfunc
 
     shape = json.loads((trained.model / "model.json").read_text())
+    code = model_code(shape.get("plugins", ()))
     # MLflow warns of a `predict` without type hints, from which it would guess the signature given here.
     with tempfile.TemporaryDirectory() as staging, warnings.catch_warnings(record=True):
-        for name in _CODE:
-            source, target = ROOT / name, Path(staging) / name
+        for name, source in code.files.items():
+            target = Path(staging) / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copyfile(source, target)
+            shutil.copyfile(source, target)
         mlflow.pyfunc.save_model(
             path,
             mlflow_model=description,
-            python_model=str(SERVING),
+            python_model=str(code.files["seqgen/serving/pyfunc.py"]),
             artifacts={key: str(part) for key, part in parts(trained).items()},
-            code_paths=[str(Path(staging) / package) for package in ("seqgen",)],
-            pip_requirements=requirements(),
+            code_paths=sorted(str(package) for package in Path(staging).iterdir()),
+            pip_requirements=requirements(code.foreign),
             signature=_signature(shape),
             input_example=_example(shape),
         )
@@ -72,9 +58,38 @@ def save_package(trained: TrainedModel, description: Model, path: Path) -> None:
     description.save(str(path / "MLmodel"))
 
 
-def requirements() -> list[str]:
-    """The packages that loading needs, pinned to what is installed (without a local build's suffix)."""
-    return [f"{package}=={version(package).partition('+')[0]}" for package in _REQUIREMENTS]
+def model_code(plugins: Collection[str]) -> SourceFiles:
+    """What the model is loaded with: files of this project, and of plugins that no package index has.
+
+    A plugin that an index has is foreign: it comes with the requirements.
+    """
+    installable = {plugin for plugin in plugins if any(map(_on_an_index, _distributions([plugin])))}
+    code = source_files(*SHIPPED, *(plugin for plugin in plugins if plugin not in installable))
+    return code._replace(foreign=code.foreign | installable)
+
+
+def requirements(modules: Iterable[str]) -> list[str]:
+    """The packages that `modules` are from, pinned to what is installed (without a local build's suffix)."""
+    return sorted(
+        (f"{name}=={version(name).partition('+')[0]}" for name in _distributions(modules)), key=str.lower
+    )
+
+
+def _distributions(modules: Iterable[str]) -> set[str]:
+    """The installed ones that the modules' packages are from; of several with one package that of its name."""
+    providers = packages_distributions()
+    found = set()
+    for package in {module.partition(".")[0] for module in modules}:
+        names = set(providers.get(package, ()))
+        found |= names & {package} or names
+    return found
+
+
+def _on_an_index(name: str) -> bool:
+    """Whether it was installed by its name, and can be where there is no seqgen, which no index has."""
+    found = distribution(name)
+    needs = {re.split(r"[^\w.-]", requirement)[0] for requirement in found.requires or ()}
+    return found.read_text("direct_url.json") is None and "seqgen" not in needs
 
 
 def _signature(shape: dict[str, Any]) -> ModelSignature:

@@ -2,86 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from functools import cached_property
+import math
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from seqgen.core.errors import BadInput, OperationalError, changes
+from pipelines.artifacts.trained_model import TrainedModel
+from pipelines.registry import versions
+from pipelines.registry.evaluation import Evaluation
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.serving.loading import fetch_model
 
 if TYPE_CHECKING:
     import torch
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
-    from pipelines.artifacts.trained_model import TrainedModel
-
-
-def comparable(trained: TrainedModel, images: int) -> dict[str, Any]:
-    """What two evaluations must have in common for their bounds, on `images` images, to be paired."""
-    return {
-        "manifest_digest": trained.manifest().digest,
-        "split": trained.recipe.evaluate.split,
-        "binarise": trained.recipe.data.binarise,
-        "seed": trained.recipe.evaluate.seed,
-        "conditional": trained.recipe.model.conditional,
-        "images": images,
-    }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Held-out bounds of one model.
-
-    data: what makes two evaluations comparable (`comparable`);
-    bounds: float64 [images], the free energy F of every image in nats, lower is better;
-    weights: sha256 of the weights that were measured.
-    """
-
-    data: dict[str, Any]
-    bounds: torch.Tensor
-    weights: str = ""
-
-    @classmethod
-    def read(cls, directory: Path) -> Evaluation:
-        """Read `evaluation.json` and `bounds.npy` of an evaluate directory. Raises OperationalError."""
-        import numpy as np
-        import torch
-
-        try:
-            data = json.loads((directory / "evaluation.json").read_text())
-            bounds = torch.from_numpy(np.load(directory / "bounds.npy", allow_pickle=False)).double()
-            data.pop("free_energy")
-            weights = data.pop("weights")
-            complete = bounds.shape == (data["images"],)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OperationalError(f"{directory}: no complete evaluation ({error}); evaluate again") from None
-        if not complete:
-            raise OperationalError(
-                f"{directory}: {len(bounds)} bounds of {data['images']} images; evaluate again"
-            )
-        return cls(data, bounds, weights)
-
-    def check(self, trained: TrainedModel, images: int) -> None:
-        """Raise BadInput unless this is `trained`'s evaluation as its settings ask for it, on `images` images."""
-        again = f"run `python -m pipelines.evaluate --recipe {trained.recipe.name}`"
-        if self.weights != trained.weights:
-            raise BadInput(
-                f"{trained.places.evaluate}: measured on other weights than {trained.model}; {again}"
-            )
-        if changed := changes(self.data, comparable(trained, images)):
-            raise BadInput(
-                f"{trained.places.evaluate}: measured with other settings ({'; '.join(changed)}); "
-                f"give the same --set, or {again}"
-            )
-
-    @cached_property
-    def mean(self) -> float:
-        """The bound in nats per image."""
-        return self.bounds.mean().item()
-
-    def differences(self, other: Evaluation) -> list[str]:
-        """The keys in which the two evaluations' data differ; none: the bounds are paired, image by image."""
-        return sorted(key for key in {*self.data, *other.data} if self.data.get(key) != other.data.get(key))
+    from seqgen.data.images import ImageSet
 
 
 class Decision(NamedTuple):
@@ -107,8 +44,6 @@ def decide(
     The candidate must be better by more than `min_gain` nats; equal is not better. A bound that is not finite
     never wins, and never defends.
     """
-    import math
-
     from seqgen.evaluation.bounds import estimate
 
     if not math.isfinite(candidate.mean):
@@ -127,3 +62,86 @@ def decide(
         f"({len(candidate.bounds)} paired images); asked: more than {min_gain:g}"
     )
     return Decision(difference > min_gain, found, difference, se)
+
+
+def promote(
+    client: MlflowClient,
+    version: ModelVersion,
+    trained: TrainedModel,
+    evaluation: Evaluation,
+    images: ImageSet,
+) -> Decision:
+    """Decide on `version`, which is `trained` with its `evaluation` on `images`, and move the alias if it won.
+
+    A compare-and-set: judged against the champion there is, and again if another was put there meanwhile. The
+    decision is written down in the version's tags. Raises OperationalError, BadInput, MLflow's errors.
+    """
+    with versions.lock(client, version.name):
+        while True:
+            champion = versions.by_alias(client, version.name, versions.CHAMPION)
+            decision = _judge(client, version, champion, trained, evaluation, images)
+            if not decision.promoted:
+                tags = {"promotion": "not promoted", "promotion_reason": decision.reason}
+                versions.set_tags(client, version, tags)
+                return decision
+            if champion is not None and champion.version == version.version:
+                return decision
+            if versions.move_champion(client, version, champion, decision.reason):
+                return decision
+
+
+def _judge(
+    client: MlflowClient,
+    version: ModelVersion,
+    champion: ModelVersion | None,
+    trained: TrainedModel,
+    evaluation: Evaluation,
+    images: ImageSet,
+) -> Decision:
+    from seqgen.evaluation.bounds import groups_of
+
+    min_gain = trained.recipe.register_.min_gain
+    if champion is None:
+        return decide(evaluation, None, "", min_gain)
+    title = f"champion version {champion.version}"
+    if champion.version == version.version:
+        return Decision(True, "it is the champion already")
+    try:
+        defended = versions.fetch_evaluation(client, champion)
+        if evaluation.differences(defended):
+            defended = measure_again(client, champion, trained, evaluation, images)
+            title += " measured again on the present data"
+        groups = groups_of(images, trained.recipe.data)
+        return decide(evaluation, defended, title, min_gain, groups)
+    except (BadInput, OperationalError) as error:
+        return Decision(False, f"{title} cannot be compared: {error}")
+
+
+def measure_again(
+    client: MlflowClient,
+    champion: ModelVersion,
+    trained: TrainedModel,
+    evaluation: Evaluation,
+    images: ImageSet,
+) -> Evaluation:
+    """Measure the champion as the candidate was measured: same images, binarisation, contexts and noise.
+
+    Raises BadInput if the champion is a model of other images.
+    """
+    from seqgen.evaluation.bounds import free_energies, hold_out
+    from seqgen.models import load_model
+
+    config = trained.recipe.evaluate
+    with tempfile.TemporaryDirectory() as directory:
+        model = load_model(fetch_model(client, champion, Path(directory)))
+    manifest = trained.manifest()
+    conditional = trained.recipe.model.conditional
+    theirs = (model.sizes.height, model.sizes.width, model.config.conditional)
+    if theirs != (manifest.height, manifest.width, conditional):
+        raise BadInput(
+            f"it draws {theirs[0]}x{theirs[1]} images{' given a context' if theirs[2] else ''}, and the "
+            f"evaluation has {manifest.height}x{manifest.width}{' with contexts' if conditional else ''}; "
+            "use another register.name for another task"
+        )
+    held_out = hold_out(images, trained.recipe.data, conditional, config.seed)
+    return Evaluation(evaluation.data, free_energies(model, held_out, config.seed).free_energy)

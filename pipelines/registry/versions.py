@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.artifacts.trained_model import TrainedModel
+from pipelines.registry.evaluation import Evaluation
 from pipelines.registry.package import save_package
-from pipelines.registry.promotion import Evaluation
 from pipelines.tracking import lineage
 from seqgen.core.errors import BadInput, one_line
 from seqgen.core.files import canonical_digest
+from seqgen.core.locks import held
 from seqgen.serving.loading import WEIGHTS_TAG, fetch_model, fetch_part
 
 if TYPE_CHECKING:
-    from filelock import FileLock
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
@@ -123,21 +124,24 @@ def fetch_evaluation(client: MlflowClient, version: ModelVersion) -> Evaluation:
         return Evaluation.read(parts[0].parent)
 
 
-def lock(client: MlflowClient, name: str) -> FileLock:
-    """The lock under which this machine's processes of one user move the aliases of model `name`."""
-    from filelock import FileLock
+def lock(client: MlflowClient, name: str) -> AbstractContextManager[int]:
+    """Hold this to move the aliases of model `name`: this machine's processes of one user take turns.
 
-    uri = client.tracking_uri
+    Raises OperationalError after ten minutes.
+    """
+    return held(lock_path(client.tracking_uri, name), timeout=600)
+
+
+def lock_path(uri: str, name: str) -> Path:
+    """Beside a SQLite file; for a server in `~/.cache/seqgen`, which is ours alone, or where no home can be written in
+    the temporary directory."""
     if uri.startswith("sqlite:///"):
-        directory = Path(uri.removeprefix("sqlite:///")).with_name(".seqgen")
-        directory.mkdir(exist_ok=True)
-        return FileLock(directory / f"registry-{name}.lock", timeout=600)
+        return Path(uri.removeprefix("sqlite:///")).with_name(".seqgen") / f"registry-{name}.lock"
     key = canonical_digest([uri, name, os.getuid()])[:16]
-    return FileLock(_lock_directory() / f"seqgen-registry-{key}.lock", timeout=600)
+    return _own_directory() / f"seqgen-registry-{key}.lock"
 
 
-def _lock_directory() -> Path:
-    """`~/.cache/seqgen`, which is ours alone; without a home that can be written, the temporary directory."""
+def _own_directory() -> Path:
     try:
         directory = Path.home() / ".cache" / "seqgen"
         directory.mkdir(parents=True, exist_ok=True)

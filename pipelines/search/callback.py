@@ -12,37 +12,37 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from pipelines.search.search_space import describe, trial_recipe
+from pipelines.artifacts.search_result import TrialRow
+from pipelines.search.conclusion import Ending
+from pipelines.search.search_space import describe, trial_count, trial_recipe
 from pipelines.tracking import runs
 from seqgen.data.manifest import Manifest
 from seqgen.settings import Recipe
 
-FINISHED, STOPPED, FAILED = "finished", "asha", "failed"
-OUT_OF_TIME, INTERRUPTED = "out of time", "interrupted"
 _TRIAL_TAG, _END_TAG = "seqgen.trial", "seqgen.stopped_by"
-_STATUS: dict[str, runs.Status] = {
-    FINISHED: "FINISHED",
-    STOPPED: "FINISHED",
-    FAILED: "FAILED",
-    OUT_OF_TIME: "KILLED",
-    INTERRUPTED: "KILLED",
+_STATUS: dict[Ending, runs.Status] = {
+    Ending.FINISHED: "FINISHED",
+    Ending.STOPPED: "FINISHED",
+    Ending.FAILED: "FAILED",
+    Ending.OUT_OF_TIME: "KILLED",
+    Ending.INTERRUPTED: "KILLED",
 }
 _METRICS = ("train/", "valid/", "learning_rate", "grad_norm", "images_per_second", "seconds")
 
 
-class StudyLog(Callback):
+class SearchLog(Callback):
     """Runs in the driver, so that a trial needs no MLflow; the tracking server's trouble never ends a search.
 
     `ended` says how each trial that ended did; it is part of Tune's saved state and so survives the driver.
     """
 
-    def __init__(self, recipe: Recipe, manifest: Manifest, run_id: str, objective: str, trials: int) -> None:
-        """`run_id` is the study's open run. Raises OperationalError."""
+    def __init__(self, recipe: Recipe, manifest: Manifest, run_id: str) -> None:
+        """`run_id` is the search's open run. Raises OperationalError."""
         assert recipe.search is not None
         self.recipe, self.manifest, self.search = recipe, manifest, recipe.search
-        self.objective, self.trials = objective, trials
+        self.objective, self.trial_count = recipe.data.held_out_metric, trial_count(recipe.search)
         self.stop = threading.Event()
-        self.ended: dict[str, str] = {}
+        self.ended: dict[str, Ending] = {}
         self._numbers: dict[str, int] = {}
         self._logs: dict[str, runs.MetricLog] = {}
         self.run_id = run_id
@@ -111,29 +111,29 @@ class StudyLog(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial did all its epochs, or ASHA stopped it."""
         done = trial.last_result.get("epoch", 0) >= self.search.epochs
-        self._end(trial, FINISHED if done else STOPPED)
+        self._end(trial, Ending.FINISHED if done else Ending.STOPPED)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial failed; the search goes on."""
         self._say(trial, f"failed: {_reason(trial)}")
-        self._end(trial, FAILED)
+        self._end(trial, Ending.FAILED)
 
-    def _end(self, trial: Trial, how: str) -> None:
+    def _end(self, trial: Trial, how: Ending) -> None:
         self.ended[trial.trial_id] = how
         if log := self._logs.pop(trial.trial_id, None):
             log.close()
         if run_id := self._runs.get(trial.trial_id):
-            if how in (STOPPED, OUT_OF_TIME):
-                self._tracked(lambda: self._client.set_tag(run_id, _END_TAG, how))
+            if how in (Ending.STOPPED, Ending.OUT_OF_TIME):
+                self._tracked(lambda: self._client.set_tag(run_id, _END_TAG, str(how)))
             runs.close_run(run_id, _STATUS[how])
 
     def close_trials(self, trials: Iterable[Trial]) -> None:
         """End what did not end by itself: the time is up, or the search was asked to stop."""
         for trial in trials:
             if trial.trial_id not in self.ended:
-                self._end(trial, INTERRUPTED if self.stop.is_set() else OUT_OF_TIME)
+                self._end(trial, Ending.INTERRUPTED if self.stop.is_set() else Ending.OUT_OF_TIME)
 
-    def row(self, trial: Trial) -> dict[str, Any]:
+    def row(self, trial: Trial) -> TrialRow:
         """The trial's line of the table: settings, epochs done, last bound (None if none), seconds, end."""
         result = trial.last_result
         return {
@@ -146,7 +146,7 @@ class StudyLog(Callback):
         }
 
     def _say(self, trial: Trial, what: str) -> None:
-        number = f"trial {self.number(trial)}/{self.trials}"
+        number = f"trial {self.number(trial)}/{self.trial_count}"
         print(f"{number} ({describe(self.settings(trial))}): {what}", flush=True)
 
     def _tracked(self, action: Callable[[], Any]) -> None:

@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pipelines.cli.signals import on_stop
 from pipelines.search.search_space import checked_recipes, is_grid
 from seqgen.core.errors import BadInput, StoppedEarly
+from seqgen.core.machine import Device, Resources
 from seqgen.settings import Recipe
 
 if TYPE_CHECKING:
-    from ray.tune.experiment import Trial
-
-    from pipelines.cluster.connect import Resources
+    from pipelines.artifacts.search_result import TrialRow
     from pipelines.cluster.storage import RunStorage
-    from pipelines.search.callback import StudyLog
+    from pipelines.search.callback import SearchLog
 
 
-def room(recipe: Recipe, resources: Resources) -> tuple[int, str]:
+def concurrent_trials(recipe: Recipe, resources: Resources) -> tuple[int, Device]:
     """How many trials run at once, each with all its workers, and on which device.
 
     Raises BadInput if one trial is too large for the cluster.
     """
     from seqgen.training.memory import bytes_needed
+    from seqgen.training.resources import device_for
 
     assert recipe.search is not None
-    workers = recipe.search.workers
+    workers, owner = recipe.search.workers, resources.owner
     if workers > resources.cpus:
-        where = "this machine" if resources.here else "the Ray cluster"
-        raise BadInput(f"search.workers={workers}: {where} has {resources.cpus} CPUs; use at most that many")
+        raise BadInput(f"search.workers={workers}: {owner} has {resources.cpus} CPUs; use at most that many")
     trials = checked_recipes(recipe)
-    if {resources.check(trial, "auto") for trial in trials} == {"cuda"}:
+    if {device_for(trial, resources) for trial in trials} == {"cuda"}:
         return resources.gpus // workers, "cuda"
     largest = max(bytes_needed(trial) for trial in trials)
     return max(1, min(resources.cpus // workers, resources.memory // largest)), "cpu"
 
 
-def run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Resources) -> list[Trial]:
+def domains(recipe: Recipe) -> dict[str, Any]:
+    """The checked space in Ray Tune's terms; a range of a whole-number setting has both ends."""
+    from ray import tune
+
+    assert recipe.search is not None
+    choose = tune.grid_search if is_grid(recipe.search) else tune.choice
+    found: dict[str, Any] = {}
+    for key, values in recipe.search.space.items():
+        section, name = key.split(".")
+        if isinstance(values, list):
+            found[key] = choose(values)
+        elif isinstance(getattr(getattr(recipe, section), name), int):
+            found[key] = (tune.lograndint if values.get("log") else tune.randint)(
+                values["low"], values["high"] + 1
+            )
+        else:
+            found[key] = (tune.loguniform if values.get("log") else tune.uniform)(
+                values["low"], values["high"]
+            )
+    return found
+
+
+def run_trials(recipe: Recipe, storage: RunStorage, log: SearchLog, resources: Resources) -> list[TrialRow]:
     """Let Tune run the trials, or what is left of them, and return them all as they ended."""
     # One place prints; and Tune must not take Ctrl-C, which it would not tell us of.
     os.environ |= {
@@ -60,12 +79,12 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Re
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from pipelines.search.trial import CHECKPOINTS_KEPT, domains, trainable
+    from pipelines.search.trial import CHECKPOINTS_KEPT, trainable
 
     asked = recipe.search
     assert asked is not None
-    concurrent, device = room(recipe, resources)
-    points = f"all {log.trials} points" if is_grid(asked) else f"{log.trials} trials by Optuna"
+    concurrent, device = concurrent_trials(recipe, resources)
+    points = f"all {log.trial_count} points" if is_grid(asked) else f"{log.trial_count} trials by Optuna"
     print(f"search {storage.name}: {points}, {concurrent} at once", flush=True)
     searcher = None
     if not is_grid(asked):
@@ -74,7 +93,7 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Re
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         searcher = OptunaSearch(seed=asked.seed)
-    with _stop_requests(log):
+    with on_stop(log.stop.set):
         # tune.run and not Tuner, because Tuner.restore brings back a copy of the callbacks of its own.
         analysis = ray_tune.run(
             trainable(recipe, storage, device),
@@ -95,7 +114,8 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Re
             max_concurrent_trials=concurrent,
             reuse_actors=asked.workers == 1,
             time_budget_s=asked.minutes * 60,
-            resume="AUTO+ERRORED" if _has_snapshot(storage) else None,
+            # It logs an error where it is asked to resume without a saved state.
+            resume="AUTO+ERRORED" if storage.holds("experiment_state") else None,
             raise_on_failed_trial=False,
             callbacks=[log],
             verbose=0,
@@ -103,31 +123,4 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: StudyLog, resources: Re
     log.close_trials(analysis.trials)
     if log.stop.is_set():
         raise StoppedEarly("")
-    return analysis.trials
-
-
-def _has_snapshot(storage: RunStorage) -> bool:
-    """Whether Tune has saved its state of this search (it logs an error where it is asked to resume without)."""
-    from pyarrow import fs
-
-    filesystem, path = fs.FileSystem.from_uri(f"{storage.root}/{storage.name}")
-    files = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return any(file.base_name.startswith("experiment_state") for file in files)
-
-
-@contextlib.contextmanager
-def _stop_requests(log: StudyLog) -> Iterator[None]:
-    """SIGTERM and Ctrl-C ask Tune to save its state and end; a second one ends the process at once."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-
-    def ask(number: int, frame: object) -> None:
-        log.stop.set()
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return [log.row(trial) for trial in analysis.trials]

@@ -1,4 +1,4 @@
-"""A search space: which settings it may vary, every value checked, and what one trial trains."""
+"""A search space: which settings it may vary, every value checked, and the recipe of one trial."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from pipelines.recipes import choose
 from seqgen.core.errors import BadInput
-from seqgen.settings import Recipe, SearchConfig, build_recipe, with_settings
+from seqgen.settings import Recipe, SearchConfig
 
 _MOST_CHECKED = 10_000
 _FIXED = {
@@ -32,8 +33,7 @@ def trial_recipe(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
         "train.evaluate_every": 1,
         "search": None,
     }
-    tree = recipe.model_dump(mode="json", by_alias=True)
-    return build_recipe(with_settings(tree, {**fixed, **settings}), f"search.space with {describe(settings)}")
+    return choose(recipe, {**fixed, **settings}, f"search.space with {describe(settings)}")
 
 
 def describe(settings: Mapping[str, Any]) -> str:

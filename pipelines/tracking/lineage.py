@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -11,12 +10,11 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipelines.tracking.source_files import LEARNING, ROOT, source_files
 from seqgen.core.files import canonical_digest, file_sha256
 from seqgen.data.manifest import Manifest
 from seqgen.settings import Recipe
 
-ROOT = Path(__file__).resolve().parents[2]
-LEARNING_CODE = ("seqgen", "data_prep")
 PREFIX = "seqgen."
 
 
@@ -41,13 +39,15 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def code_digest(root: Path = ROOT) -> str:
-    """The sha256 of the code that decides what is learned: every .py and .cpp file of seqgen and data_prep."""
-    digest = hashlib.sha256()
-    for package in LEARNING_CODE:
-        for path in sorted(p for p in (root / package).rglob("*") if p.suffix in (".py", ".cpp")):
-            digest.update(f"{path.relative_to(root).as_posix()} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
+def code_digest(recipe: Recipe | None = None) -> str:
+    """The sha256 of the code that decides the numbers: data preparation, training, the recipe's plugins."""
+    files = source_files(*LEARNING, *(plugins(recipe) if recipe else ())).files
+    return canonical_digest({name: file_sha256(path) for name, path in files.items()})
+
+
+def plugins(recipe: Recipe) -> list[str]:
+    """The modules from outside the package that a recipe's model or training needs."""
+    return sorted({**recipe.model.used_plugins(), **recipe.train.used_plugins()})
 
 
 def versions() -> dict[str, str]:
@@ -96,7 +96,7 @@ def lineage_tags(recipe: Recipe, manifest: Manifest) -> dict[str, str]:
     tags = {
         "recipe": recipe.name,
         "git_commit": git_commit(),
-        "code_digest": code_digest(),
+        "code_digest": code_digest(recipe),
         "settings_digest": recipe.digest(),
         "manifest_digest": manifest.digest,
         "data": manifest.title,

@@ -1,104 +1,51 @@
-"""The tracking server: reach it, open and close runs, attach files; MetricLog sends metrics to it."""
+"""Runs of the tracking server: open and close them, attach files; MetricLog sends metrics to one.
+
+What the verbs want of tracking: the names of the modules beside it that they need are here, too.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 from pipelines.tracking import lineage
-from pipelines.tracking.spool import (
-    MetricLog,
-    forget_status,
+from pipelines.tracking.metrics import MetricLog
+from pipelines.tracking.server import (
+    connect,
+    explain,
     reachable,
-    secure_environment,
-    spool_status,
+    server_errors,
+    short_retries,
+    tracking_uri,
 )
-from seqgen.core.errors import BadInput, OperationalError, one_line, redact
+from pipelines.tracking.spool import forget_status, spool_status
+from seqgen.core.errors import OperationalError, one_line, redact
 from seqgen.data.manifest import Manifest
 from seqgen.settings import Recipe, flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["MetricLog", "attach", "close_run", "connect", "open_run", "redact", "tracking_uri"]
+__all__ = [
+    "EXPERIMENT",
+    "MetricLog",
+    "Status",
+    "attach",
+    "close_run",
+    "connect",
+    "experiment_id",
+    "explain",
+    "open_run",
+    "redact",
+    "server_errors",
+    "tracking_uri",
+]
 
 EXPERIMENT = "seqgen"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-
-def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, else `sqlite:///<working directory>/mlflow.db`. A SQLite path comes back absolute.
-
-    Raises BadInput for a store that is neither a server (http, https) nor a SQLite file.
-    """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if uri.startswith("sqlite:///"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"
-    if urlsplit(uri).scheme not in ("http", "https"):
-        raise BadInput(
-            f"MLFLOW_TRACKING_URI={redact(uri)}: use http(s)://<server> or sqlite:///<file>; "
-            "file stores are no longer kept by MLflow, and a database is reached through `mlflow server`"
-        )
-    return uri
-
-
-@contextlib.contextmanager
-def _short_retries() -> Iterator[None]:
-    """MLflow's HTTP client retries for minutes; a check wants its answer in at most 30 seconds."""
-    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    before = {key: os.environ.get(key) for key in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
-
-
-def connect(uri: str | None = None) -> MlflowClient:
-    """A client of the tracking server that has answered. `uri` defaults to `tracking_uri()`.
-
-    Raises BadInput for a store of the wrong kind and, within 30 seconds, OperationalError for one that does
-    not answer or refuses us; no message holds the password.
-    """
-    uri = uri or tracking_uri()
-    secure_environment()
-    from mlflow import MlflowClient
-
-    try:
-        with _short_retries():
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            client.search_experiments(max_results=1)
-    except Exception as error:
-        raise OperationalError(explain(uri, error)) from None
-    return client
-
-
-def server_errors() -> tuple[type[Exception], ...]:
-    """What MLflow's client raises for a server or an artifact store that does not serve us."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-
-    return MlflowException, RequestException, Boto3Error, BotoCoreError, ClientError
-
-
-def explain(uri: str, error: Exception) -> str:
-    """One line for an error of the tracking server, without the password."""
-    return (
-        f"the tracking server {redact(uri)} does not serve us ({one_line(error)}); start it, or set "
-        "MLFLOW_TRACKING_URI (unset: a local SQLite file)"
-    )
 
 
 def experiment_id(client: MlflowClient) -> str:
@@ -188,7 +135,7 @@ def close_run(run_id: str, status: Status) -> bool:
     try:
         if not reachable(uri):
             raise ConnectionError("no answer")
-        with _short_retries():
+        with short_retries():
             connect(uri).set_terminated(run_id, status)
         return True
     except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from seqgen.core.errors import OperationalError
+from seqgen.core.locks import Taken, held_directory
 
 
 @contextlib.contextmanager
@@ -51,13 +51,10 @@ def directory_writer(path: Path) -> Iterator[Path]:
     """
     building, old = (path.with_name(f".{path.name}.{state}") for state in ("building", "old"))
     building.mkdir(parents=True, exist_ok=True)
-    lock = os.open(building, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(building.stat(), os.fstat(lock)):
-                raise BlockingIOError
-        except (BlockingIOError, FileNotFoundError):
+            lock.enter_context(held_directory(building))
+        except Taken:
             raise OperationalError(f"{path}: another process is writing it; wait for it to end") from None
         for leftover in building.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -73,8 +70,6 @@ def directory_writer(path: Path) -> Iterator[Path]:
             raise
         finally:
             shutil.rmtree(old, ignore_errors=True)
-    finally:
-        os.close(lock)
 
 
 def sync_directory(path: Path) -> None:

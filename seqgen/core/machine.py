@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+Device = Literal["cpu", "cuda"]
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a machine or a cluster has in all, free now or not; memory in bytes. `owner` names it in messages."""
+
+    cpus: int
+    gpus: int
+    memory: int
+    owner: str = "this machine"
 
 
 def cores() -> int:
@@ -27,6 +41,13 @@ def memory() -> int:
     """Bytes of memory this process may use: the machine's or, in a container, its limit (cgroup v2)."""
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([installed, *(int(text) for text in _limits("memory.max") if text != "max")])
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _limits(name: str) -> Iterator[str]:

@@ -1,63 +1,53 @@
-"""A YAML reader for settings: plain values only, no duplicate keys, no tags, no aliases, 1e-3 is a number."""
+"""Settings files in YAML 1.2: plain values only; no duplicate keys, tags, anchors, aliases, merges; a date is text."""
 
 from __future__ import annotations
 
-import re
+import io
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from seqgen.core.errors import BadInput
+from seqgen.core.errors import BadInput, one_line
 
 _MAX_BYTES = 1_000_000
 
 
-# A date is text here: no setting is one, and neither pydantic nor JSON takes it for a number.
-_UNWANTED = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "binary", "set", "omap", "pairs")}
+class _PlainConstructor(SafeConstructor):
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if node.anchor or node.ctag.handle:
+            raise ConstructorError(None, None, "tags, anchors and aliases are not allowed", node.start_mark)
+        return super().construct_object(node, deep)
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Leave a merge key where it is: it is read as the text `<<`, which is no setting."""
+
+    def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
+        if not isinstance(key, str):
+            raise ConstructorError(None, None, f"key {key!r} is not a string", key_node.start_mark)
+        if key in mapping:
+            raise ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+        return True
 
 
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _UNWANTED]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    yaml_constructors = {  # noqa: RUF012
-        tag: construct for tag, construct in yaml.SafeLoader.yaml_constructors.items() if tag not in _UNWANTED
-    }
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is not a string", node.start_mark
-                )
-            if key in keys[:position]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-# PyYAML follows YAML 1.1, where 1e-3 is a string; settings mean the number.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+for _tag in ("timestamp", "merge", "value"):  # what a plain scalar may be taken for beside text and numbers
+    _PlainConstructor.add_constructor(f"tag:yaml.org,2002:{_tag}", SafeConstructor.construct_yaml_str)
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Parse `text`; `where` names it in errors. Raises BadInput."""
+    """Parse `text`; `where` names it in errors. Raises BadInput with the line."""
+    reader = YAML(typ="safe", pure=True)
+    reader.Constructor = _PlainConstructor
     try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: 0x_, 5000 digits
-        raise BadInput(f"{where}: not plain YAML: {' '.join(str(error).split())}") from error
+        return reader.load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise BadInput(f"{where}: not plain YAML: {line}{error.problem}") from error
+    except (YAMLError, RecursionError, ValueError) as error:  # ValueError: 0x_, 5000 digits
+        raise BadInput(f"{where}: not plain YAML: {one_line(error)}") from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -69,3 +59,14 @@ def read_yaml(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: cannot be read as UTF-8 text: {error}") from error
     return parse_yaml(text, str(path))
+
+
+def format_yaml(tree: Any) -> str:
+    """`tree` as YAML that `parse_yaml` reads back, keys in their order."""
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.width = 2**16  # a long text stays on its line: folded, its lines would end in spaces
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel says None
+    stream = io.StringIO()
+    writer.dump(tree, stream)
+    return stream.getvalue()

@@ -1,4 +1,4 @@
-"""What a step sees, as a pure function of (seed, epoch, step): order, binarisation, partners, noise.
+"""What a step sees, as a pure function of (seed, epoch, step): order, binarisation, partners.
 
 Everything is drawn for the global batch and then sliced by rank, so that the trajectory does not depend on
 the number of workers, and to resume is arithmetic.
@@ -19,12 +19,11 @@ from seqgen.data.settings import Binarise, DataConfig
 _CHUNK = 1024
 
 
-class Batch(NamedTuple):
-    """x, context: float32 [B,1,H,W] in {0,1} (None if unconditional); noise: [T,B,K] ~ N(0,I)."""
+class Images(NamedTuple):
+    """x and its context (None if unconditional): float32 [B,1,H,W] in {0,1}."""
 
     x: Tensor
     context: Tensor | None
-    noise: Tensor
 
 
 class FixedSet(NamedTuple):
@@ -103,16 +102,13 @@ class Partners:
 
 
 class TrainingBatches:
-    """The batches of a training run, for one rank of `size`.
-
-    `noise_shape` is (T, B, K) of the global batch B.
-    """
+    """The batches of a training run, for one rank of `size`; `batch` is the global batch B."""
 
     def __init__(
         self,
         images: ImageSet,
         data: DataConfig,
-        noise_shape: tuple[int, int, int],
+        batch: int,
         *,
         conditional: bool,
         seed: int,
@@ -121,16 +117,15 @@ class TrainingBatches:
     ) -> None:
         """Raises BadInput if the batch does not fit the set, the ranks or the pairs asked for."""
         self._images, self._how, self._seed = images, data.binarise, seed
-        self._noise_shape, self._batch = noise_shape, noise_shape[1]
+        self._batch = batch
         if self._batch % size:
             raise BadInput(f"train.batch={self._batch} is not divisible by {size} workers: choose a multiple")
         self.steps = steps_per_epoch(len(images), self._batch)
-        share = self._batch // size
-        self._mine = slice(rank * share, (rank + 1) * share)
+        self._mine = slice(rank * batch // size, (rank + 1) * batch // size)
         self._partners = Partners(images) if conditional else None
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
-    def at(self, epoch: int, step: int) -> Batch:
+    def at(self, epoch: int, step: int) -> Images:
         """This rank's slice of the global batch `step` (0-based) of `epoch` (0-based)."""
         images = self._images
         if epoch != self._epoch:
@@ -138,11 +133,10 @@ class TrainingBatches:
             self._epoch = epoch
         index = self._order[step * self._batch : (step + 1) * self._batch]
         generator = generator_at(images.device, self._seed, "step", epoch, step)
-        noise = torch.randn(self._noise_shape, generator=generator, device=images.device)
         x, context = self._mine_of(index, generator), None
         if self._partners is not None:
             context = self._mine_of(self._partners.draw(index, generator), generator)
-        return Batch(x, context, noise[:, self._mine].contiguous())
+        return Images(x, context)
 
     def _mine_of(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """This rank's images of the global batch at `index`: drawn for all, read and made binary here."""

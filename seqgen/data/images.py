@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from seqgen.core.errors import BadInput, OperationalError
-from seqgen.data.manifest import SplitIndex, check_shard_bytes, read_manifest
+from seqgen.data.manifest import SplitIndex, read_manifest
 from seqgen.data.memory_mapped import MappedImages, spill_directory
 from seqgen.data.shards import read_shard
 
@@ -25,8 +25,8 @@ class ImageSet:
     """Images with what is known of them.
 
     images: uint8 [N,H,W], ink = 1 of `levels` 2 or grey 0..255 of `levels` 256; concepts: int64 [N], an index
-    into `concept_names` or -1 where unknown; alphabets: int64 [N] or -1. `mapped` holds `images` where they
-    lie on disk.
+    into `concept_names` or -1 where unknown; alphabets: int64 [N] or -1. `memory_map` is the file that `images`
+    lie in, where they are not in memory.
     """
 
     images: Tensor
@@ -34,7 +34,7 @@ class ImageSet:
     concepts: Tensor
     alphabets: Tensor
     concept_names: tuple[str, ...]
-    mapped: MappedImages | None = None
+    memory_map: MappedImages | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -58,7 +58,7 @@ class ImageSet:
         """The same set for `device`, with its tensors there; nothing is copied on the device it is on."""
         return replace(
             self,
-            images=self.images if self.mapped else self.images.to(device),
+            images=self.images if self.memory_map else self.images.to(device),
             concepts=self.concepts.to(device),
             alphabets=self.alphabets.to(device),
         )
@@ -66,8 +66,8 @@ class ImageSet:
     def pixels(self, index: Tensor) -> Tensor:
         """The images at `index` (int64 [M]) on the set's device: uint8 [M,H,W]."""
         index = index.to(self.images.device)
-        if self.mapped:
-            self.mapped.ask_for(index)
+        if self.memory_map:
+            self.memory_map.ask_for(index)
         return self.images.index_select(0, index).to(self.device)
 
     def take(self, index: Tensor) -> ImageSet:
@@ -77,7 +77,7 @@ class ImageSet:
             images=self.pixels(index),
             concepts=self.concepts[index],
             alphabets=self.alphabets[index],
-            mapped=None,
+            memory_map=None,
         )
 
     def spread(self, limit: int | None) -> ImageSet:
@@ -125,14 +125,14 @@ def load_split(
     shape = (index.images, manifest.height, manifest.width)
     concepts, alphabets = _Names(), _Names()
     parts = _decoded(directory, split, index, shape, concepts, alphabets)
-    mapped = None
+    memory_map = None
     if memory is not None and math.prod(shape) > memory:
-        mapped = MappedImages(parts, shape, spill or spill_directory())
-        images = mapped.images
+        memory_map = MappedImages(parts, shape, spill or spill_directory())
+        images = memory_map.images
     else:
         images = _joined(parts, shape)
     concept_ids, names = concepts.numbered()
-    loaded = ImageSet(images, manifest.levels, concept_ids, alphabets.numbered()[0], names, mapped)
+    loaded = ImageSet(images, manifest.levels, concept_ids, alphabets.numbered()[0], names, memory_map)
     return loaded.spread(limit)
 
 
@@ -154,9 +154,7 @@ def _decoded(
 ) -> Iterator[np.ndarray]:
     """The images of every sample, uint8 [n,H,W], exactly those of `shape` in all; fills in the names."""
     for shard in index.shards:
-        check_shard_bytes(directory, shard)
-        before = len(concepts)
-        for drawings, meta in read_shard(directory / shard.name):
+        for drawings, meta in read_shard(directory, shard):
             if len(concepts) + len(drawings) > shape[0] or drawings.shape[1:] != shape[1:]:
                 raise OperationalError(
                     f"{directory / shard.name}: holds more or other images than the manifest says"
@@ -165,10 +163,6 @@ def _decoded(
             concepts.extend(labels or [None] * len(drawings))
             alphabets.extend([meta["alphabet"]] * len(drawings))
             yield drawings
-        if len(concepts) - before != shard.images:
-            raise OperationalError(
-                f"{directory / shard.name}: {len(concepts) - before} images, not {shard.images}"
-            )
     if len(concepts) != index.images:
         raise OperationalError(
             f"{directory}: {len(concepts)} images of {split}, the manifest says {index.images}"
@@ -192,10 +186,8 @@ class _Names:
             self._of_image.append(self._known.setdefault(key, len(self._known)))
 
     def numbered(self) -> tuple[Tensor, tuple[str, ...]]:
-        """The place of each image's name among all, int64 [N], -1 where unknown; all names in order."""
+        """The number of each image's name in their order, int64 [N], -1 where unknown; all names in order."""
         names = sorted(name for name in self._known if name is not None)
-        place = {name: position for position, name in enumerate(names)}
-        places = torch.tensor(
-            [-1 if name is None else place[name] for name in self._known], dtype=torch.int64
-        )
-        return places[torch.from_numpy(np.array(self._of_image, np.int64))], tuple(names)
+        number: dict[str | None, int] = {name: position for position, name in enumerate(names)}
+        numbers = torch.tensor([number.get(name, -1) for name in self._known], dtype=torch.int64)
+        return numbers[torch.from_numpy(np.array(self._of_image, np.int64))], tuple(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Literal
@@ -9,8 +10,9 @@ from typing import Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from seqgen.core.errors import BadInput, OperationalError
-from seqgen.core.files import canonical_digest, file_sha256, write_json
-from seqgen.data.settings import DataConfig, Strict
+from seqgen.core.files import canonical_digest, write_json
+from seqgen.core.strict import Strict
+from seqgen.data.settings import DataConfig
 
 FILE_NAME = "manifest.json"
 
@@ -110,12 +112,24 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def check_shard_bytes(directory: Path, shard: Shard) -> None:
-    """Compare one shard's size and sha256 with the manifest; OperationalError names the damaged file."""
+    """Compare one shard with the manifest; OperationalError names the missing or damaged file."""
+    confirmed_bytes(directory, shard)
+
+
+def confirmed_bytes(directory: Path, shard: Shard) -> bytes:
+    """One shard's bytes, which are those of the manifest. Raises as `check_shard_bytes`."""
     path = directory / shard.name
-    if not path.is_file():
-        raise OperationalError(f"{path}: missing; run `python -m pipelines.shard --recipe <name>` again")
-    if path.stat().st_size != shard.bytes or file_sha256(path) != shard.sha256:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise OperationalError(
+            f"{path}: missing; run `python -m pipelines.shard --recipe <name>` again"
+        ) from None
+    except OSError as error:
+        raise OperationalError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) != shard.bytes or hashlib.sha256(content).hexdigest() != shard.sha256:
         raise OperationalError(
             f"{path}: damaged (size or sha256 is not the manifest's); run `python -m pipelines.verify "
             "--recipe <name>` for the member, and `python -m pipelines.shard --recipe <name>` to make it again"
         )
+    return content

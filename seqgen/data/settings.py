@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from seqgen.core.strict import Strict
 
 Source = Literal["mnist", "binarized-mnist", "mnist-5k", "multi-mnist", "omniglot", "omniglot-strokes"]
-Split = Literal["standard", "weak", "30-20", "40-10", "45-5"]
+SplitRule = Literal["standard", "weak", "30-20", "40-10", "45-5"]
 Binarise = Literal["static", "dynamic", "threshold"]
 
 _SIZES = {
@@ -20,12 +22,6 @@ _SIZES = {
 }
 
 
-class Strict(BaseModel):
-    """A frozen settings model that refuses unknown keys and loose types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 class DataConfig(Strict):
     """One data set as it is sharded and read.
 
@@ -35,7 +31,7 @@ class DataConfig(Strict):
 
     source: Source
     size: int
-    split: Split = "standard"
+    split: SplitRule = "standard"
     binarise: Binarise
     seed: int = Field(default=0, ge=0, description="Seed of what is generated (multi-mnist).")
 
@@ -48,6 +44,11 @@ class DataConfig(Strict):
     def is_grey(self) -> bool:
         """Whether the shards hold grey levels (256) and not bits."""
         return self.source in ("mnist", "mnist-5k")
+
+    @property
+    def held_out_metric(self) -> str:
+        """The name of what trainings are compared by: the held-out free energy, nats per image, lower is better."""
+        return f"valid/{self.binarise}/free_energy"
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:

@@ -21,11 +21,11 @@ from seqgen.drawing.pictures import (
     upscale,
 )
 from seqgen.evaluation.bounds import HeldOut, subset
-from seqgen.models import SequentialGenerator
+from seqgen.models import SequentialModel
 
 
 @torch.no_grad()
-def draw_sheets(model: SequentialGenerator, held_out: HeldOut, seed: int) -> dict[str, Image.Image]:
+def draw_sheets(model: SequentialModel, held_out: HeldOut, seed: int) -> dict[str, Image.Image]:
     """Every sheet by name, `exemplars` for a conditional model only. The same seed gives the same bytes."""
     sheets = {
         "samples": _samples(model, held_out, seed),
@@ -37,10 +37,10 @@ def draw_sheets(model: SequentialGenerator, held_out: HeldOut, seed: int) -> dic
     return sheets
 
 
-def _samples(model: SequentialGenerator, held_out: HeldOut, seed: int, side: int = 10) -> Image.Image:
+def _samples(model: SequentialModel, held_out: HeldOut, seed: int, side: int = 10) -> Image.Image:
     contexts = _pick(model, held_out, side * side, seed)[1]
     drawn = model.sample(_noise(model, side * side, seed), contexts)
-    scale = upscale(model.height, 84)
+    scale = upscale(model.sizes.height, 84)
     images = [tile(image, scale) for image in _arrays(drawn)]
     origin = "each given a held-out image of one concept" if contexts is not None else "drawn from the prior"
     return render(
@@ -53,11 +53,11 @@ def _samples(model: SequentialGenerator, held_out: HeldOut, seed: int, side: int
 
 
 def _reconstructions(
-    model: SequentialGenerator, held_out: HeldOut, seed: int, columns: int = 10, bands: int = 4
+    model: SequentialModel, held_out: HeldOut, seed: int, columns: int = 10, bands: int = 4
 ) -> Image.Image:
     x, context = _pick(model, held_out, columns * bands, seed)
     trace = model.trace(_noise(model, len(x), seed), x, context)
-    scale = upscale(model.height, 84)
+    scale = upscale(model.sizes.height, 84)
     originals, drawn = _arrays(x), _arrays(trace.canvas[-1])
     rows = []
     for start in range(0, len(originals), columns):
@@ -75,11 +75,11 @@ def _reconstructions(
 
 
 def _canvas(
-    model: SequentialGenerator, held_out: HeldOut, seed: int, count: int = 3, columns: int = 10
+    model: SequentialModel, held_out: HeldOut, seed: int, count: int = 3, columns: int = 10
 ) -> Image.Image:
     x, context = _pick(model, held_out, count, seed)
     steps = chosen_steps(model.config.steps, columns)
-    scale = upscale(model.height, 112)
+    scale = upscale(model.sizes.height, 112)
     posterior = model.trace(_noise(model, count, seed), x, context)
     prior = model.trace(_noise(model, count, seed + 1), None, context)
 
@@ -127,7 +127,7 @@ def _canvas(
 
 
 def _exemplars(
-    model: SequentialGenerator, held_out: HeldOut, seed: int, columns: int = 10, rows: int = 10
+    model: SequentialModel, held_out: HeldOut, seed: int, columns: int = 10, rows: int = 10
 ) -> Image.Image:
     """As in the paper's figures 9 and 10: contexts of different concepts in a red frame, samples below."""
     first = _first_of_each(held_out.concepts)
@@ -135,7 +135,7 @@ def _exemplars(
     chosen = first[subset(len(first), columns, seed, "pictures")]
     context = held_out.x[chosen].to(next(model.parameters()).device).float()
     drawn = model.sample(_noise(model, rows * columns, seed), context.repeat(rows, 1, 1, 1))
-    scale = upscale(model.height, 84)
+    scale = upscale(model.sizes.height, 84)
     images = [tile(image, scale) for image in _arrays(drawn)]
     return render(
         Sheet(
@@ -159,9 +159,7 @@ def chosen_steps(total: int, count: int) -> list[int]:
     return sorted({round(index) for index in np.linspace(0, total - 1, count)})
 
 
-def _pick(
-    model: SequentialGenerator, held_out: HeldOut, count: int, seed: int
-) -> tuple[Tensor, Tensor | None]:
+def _pick(model: SequentialModel, held_out: HeldOut, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """`count` held-out images at random (repeated where the split is smaller), on the model's device."""
     device = next(model.parameters()).device
     index = subset(len(held_out), count, seed, "pictures")
@@ -177,9 +175,9 @@ def _first_of_each(concepts: Tensor) -> Tensor:
     return torch.tensor(list(seen.values()))
 
 
-def _noise(model: SequentialGenerator, count: int, seed: int) -> Tensor:
+def _noise(model: SequentialModel, count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(model.noise_shape(count), generator=generator).to(next(model.parameters()).device)
+    return model.noise(count, generator).to(next(model.parameters()).device)
 
 
 def _arrays(images: Tensor) -> np.ndarray:

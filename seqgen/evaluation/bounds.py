@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from seqgen.core.errors import BadInput, NumericalError
 from seqgen.data.batches import fixed_set, generator_at
 from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
-from seqgen.models import SequentialGenerator
+from seqgen.models import Bound, SequentialModel
 from seqgen.objectives import importance_weighted
 from seqgen.settings import EvaluateConfig
 
@@ -141,7 +141,7 @@ def foreign_context(held_out: HeldOut, seed: int) -> Tensor | None:
 
 @torch.no_grad()
 def free_energies(
-    model: SequentialGenerator,
+    model: SequentialModel,
     held_out: HeldOut,
     seed: int,
     advance: Advance | None = None,
@@ -153,24 +153,54 @@ def free_energies(
     The noise depends on `seed`, `purpose` and the position alone, so that two models are paired image by image.
     Raises NumericalError if a bound is not finite.
     """
-    device = _device(model)
-    generator = generator_at(_CPU, seed, purpose)
     free_energy, log_likelihood, kl = [], [], []
-    for x, context in _chunks(held_out, device, CHUNK):
-        noise = torch.randn(model.noise_shape(len(x)), generator=generator).to(device)
-        bound = model(x, context, noise)
+    for bound in _bounds(model, held_out, seed, purpose):
         log_likelihood.append(bound.log_likelihood.double().cpu())
         kl.append(bound.kl.double().cpu())
         free_energy.append(kl[-1].sum(0) - log_likelihood[-1])
         if advance:
-            advance(len(x))
+            advance(len(free_energy[-1]))
     result = Bounds(torch.cat(free_energy), torch.cat(log_likelihood), torch.cat(kl, dim=1).mean(1))
     return Bounds(_finite(result.free_energy, "free energy"), *result[1:])
 
 
+class Group(Protocol):
+    """Processes that share the work: this one's rank among `size`, and sums over all."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Summed over all ranks, on every rank."""
+        ...
+
+
+@torch.no_grad()
+def mean_free_energy(model: SequentialModel, held_out: HeldOut, seed: int, group: Group) -> float:
+    """The mean of `free_energies`, of which each rank of `group` computes every so manieth chunk; finite or not."""
+    total = torch.zeros(1, dtype=torch.float64, device=_device(model))
+    for bound in _bounds(model, held_out, seed, "free energy", group.rank, group.size):
+        total += (bound.kl.double().sum(0) - bound.log_likelihood.double()).sum()
+    return float(group.sum(total)) / len(held_out)
+
+
+def _bounds(
+    model: SequentialModel, held_out: HeldOut, seed: int, purpose: str, first: int = 0, step: int = 1
+) -> Iterator[Bound]:
+    """The bounds of every `step`th chunk from `first` on; a chunk's noise depends on nothing but where it begins."""
+    device = _device(model)
+    for number, (x, context) in enumerate(_chunks(held_out, device, CHUNK)):
+        if number % step == first:
+            noise = model.noise(len(x), generator_at(_CPU, seed, purpose, number)).to(device)
+            yield model(x, context, noise)
+
+
 @torch.no_grad()
 def importance_bounds(
-    model: SequentialGenerator, held_out: HeldOut, samples: int, seed: int, advance: Advance | None = None
+    model: SequentialModel, held_out: HeldOut, samples: int, seed: int, advance: Advance | None = None
 ) -> Tensor:
     """-L_k of every image: bounds -log p(x) from above, the tighter the larger k = `samples`; float64 [N]."""
     device = _device(model)
@@ -187,7 +217,7 @@ def importance_bounds(
 
 
 def measure(
-    model: SequentialGenerator, held_out: HeldOut, config: EvaluateConfig, advance: Advance | None = None
+    model: SequentialModel, held_out: HeldOut, config: EvaluateConfig, advance: Advance | None = None
 ) -> Measurement:
     """All bounds of `model` on `held_out`, in nats per image; each bounds -log p(x) from above.
 
@@ -240,7 +270,7 @@ def _chunks(held_out: HeldOut, device: torch.device, size: int) -> Iterator[tupl
         yield held_out.x[part].to(device).float(), context
 
 
-def _device(model: SequentialGenerator) -> torch.device:
+def _device(model: SequentialModel) -> torch.device:
     return next(model.parameters()).device
 
 

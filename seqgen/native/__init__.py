@@ -1,6 +1,7 @@
-"""The native kernels: built once by `python -m seqgen.native`, used where they are, never compiled while a run waits.
+"""The fused kernels of seqgen.ops for CPUs: built once by `python -m seqgen.native`, never while a run waits.
 
-Where there is no compiler, or the kernels were not built for this chip, the pure torch path computes the same.
+Where there is no compiler, or none was called, or torch is faster on this chip, torch computes the same.
+SEQGEN_KERNELS names another instruction set than the chip's best (`avx2` on one with AVX-512), or says `off`.
 """
 
 from __future__ import annotations
@@ -8,119 +9,113 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any, Literal
 
-from seqgen.core.errors import OperationalError
-from seqgen.core.files import publish
+from seqgen.native.build import chosen, library_path
+from seqgen.native.verdict import read_verdict
 
-_HERE = Path(__file__).parent
-_SOURCES = [_HERE / name for name in ("kernels.cpp", "products.cpp", "vectors.h")]
-# No -ffast-math: it would hide the NaN that stops a diverged run.
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
-_enabled = True
-
-
-def build() -> Path:
-    """Compile the kernels for this chip into the user's cache and return the library's path.
-
-    Raises OperationalError if there is no C++ compiler or it fails.
-    """
-    path = _path()
-    if path.exists():
-        return path
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
-    if compiler is None:
-        raise OperationalError("no C++ compiler (c++, g++ or CXX): install one, for example g++")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return _compile(compiler, path)
-    except OSError as error:
-        raise OperationalError(
-            f"{path}: {error.strerror or error}; set XDG_CACHE_HOME to a writable place"
-        ) from error
-
-
-def _compile(compiler: str, path: Path) -> Path:
-    code = [str(source) for source in _SOURCES if source.suffix == ".cpp"]
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        built = Path(directory) / path.name
-        for parallel in (["-fopenmp"], []):  # Apple's clang has no OpenMP; one thread is then used
-            done = subprocess.run(
-                [compiler, *_FLAGS, *parallel, *code, "-o", str(built)], capture_output=True, text=True
-            )
-            if done.returncode == 0:
-                publish(built, path)
-                return path
-    raise OperationalError(f"{compiler} {' '.join(code)}: {done.stderr.strip()}")
-
-
-def built() -> bool:
-    """Whether the kernels for this machine are there."""
-    return _path().exists()
+Use = Literal["winners", "all", "none"] | frozenset[str]
+_use: Use = "winners"
 
 
 @functools.cache
 def _load() -> ctypes.CDLL | None:
-    if not built():
+    instructions = chosen()
+    path = None if instructions is None else library_path(instructions)
+    if path is None or not path.exists():
         return None
     import torch  # noqa: F401  (its OpenMP must be there first, so that both use one pool of threads)
 
     try:
-        library = ctypes.CDLL(str(_path()))
+        library = ctypes.CDLL(str(path))
     except OSError as error:  # another system's library on a shared home, a home that may not be executed
         warnings.warn(
-            f"{_path()} is not used ({error}); remove it and run python -m seqgen.native", stacklevel=2
+            f"{path} is not used ({error}); remove it and run python -m seqgen.native", stacklevel=2
         )
         return None
-    for name, sizes in (("cgru_kept", 3), ("bank_kept", 3), ("linear_laid", 2)):
+    for name, sizes in (("cgru_kept", 3), ("filterbank_kept", 3), ("linear_packed", 2)):
         function = getattr(library, name)
         function.restype, function.argtypes = ctypes.c_long, [ctypes.c_long] * sizes
     return library
 
 
-def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they were not built."""
-    return _load() if _enabled else None
+@functools.cache
+def _winners() -> frozenset[str]:
+    instructions = chosen()
+    verdict = None if instructions is None else read_verdict(instructions)
+    return frozenset(row.operation for row in verdict or () if row.used)
+
+
+def loads() -> bool:
+    """Whether the kernels are built and can be loaded here."""
+    return _load() is not None
+
+
+def available(operation: str) -> bool:
+    """Whether the fused version of an operation of seqgen.ops is there, and on this chip faster than torch's."""
+    if _use == "none" or _load() is None:
+        return False
+    if isinstance(_use, frozenset):
+        return operation in _use
+    return _use == "all" or operation in _winners()
+
+
+@contextlib.contextmanager
+def using(use: Use) -> Iterator[None]:
+    """Inside it all fused versions that are built are taken, or none, or those named, to test and to measure them."""
+    global _use
+    before, _use = _use, use
+    try:
+        yield
+    finally:
+        _use = before
+
+
+def forget() -> None:
+    """Look again, at the next call, for what is built and what SEQGEN_KERNELS says."""
+    _load.cache_clear()
+    _winners.cache_clear()
+    _functions.clear()
+
+
+_C_TYPES = {int: ctypes.c_long, float: ctypes.c_float}
+_functions: dict[str, Any] = {}
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call a kernel: sizes as long, numbers as float, tensors as pointers, lists of either as arrays, None as null.
+
+    The caller keeps the tensors, contiguous and of the shapes that the kernel expects, until it is back.
+    """
+    function = _functions.get(name)
+    if function is None:
+        function = getattr(library(), name)
+        function.argtypes = [_C_TYPES.get(type(a), ctypes.c_void_p) for a in arguments]
+        function.restype = None
+        _functions[name] = function
+    function(*[a if isinstance(a, int | float) else _address(a) for a in arguments])
+
+
+def _address(argument: Any) -> Any:
+    if argument is None:
+        return None
+    if isinstance(argument, list | tuple):
+        kind = ctypes.c_long if argument and isinstance(argument[0], int) else ctypes.c_void_p
+        return (kind * len(argument))(*(a if isinstance(a, int) else _address(a) for a in argument))
+    return argument.data_ptr()
+
+
+def library() -> ctypes.CDLL:
+    """The loaded kernels; call it where `available` said yes."""
+    loaded = _load()
+    assert loaded is not None
+    return loaded
 
 
 def keep_freed_memory() -> None:
     """From now on this process keeps memory that it freed, for a training whose every step takes the same again."""
-    kernels = library()
-    if kernels is not None:
-        kernels.keep_freed_memory()
-
-
-@contextlib.contextmanager
-def disabled() -> Iterator[None]:
-    """Inside it the pure torch path is taken, to compare the two."""
-    global _enabled
-    before, _enabled = _enabled, False
-    try:
-        yield
-    finally:
-        _enabled = before
-
-
-def _path() -> Path:
-    """Where the library for this source, these flags and this chip lies."""
-    identity = hashlib.sha256(b"".join(source.read_bytes() for source in _SOURCES))
-    identity.update("\n".join([*_FLAGS, platform.machine(), _chip(), "-".join(platform.libc_ver())]).encode())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111, never raises
-    return cache / "seqgen" / f"kernels-{identity.hexdigest()[:16]}.so"
-
-
-def _chip() -> str:
-    """The instruction sets, so that a library from another chip on a shared home is not loaded."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    loaded = None if _use == "none" else _load()
+    if loaded is not None:
+        loaded.keep_freed_memory()

@@ -1,7 +1,7 @@
-// The matrix products of a layer that is applied once a step, on a CPU in float32.
+// The matrix products of a layer that is applied once a step (seqgen/ops/products.py).
 //
-// The weights are laid out once for all steps as the innermost loop reads them, the inputs may lie in several parts, and
-// the weights' gradient is added up in place. A tile of ROWS x WIDTH sums stays in the registers over the whole depth;
+// The weights are packed once for all steps as the innermost loop reads them, the inputs may lie in several parts, and the
+// weights' gradient is added up in place. A tile of ROWS x WIDTH sums stays in the registers over the whole depth;
 // a sum of outputs or of their inputs' gradients is added up in the same order whatever the batch, and every sum whatever
 // the number of threads.
 
@@ -66,7 +66,7 @@ void multiply(long rows, long columns, long depth, long threads, const float* le
               const Fetch& fetch, const Take& take) {
   // While the tiles of one panel are computed, the next panel comes into the cache.
   const long count = tiles(rows), step = (WIDTH + count - 1) / std::max(count, 1L);
-  share(panels(columns), threads, [&](long first, long last, long) {
+  in_blocks(panels(columns), threads, [&](long first, long last, long) {
     alignas(BYTES) float out[ROWS * WIDTH];
     for (long panel = first; panel < last; ++panel)
       for (long t = 0; t < count; ++t) {
@@ -81,24 +81,23 @@ void multiply(long rows, long columns, long depth, long threads, const float* le
   });
 }
 
-// Up to three arrays [B, width] that stand side by side; Float is const where they are read only.
+// Arrays [B, width] that stand side by side; Float is const where they are read only. An array may be null.
 template <class Float>
 struct Parts {
-  Float* array[3];
-  long width[3];
+  long count;
+  const long* width;
+  Float* const* array;
 
-  long total() const { return width[0] + width[1] + width[2]; }
-
-  Parts row(long b) const {
-    Parts from = *this;
-    for (long i = 0; i < 3; ++i) from.array[i] = array[i] ? array[i] + b * width[i] : nullptr;
-    return from;
+  long total() const {
+    long sum = 0;
+    for (long i = 0; i < count; ++i) sum += width[i];
+    return sum;
   }
 
   // Calls at(pointer, number of floats, where they stand) for the columns [first, last) of row b, part by part.
   template <class At>
   void visit(long b, long first, long last, const At& at) const {
-    for (long i = 0, begin = 0; i < 3; begin += width[i], ++i) {
+    for (long i = 0, begin = 0; i < count; begin += width[i], ++i) {
       const long from = std::max(first, begin), to = std::min(last, begin + width[i]);
       if (from < to && array[i]) at(array[i] + b * width[i] + (from - begin), to - from, from);
     }
@@ -106,9 +105,9 @@ struct Parts {
 };
 
 // Rows [first, first + rows) as `multiply` wants them on the left: tiles of [column, row].
-void lay_left(const Parts<const float>& parts, long first, long rows, long threads, float* out) {
+void pack_left(const Parts<const float>& parts, long first, long rows, long threads, float* out) {
   const long depth = parts.total(), count = tiles(rows);
-  share(count, threads, [&](long from, long to, long) {
+  in_blocks(count, threads, [&](long from, long to, long) {
     for (long t = from; t < to; ++t) {
       const long row = rows * t / count, height = rows * (t + 1) / count - row;
       for (long r = 0; r < height; ++r)
@@ -124,11 +123,11 @@ void lay_left(const Parts<const float>& parts, long first, long rows, long threa
 
 extern "C" {
 
-// Floats of a layer's weights [outputs, inputs] as they are laid out for a product over `inputs`.
-long linear_laid(long outputs, long inputs) { return panels(outputs) * WIDTH * inputs; }
+// Floats of a layer's packed weights [outputs, inputs], for a product over `inputs`.
+long linear_packed(long outputs, long inputs) { return panels(outputs) * WIDTH * inputs; }
 
-// Lay out weights [O,I], rows `stride` apart: for the product over I, and, if not null, for the one over O.
-void linear_lay(long outputs, long inputs, long stride, const float* weight, float* forward, float* backward) {
+// Pack weights [O,I], rows `stride` apart: for the product over I, and, if not null, for the one over O.
+void linear_pack(long outputs, long inputs, long stride, const float* weight, float* forward, float* backward) {
   for (long o = 0; o < outputs; o += WIDTH) {
     float* panel = forward + o * inputs;
     for (long k0 = 0; k0 < inputs; k0 += N)
@@ -147,15 +146,15 @@ void linear_lay(long outputs, long inputs, long stride, const float* weight, flo
   }
 }
 
-// y = x W^T + b: x [B,I] in three parts, W laid out, y [B,O]; `bias` may be null.
-void linear_forward(long batch, long outputs, long width0, long width1, long width2, long threads, const float* x0,
-                    const float* x1, const float* x2, const float* forward, const float* bias, float* y) {
-  const Parts<const float> x{{x0, x1, x2}, {width0, width1, width2}};
+// y = x W^T + b: x [B,I] in `count` parts, W packed, y [B,O]; `bias` may be null.
+void linear_forward(long batch, long outputs, long count, long threads, const long* widths, const float* const* parts,
+                    const float* forward, const float* bias, float* y) {
+  const Parts<const float> x{count, widths, parts};
   Scratch left(std::min(batch, BLOCK) * x.total());
   const long blocks = (batch + BLOCK - 1) / BLOCK;
   for (long i = 0; i < blocks; ++i) {
     const long b = batch * i / blocks, rows = batch * (i + 1) / blocks - b;
-    lay_left(x, b, rows, threads, left.data());
+    pack_left(x, b, rows, threads, left.data());
     multiply(rows, outputs, x.total(), threads, left.data(), forward,
              [&](long row, long column, long columns) { expect(y + (b + row) * outputs + column, columns); },
              [&](long row, long column, long columns, const float* sums) {
@@ -168,16 +167,16 @@ void linear_forward(long batch, long outputs, long width0, long width1, long wid
   }
 }
 
-// x's gradient, grad W: grad [B,O], W laid out; a part that is null is left out.
-void linear_backward(long batch, long outputs, long width0, long width1, long width2, long threads, const float* grad,
-                     const float* backward, float* grad0, float* grad1, float* grad2) {
-  const Parts<float> x{{grad0, grad1, grad2}, {width0, width1, width2}};
-  const Parts<const float> y{{grad, nullptr, nullptr}, {outputs, 0, 0}};
+// x's gradient, grad W: grad [B,O], W packed; a part that is null is left out.
+void linear_backward(long batch, long outputs, long count, long threads, const long* widths, const float* grad,
+                     const float* backward, float* const* grad_parts) {
+  const Parts<float> x{count, widths, grad_parts};
+  const Parts<const float> y{1, &outputs, &grad};
   Scratch left(std::min(batch, BLOCK) * outputs);
   const long blocks = (batch + BLOCK - 1) / BLOCK;
   for (long i = 0; i < blocks; ++i) {
     const long b = batch * i / blocks, rows = batch * (i + 1) / blocks - b;
-    lay_left(y, b, rows, threads, left.data());
+    pack_left(y, b, rows, threads, left.data());
     multiply(rows, x.total(), outputs, threads, left.data(), backward,
              [&](long row, long column, long columns) {
                x.visit(b + row, column, column + columns, [&](float* p, long n, long) { expect(p, n); });
@@ -189,14 +188,14 @@ void linear_backward(long batch, long outputs, long width0, long width1, long wi
   }
 }
 
-// Add W's gradient, the sum of grad^T x over `steps` steps, and b's to `total` [O,I] and `bias` [O]. `x` holds three
-// parts a step, `grad` [B,O] one array.
-void linear_gradient(long steps, long batch, long outputs, long width0, long width1, long width2, long threads,
+// Add W's gradient, the sum of grad^T x over `steps` steps, and b's to `total` [O,I] and `bias` [O]. `x` holds
+// `count` parts a step, `grad` [B,O] one array.
+void linear_gradient(long steps, long batch, long outputs, long count, long threads, const long* widths,
                      const float* const* x, const float* const* grad, float* total, float* bias) {
-  const long inputs = width0 + width1 + width2, count = tiles(outputs);
+  const long inputs = Parts<const float>{count, widths, x}.total(), heights = tiles(outputs);
   const long together = std::max(1L, DEPTH / std::max(batch, 1L)), block = std::min(batch, DEPTH);
   std::vector<const float*> rows_y(together * block);
-  std::vector<Parts<const float>> rows_x(together * block);
+  std::vector<std::pair<long, long>> rows_x(together * block);  // step and image
   Scratch left(together * block * outputs), right(together * block * panels(inputs) * WIDTH);
   for (long from = 0; from < steps; from += together)
     for (long b = 0; b < batch; b += block) {
@@ -204,25 +203,26 @@ void linear_gradient(long steps, long batch, long outputs, long width0, long wid
       for (long k = 0; k < depth; ++k) {
         const long step = from + k / images, image = b + k % images;
         rows_y[k] = grad[step] + image * outputs;
-        const Parts<const float> parts{{x[3 * step], x[3 * step + 1], x[3 * step + 2]}, {width0, width1, width2}};
-        rows_x[k] = parts.row(image);
+        rows_x[k] = {step, image};
       }
-      share(count, threads, [&](long first, long last, long) {
+      in_blocks(heights, threads, [&](long first, long last, long) {
         for (long k0 = 0; k0 < depth; k0 += FEW)
           for (long t = first; t < last; ++t) {
-            const long row = outputs * t / count, height = outputs * (t + 1) / count - row;
+            const long row = outputs * t / heights, height = outputs * (t + 1) / heights - row;
             for (long k = k0; k < std::min(k0 + FEW, depth); ++k)
               copy<ROWS>(rows_y[k] + row, height, left.data() + row * depth + k * height);
           }
       });
-      share(panels(inputs), threads, [&](long first, long last, long) {
+      in_blocks(panels(inputs), threads, [&](long first, long last, long) {
         for (long k0 = 0; k0 < depth; k0 += FEW)
           for (long panel = first; panel < last; ++panel) {
             const long column = panel * WIDTH, columns = std::min(WIDTH, inputs - column);
             for (long k = k0; k < std::min(k0 + FEW, depth); ++k) {
               float* to = right.data() + column * depth + k * WIDTH;
-              rows_x[k].visit(0, column, column + columns,
-                              [&](const float* p, long n, long at) { copy<WIDTH>(p, n, to + at - column); });
+              const auto [step, image] = rows_x[k];
+              const Parts<const float> parts{count, widths, x + count * step};
+              parts.visit(image, column, column + columns,
+                          [&](const float* p, long n, long at) { copy<WIDTH>(p, n, to + at - column); });
               std::memset(to + columns, 0, 4 * (WIDTH - columns));
             }
           }

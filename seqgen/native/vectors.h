@@ -103,7 +103,7 @@ class Buffer : public Scratch {
 
 // Call block(first, last, thread) on contiguous blocks of `count` things, one a thread.
 template <class Block>
-void share(long count, long threads, const Block& block) {
+void in_blocks(long count, long threads, const Block& block) {
   threads = std::max(1L, std::min(threads, count));
 #pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1)
   for (long thread = 0; thread < threads; ++thread) {

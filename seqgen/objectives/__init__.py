@@ -1,6 +1,6 @@
-"""Bounds on log p(x): the free energy (eq. 8) and the importance-weighted bound."""
+"""What a training minimises (a slot, `contracts`), and bounds on log p(x) that an evaluation reports."""
 
-from seqgen.objectives.free_energy import free_energy
-from seqgen.objectives.importance import importance_weighted
+from seqgen.objectives.contracts import Batch, Objective, Outcome, State
+from seqgen.objectives.importance import importance_weighted, log_importance_weights
 
-__all__ = ["free_energy", "importance_weighted"]
+__all__ = ["Batch", "Objective", "Outcome", "State", "importance_weighted", "log_importance_weights"]

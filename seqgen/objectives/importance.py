@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from seqgen.models.generator import SequentialGenerator
+from seqgen.models import SequentialModel
 
 
 def importance_weighted(
-    model: SequentialGenerator,
+    model: SequentialModel,
     x: Tensor,
     context: Tensor | None,
     samples: int,
@@ -22,25 +22,26 @@ def importance_weighted(
 
     `x` and `context` are [B,1,H,W]. At most `chunk` (image, sample) pairs are computed at once, over which what
     depends on x alone is shared by an image's samples; the sum runs in the log domain, so neither k nor T can
-    overflow it. An image's noise is drawn as one [k,T,K] from `generator`, a CPU generator: the same whatever the
-    chunk and the device. Raises ValueError if not even one sample of every image fits a chunk.
+    overflow it. An image's noise is drawn for all its k samples from `generator`, a CPU generator: the same whatever
+    the chunk and the device. Raises ValueError if not even one sample of every image fits a chunk.
     """
     if len(x) > chunk:
         raise ValueError(f"{len(x)} images exceed the chunk of {chunk} pairs: give fewer at a time")
-    steps, _, latents = model.noise_shape(1)
-    noise = torch.stack([torch.randn(samples, steps, latents, generator=generator) for _ in x], 1)
+    noise = torch.stack([model.noise(samples, generator) for _ in x], 2)  # [T,k,B,K]
     total = torch.full((len(x),), -math.inf, device=x.device)
-    for part in noise.split(chunk // len(x)):
-        log_weights = _log_weights(model, x, context, part.flatten(0, 1).transpose(0, 1).to(x.device))
-        total = torch.logaddexp(total, log_weights.view(len(part), len(x)).logsumexp(0))
+    for part in noise.split(chunk // len(x), dim=1):
+        log_weights = log_importance_weights(model, x, context, part.flatten(1, 2).to(x.device))
+        total = torch.logaddexp(total, log_weights.view(part.shape[1], len(x)).logsumexp(0))
     return total - math.log(samples)
 
 
-def _log_weights(model: SequentialGenerator, x: Tensor, context: Tensor | None, noise: Tensor) -> Tensor:
-    """log p(x | z) + log p(z) - log q(z | x) at k posterior samples an image, [kB], sample by sample."""
-    posterior, z, likelihood = model.infer(x, context, noise)
-    repeats = noise.shape[1] // len(x)
-    images = x.expand(repeats, *x.shape).flatten(0, 1)
-    # log N(z; 0, 1) - log N(z; mu, sigma), where (z - mu) / sigma is the noise.
-    log_ratio = 0.5 * (noise.square() - z.square()) + posterior.stddev.log()
-    return likelihood.log_prob(images) + log_ratio.sum((0, 2))
+def log_importance_weights(
+    model: SequentialModel, x: Tensor, context: Tensor | None, noise: Tensor
+) -> Tensor:
+    """log p(x | z) + log p(z) - log q(z | x) at k posterior samples an image, [kB], sample by sample, in nats.
+
+    `noise` is [T,kB,K].
+    """
+    inference = model.infer(x, context, noise)
+    images = x.expand(noise.shape[1] // len(x), *x.shape).flatten(0, 1)
+    return inference.likelihood.log_prob(images) + inference.log_ratio.sum(0)

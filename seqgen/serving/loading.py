@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seqgen.core.errors import BadInput, OperationalError, one_line
-from seqgen.models import SequentialGenerator, load_model
+from seqgen.models import SequentialModel, load_model
 from seqgen.models.files import DESCRIPTION, WEIGHTS
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ WEIGHTS_TAG = "seqgen.weights_sha256"
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
-def load(where: str | Path) -> SequentialGenerator:
+def load(where: str | Path) -> SequentialModel:
     """The model in a directory, or that of `models:/<name>@<alias>` or `models:/<name>/<version>`.
 
     The registry is the one MLFLOW_TRACKING_URI names, else the SQLite file mlflow.db of the working

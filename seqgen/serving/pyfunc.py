@@ -38,7 +38,8 @@ class Sampler(PythonModel):
             count = int(given.reshape(-1)[0])
             _check(given.size == 1 and 0 < count <= _MOST, f"one number of images from 1 to {_MOST}")
             return self._draw(count, None, generator)
-        height, width, samples = self.model.height, self.model.width, int(settings["samples"])
+        height, width = self.model.sizes.height, self.model.sizes.width
+        samples = int(settings["samples"])
         _check(
             given.ndim == 3 and given.shape[1:] == (height, width), f"context images [n, {height}, {width}]"
         )
@@ -55,7 +56,7 @@ class Sampler(PythonModel):
         parts = []
         for start in range(0, count, _CHUNK):
             size = min(_CHUNK, count - start)
-            noise = torch.randn(self.model.noise_shape(size), generator=generator).to(self.device)
+            noise = self.model.noise(size, generator).to(self.device)
             part = None if images is None else images[start : start + size].to(self.device)
             parts.append(self.model.sample(noise, part).squeeze(1).float().cpu())
         return torch.cat(parts).numpy()

@@ -1,3 +1,23 @@
-"""Every setting of a run, checked as a whole: a recipe."""
+"""Every setting of a run, checked as a whole before anything starts. Knows no torch."""
 
-from seqgen.settings.recipe import *  # noqa: F403
+from seqgen.data.settings import DataConfig
+from seqgen.settings.kinds import KindSettings, register
+from seqgen.settings.model import ModelConfig
+from seqgen.settings.overrides import build_recipe, flatten, parse_assignment, with_settings
+from seqgen.settings.recipe import EvaluateConfig, Recipe, RegisterConfig, SearchConfig, TrainConfig
+
+__all__ = [
+    "DataConfig",
+    "EvaluateConfig",
+    "KindSettings",
+    "ModelConfig",
+    "Recipe",
+    "RegisterConfig",
+    "SearchConfig",
+    "TrainConfig",
+    "build_recipe",
+    "flatten",
+    "parse_assignment",
+    "register",
+    "with_settings",
+]

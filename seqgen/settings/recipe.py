@@ -1,62 +1,24 @@
-"""Every setting of a run, its range and the checks across settings. A recipe is one complete, frozen run."""
+"""A recipe: every setting of one complete run, with the checks across its sections."""
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from seqgen.core.errors import BadInput
 from seqgen.core.files import canonical_digest
-from seqgen.core.yaml import parse_yaml
-from seqgen.data.settings import DataConfig, Strict
-
-Attention = Literal["spatial-transformer", "gaussian", "full"]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class ModelConfig(Strict):
-    """A member of the family as a choice for each slot (docs/model.md). Defaults are the paper's."""
-
-    steps: int = Field(default=80, ge=1, le=1000, description="T, the number of drawing steps")
-    latents: Positive = Field(default=4, description="K, the latents of one step z_t")
-    hidden: Positive = Field(default=400, description="D, the LSTM's size")
-    attention: Attention = Field(
-        default="spatial-transformer", description="how x is read and the canvas written"
-    )
-    read_size: Positive = Field(default=12, description="side of the glimpse; not used by full")
-    write_size: Positive = Field(default=12, description="side of the sprite; not used by full")
-    canvas: Literal["additive", "cgru"] = "cgru"
-    canvas_channels: Positive = 4
-    observation: Literal["conv", "identity"] = Field(
-        default="conv", description="f_o: 1x1 convolution or c_T itself"
-    )
-    inference: Literal["shared", "encoder"] = Field(
-        default="shared", description="posterior from h_{t-1} (the paper) or from an encoder LSTM (DRAW)"
-    )
-    posterior_hidden: Positive = Field(
-        default=256, description="width of the posterior's MLP; inference=shared only"
-    )
-    error_image: bool = Field(default=False, description="read x - x_hat_{t-1} beside x (DRAW)")
-    conditional: bool = Field(default=False, description="draw given a context image x' (eq. 4)")
-
-    @model_validator(mode="after")
-    def _check(self) -> ModelConfig:
-        if self.observation == "identity" and self.canvas_channels != 1:
-            raise ValueError(f"observation=identity needs canvas_channels=1, not {self.canvas_channels}")
-        if self.inference == "encoder" and self.posterior_hidden != 256:
-            raise ValueError(
-                f"posterior_hidden={self.posterior_hidden}: inference=encoder has no such network; leave it out"
-            )
-        return self
+from seqgen.core.strict import Positive, Strict
+from seqgen.data.settings import DataConfig
+from seqgen.settings.model import ModelConfig
+from seqgen.settings.section import OpenSection
 
 
-class TrainConfig(Strict):
-    """One training run. Rates are for Adam on the free energy in nats per image."""
+class TrainConfig(OpenSection):
+    """One training run; its objective owns settings here. Rates are for Adam on nats per image."""
+
+    slots: ClassVar[tuple[str, ...]] = ("objective",)
 
     epochs: Positive
     batch: Positive = Field(description="images per step over all workers")
@@ -66,8 +28,10 @@ class TrainConfig(Strict):
     learning_rate: float = Field(gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the rate rises from 0")
     final_rate: float = Field(default=0.1, gt=0, le=1, description="rate at the end, as a share (cosine)")
+    objective: str = Field(
+        default="pathwise", description="what is minimised, and how its gradient is estimated"
+    )
     clip: float = Field(default=10.0, gt=0, description="largest global gradient norm")
-    kl_warmup_steps: int = Field(default=0, ge=0, description="steps over which the KL's weight rises to 1")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0 = none")
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = Field(default=False, description="torch.compile of the step; for GPUs")
@@ -85,7 +49,7 @@ class TrainConfig(Strict):
     def learned(self) -> dict[str, Any]:
         """The settings that decide what is learned, not how many do it, in what memory, how often it is looked at."""
         ways = {"workers", "recompute", "evaluate_every", "checkpoint_every", "max_failures"}
-        return self.model_dump(exclude=ways)
+        return self.model_dump(mode="json", exclude=ways)
 
 
 class SearchConfig(Strict):
@@ -148,101 +112,19 @@ class Recipe(Strict):
             )
         if self.model.conditional and self.data.source in ("binarized-mnist", "multi-mnist"):
             yield f"model.conditional=true: {self.data.source} has no classes to draw pairs from; use another source"
-        if self.model.attention != "full":
-            for key in ("read_size", "write_size"):
-                if getattr(self.model, key) > self.data.size:
-                    yield f"model.{key}={getattr(self.model, key)} exceeds data.size={self.data.size}"
+        yield from (f"model.{problem}" for problem in self.model.problems(self.data.size))
         if self.search is not None:
             if self.train.batch % self.search.workers:
                 yield f"train.batch={self.train.batch} is not divisible by search.workers={self.search.workers}"
             if self.search.grace_epochs > self.search.epochs:
                 yield f"search.grace_epochs={self.search.grace_epochs} exceeds search.epochs={self.search.epochs}"
 
+    def given(self) -> dict[str, Any]:
+        """The recipe as a tree, of model and training only what was given: other kinds may be chosen over it."""
+        tree = self.model_dump(mode="json", by_alias=True)
+        return {**tree, "model": self.model.given(), "train": self.train.given()}
+
     def digest(self) -> str:
         """The sha256 of the settings that decide what is learned (not workers, cadence, search or registry)."""
         parts = {"data": self.data.model_dump(), "model": self.model.model_dump()}
         return canonical_digest({**parts, "train": self.train.learned()})
-
-
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """Split `a.b=value`; the value is YAML. Raises BadInput."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise BadInput(f"--set {text}: write it as section.key=value, for example train.epochs=3")
-    return key, parse_yaml(value, f"--set {key}")
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def with_settings(tree: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `tree` in which each dotted key of `settings` has its value. Raises BadInput."""
-    result: dict[str, Any] = {
-        key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()
-    }
-    for dotted, value in settings.items():
-        node = result
-        *path, leaf = dotted.split(".")
-        for part in path:
-            child = node.get(part)
-            if child is not None and not isinstance(child, Mapping):
-                raise BadInput(f"{dotted}: {part} is a single value, not a section")
-            node[part] = dict(child or {})
-            node = node[part]
-        node[leaf] = value
-    return result
-
-
-def build_recipe(tree: Any, where: str) -> Recipe:
-    """Check a settings tree as a whole and return the frozen recipe.
-
-    Raises BadInput that lists every problem at once, with the nearest known key for an unknown one.
-    """
-    if not isinstance(tree, Mapping):
-        raise BadInput(f"{where}: a recipe is a mapping of sections, not {type(tree).__name__}")
-    try:
-        # JSON mode: strict about types, yet a list is what JSON and YAML have for a tuple.
-        return Recipe.model_validate_json(json.dumps(tree))
-    except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise BadInput(f"{where}: " + "; ".join(lines)) from None
-
-
-def _explain(problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
-        nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
-        return f"unknown key {location} ({hint})"
-    if problem["type"] == "missing":
-        return f"{location} is missing"
-    if problem["type"] in ("cross_check", "value_error"):
-        return f"{location}: {message}" if location else message
-    return f"{location}={problem['input']!r}: {message}"
-
-
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    schema: Any = Recipe
-    for part in location:
-        if isinstance(part, int):
-            continue
-        field = next(
-            (f for n, f in schema.model_fields.items() if part in (n, f.alias)),
-            None,
-        )
-        kinds = [
-            getattr(field, "annotation", None),
-            *getattr(getattr(field, "annotation", None), "__args__", ()),
-        ]
-        schema = next((k for k in kinds if isinstance(k, type) and issubclass(k, Strict)), Recipe)
-    return [field.alias or name for name, field in schema.model_fields.items()]

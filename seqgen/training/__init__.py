@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from seqgen.training.loop import Progress, SaveFn, fit
-from seqgen.training.process_group import ProcessGroup, divide_cores
+from seqgen.training.process_group import ProcessGroup
 from seqgen.training.run import run
 
-__all__ = ["ProcessGroup", "Progress", "SaveFn", "divide_cores", "fit", "run"]
+__all__ = ["ProcessGroup", "Progress", "SaveFn", "fit", "run"]

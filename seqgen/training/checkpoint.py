@@ -2,6 +2,7 @@
 
     model.safetensors      the weights
     average.safetensors    their average
+    objective.safetensors  what the objective learned and keeps
     optimiser.pt           Adam's moments
     index.json             position, settings, sha256 of every file
 
@@ -23,15 +24,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import seqgen
 from seqgen.core.errors import BadInput, OperationalError, changes
 from seqgen.core.files import file_sha256, write_bytes, write_json
+from seqgen.objectives import Objective, State
 
 INDEX = "index.json"
-_MODEL, _AVERAGE, _OPTIMISER = "model.safetensors", "average.safetensors", "optimiser.pt"
-_FORMAT = "seqgen-checkpoint-1"
+_MODEL, _AVERAGE, _OBJECTIVE = "model.safetensors", "average.safetensors", "objective.safetensors"
+_OPTIMISER = "optimiser.pt"
+_FORMAT = "seqgen-checkpoint-2"
+_STATE = "state/"  # before the names of an objective's state
 
 
 @dataclass(frozen=True)
@@ -42,21 +47,25 @@ class Position:
     step: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trainee:
-    """What a run changes: the weights, their average, the optimiser's state."""
+    """What a run changes: the weights, their average, the optimiser's state, the objective and its state."""
 
     model: nn.Module
-    average: nn.Module
+    average: AveragedModel
     optimiser: torch.optim.Optimizer
+    objective: Objective
+    state: State
 
 
 def save_checkpoint(
     directory: Path, trainee: Trainee, position: Position, settings: Mapping[str, Any]
 ) -> None:
     """Write a checkpoint into `directory`; files that already lie there become part of it."""
-    write_bytes(directory / _MODEL, _weights(trainee.model))
-    write_bytes(directory / _AVERAGE, _weights(trainee.average))
+    write_bytes(directory / _MODEL, _bytes(trainee.model.state_dict()))
+    write_bytes(directory / _AVERAGE, _bytes(trainee.average.module.state_dict()))
+    state_of_objective = {f"{_STATE}{name}": value for name, value in trainee.state.items()}
+    write_bytes(directory / _OBJECTIVE, _bytes(trainee.objective.state_dict() | state_of_objective))
     state = io.BytesIO()
     torch.save(trainee.optimiser.state_dict(), state)
     write_bytes(directory / _OPTIMISER, state.getvalue())
@@ -105,7 +114,9 @@ def load_checkpoint(directory: Path, trainee: Trainee, settings: Mapping[str, An
     if changed := changes(index["settings"], settings):
         raise BadInput(f"{directory}: made with other settings ({'; '.join(changed)}); start a new run")
     _fill(trainee.model, directory / _MODEL)
-    _fill(trainee.average, directory / _AVERAGE)
+    _fill(trainee.average.module, directory / _AVERAGE)
+    trainee.average.n_averaged.fill_(index["position"]["step"])
+    _fill_objective(trainee, directory / _OBJECTIVE)
     device = next(trainee.model.parameters()).device
     try:
         state = torch.load(directory / _OPTIMISER, map_location=device, weights_only=True)
@@ -130,7 +141,17 @@ def _fill(model: nn.Module, path: Path) -> None:
         raise OperationalError(f"{path}: not the weights of this model: {error}") from error
 
 
-def _weights(model: nn.Module) -> bytes:
-    return save_tensors(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    )
+def _fill_objective(trainee: Trainee, path: Path) -> None:
+    try:
+        tensors = load_tensors(path.read_bytes())
+        kept = {name for name in tensors if name.startswith(_STATE)}
+        trainee.objective.load_state_dict({name: tensors[name] for name in tensors.keys() - kept})
+        trainee.state = {
+            name: tensors[f"{_STATE}{name}"].to(value.device) for name, value in trainee.state.items()
+        }
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise OperationalError(f"{path}: not the state of this objective: {error}") from error
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})

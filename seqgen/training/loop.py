@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from seqgen import native
 from seqgen.core.errors import NumericalError
-from seqgen.data.batches import Batch, TrainingBatches, fixed_set, generator_at
+from seqgen.data.batches import TrainingBatches, generator_at
 from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
-from seqgen.models.generator import Bound, SequentialGenerator
+from seqgen.evaluation.bounds import hold_out, mean_free_energy
+from seqgen.models import SequentialModel
+from seqgen.objectives import Batch, Objective, Outcome, State
 from seqgen.settings import TrainConfig, flatten
+from seqgen.settings.kinds import find
 from seqgen.training.checkpoint import Position, Trainee, load_checkpoint, save_checkpoint
 from seqgen.training.process_group import ProcessGroup
-from seqgen.training.schedule import average_decay, kl_weight, learning_rate
+from seqgen.training.schedule import average_decay, learning_rate
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,13 @@ class Progress:
 
 
 SaveFn = Callable[[Path], None]
-_CPU = torch.device("cpu")
-_LOOK_EVERY = 100  # steps between looks at the device for a gradient that is not finite
-
 OnEpoch = Callable[[Progress, SaveFn], bool | None]
+
+_LOOK_EVERY = 100  # steps between looks at the device for a gradient that is not finite
 
 
 def fit(
-    model: SequentialGenerator,
+    model: SequentialModel,
     train: ImageSet,
     valid: ImageSet | None,
     data: DataConfig,
@@ -52,8 +54,8 @@ def fit(
     resume: Path | None = None,
     on_epoch: OnEpoch | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> SequentialGenerator:
-    """Minimise the free energy over `train` and return the averaged weights, the same on every rank.
+) -> SequentialModel:
+    """Minimise the objective over `train` and return the averaged weights, the same on every rank.
 
     `on_epoch(progress, save)` is called on every rank after each epoch: `save(directory)` writes a complete
     checkpoint (one rank is enough), and True from any rank stops the run. `resume` is such a directory, made
@@ -64,11 +66,14 @@ def fit(
     checkpoint), NumericalError before the step that a non-finite gradient would spoil.
     """
     group = group or ProcessGroup()
+    conditional = model.config.conditional
     run = _Run(model.to(group.device), train.to(group.device), data, config, group)
-    held_out = None if valid is None else _HeldOut(valid, data, run.average, config, group)
+    held_out = None
+    if valid is not None:  # drawn on the CPU: the same whatever the device, the epoch and the ranks
+        held_out = hold_out(valid.to("cpu"), data, conditional, config.seed)
     decisive = {
         "data": data.model_dump(mode="json"),
-        "model": model.config.model_dump(),
+        "model": model.config.model_dump(mode="json"),
         "train": config.learned(),
     }
     bound_to = {**flatten(decisive), **(settings or {})}
@@ -81,7 +86,7 @@ def fit(
         metrics = run.epoch(epoch)
         done, last = epoch + 1, epoch + 1 == config.epochs
         if held_out is not None and (last or done % config.evaluate_every == 0):
-            metrics[f"valid/{data.binarise}/free_energy"] = held_out.free_energy()
+            metrics[data.held_out_metric] = mean_free_energy(run.averaged, held_out, config.seed, group)
         metrics["seconds"] = time.monotonic() - began
         if on_epoch is None:
             continue
@@ -92,7 +97,18 @@ def fit(
 
         if group.any(bool(on_epoch(Progress(done, position.step, metrics, last), save))):
             break
-    return run.average
+    return run.averaged
+
+
+class _Loss(nn.Module):
+    """The objective of a model as one module, whose gradients DistributedDataParallel averages over the ranks."""
+
+    def __init__(self, objective: Objective, model: SequentialModel) -> None:
+        super().__init__()
+        self.objective, self.model = objective, model
+
+    def forward(self, batch: Batch, state: State) -> Outcome:
+        return self.objective(self.model, batch, state)
 
 
 class _Run:
@@ -100,83 +116,98 @@ class _Run:
 
     def __init__(
         self,
-        model: SequentialGenerator,
+        model: SequentialModel,
         train: ImageSet,
         data: DataConfig,
         config: TrainConfig,
         group: ProcessGroup,
     ) -> None:
-        self.config, self.group = config, group
+        self.config, self.group, self.model = config, group, model
         self.batches = TrainingBatches(
             train,
             data,
-            model.noise_shape(config.batch),
+            config.batch,
             conditional=model.config.conditional,
             seed=config.seed,
             rank=group.rank,
             size=group.size,
         )
         self.total = config.epochs * self.batches.steps
-        self.parameters: list[Tensor] = list(model.parameters())
+        objective = find("objective", config.objective).load()(config.of("objective")).to(group.device)
+        self.parameters: list[Tensor] = [*model.parameters(), *objective.parameters()]
         model.recompute = config.recompute
         model.compile_step(config.compile)
         if group.device.type == "cpu":
             native.keep_freed_memory()
-        self.forward: nn.Module = model
+        self.loss: nn.Module = _Loss(objective, model)
         if group.size > 1:  # also gives every rank the first one's weights
-            self.forward = nn.parallel.DistributedDataParallel(
-                self.forward, forward_sync_buffers=False, gradient_as_bucket_view=True
+            self.loss = nn.parallel.DistributedDataParallel(
+                self.loss, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
-        self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        self.averages: list[Tensor] = list(self.average.parameters())
+        self._decay = 0.0  # of the average, at the present step
+        average = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
+        average.requires_grad_(False).eval()
+        state = {name: value.to(group.device) for name, value in objective.start().items()}
         optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
-        self.trainee = Trainee(model, self.average, optimiser)
+        self.trainee = Trainee(model, average, optimiser, objective, state)
         if group.size > 1:
             # After its first backward pass DDP orders its buckets anew, and with them its sums. Spend one
             # pass on that, so that a resumed run adds in the same order as one that was not interrupted.
-            self._loss(self.batches.at(0, 0), 0)[0].backward()
+            self._outcome(0, 0).loss.backward()
             optimiser.zero_grad()
+
+    @property
+    def averaged(self) -> SequentialModel:
+        """The model with the averaged weights."""
+        return cast("SequentialModel", self.trainee.average.module)
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch (0-based); the means of its metrics over all images and ranks."""
         steps, device = self.batches.steps, self.group.device
-        sums = torch.zeros(2, device=device, dtype=torch.float64)
+        sums: dict[str, Tensor] = {}
         norms = torch.zeros((), device=device, dtype=torch.float64)
         spoiled = torch.full((), steps, device=device)  # the first step whose gradient is not finite
         began, rate = time.monotonic(), 0.0
-        self.trainee.model.train()
+        self.model.train()
         for index in range(steps):
             step = epoch * steps + index
-            loss, parts = self._loss(self.batches.at(epoch, index), step)
-            loss.backward()
-            del loss  # and with it what the run laid out of its weights
+            outcome = self._outcome(epoch, index)
+            outcome.loss.backward()
             norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
             spoiled = spoiled.minimum(torch.where(norm.isfinite(), steps, index))
             rate = self._advance(step, spoiled < steps)
-            sums += parts
+            for name, value in outcome.metrics.items():
+                sums[name] = sums[name] + value.double() if name in sums else value.double()
             norms += norm
+            self.trainee.state = outcome.state
+            del outcome  # and with it what was prepared of the weights
             if device.type == "cpu" or (index + 1) % _LOOK_EVERY == 0 or index + 1 == steps:
                 self._refuse(epoch, int(spoiled))
         seconds = time.monotonic() - began
-        kl, log_likelihood = (self.group.sum(sums) / (steps * self.group.size)).tolist()
+        means = self.group.sum(torch.stack(list(sums.values()))) / (steps * self.group.size)
         return {
-            "train/free_energy": kl - log_likelihood,
-            "train/kl": kl,
-            "train/log_likelihood": log_likelihood,
+            **{f"train/{name}": mean for name, mean in zip(sums, means.tolist(), strict=True)},
             "learning_rate": rate,
             "grad_norm": float(norms) / steps,
             "images_per_second": steps * self.config.batch / seconds,
         }
 
-    def _loss(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """The loss, and [mean KL, mean log-likelihood] of this rank's images."""
-        with torch.autocast(
-            self.group.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
-        ):
-            bound: Bound = self.forward(*batch)
-        kl, log_likelihood = bound.kl.float().sum(0), bound.log_likelihood.float()
-        loss = (kl_weight(step, self.config) * kl - log_likelihood).mean()
-        return loss, torch.stack([kl.mean(), log_likelihood.mean()]).detach().double()
+    def _outcome(self, epoch: int, index: int) -> Outcome:
+        """The objective of this rank's images of a step."""
+        images, kind = self.batches.at(epoch, index), self.group.device.type
+        batch = Batch(*images, self._noise(epoch, index))
+        with torch.autocast(kind, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            return self.loss(batch, self.trainee.state)
+
+    def _noise(self, epoch: int, index: int) -> Tensor:
+        """This rank's noise, [T,kB,K]: drawn for the global batch, k samples an image, and then sliced."""
+        samples, size, rank = self.trainee.objective.samples, self.group.size, self.group.rank
+        generator = generator_at(self.group.device, self.config.seed, "noise", epoch, index)
+        noise = self.model.noise(samples * self.config.batch, generator)
+        if size == 1:
+            return noise
+        mine = noise.unflatten(1, (samples, size, self.config.batch // size))[:, :, rank]
+        return mine.flatten(1, 2).contiguous()
 
     def _refuse(self, epoch: int, spoiled: int) -> None:
         """Stop at a gradient that is not finite; it is the same on all ranks, which sum it."""
@@ -197,50 +228,13 @@ class _Run:
         optimiser.found_inf = spoiled.float()  # type: ignore[attr-defined]
         optimiser.step()
         optimiser.zero_grad()
-        with torch.no_grad():
-            decay = average_decay(step, self.config.ema)
-            torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+        self._decay = average_decay(step, self.config.ema)
+        self.trainee.average.update_parameters(self.model)
         return rate
 
-
-class _HeldOut:
-    """The bound of the averaged weights over the held-out set, in float32, every image once.
-
-    Bits, pairs and noise are drawn on the CPU: the same whatever the device, the epoch and the ranks.
-    """
-
-    def __init__(
-        self,
-        valid: ImageSet,
-        data: DataConfig,
-        average: SequentialGenerator,
-        config: TrainConfig,
-        group: ProcessGroup,
-    ) -> None:
-        conditional = average.config.conditional
-        drawn = fixed_set(valid.to(_CPU), data, conditional, config.seed)
-        self.x = drawn.x.to(group.device)
-        self.partner = None if drawn.partner is None else drawn.partner.to(group.device)
-        self.noise_shape = average.noise_shape(config.batch)
-        self.model = average
-        self.config, self.group = config, group
-
     @torch.no_grad()
-    def free_energy(self) -> float:
-        """The mean free energy in nats; the ranks share each batch, the last is filled up and masked."""
-        x, partner = self.x, self.partner
-        count, batch, device = len(x), self.config.batch, self.group.device
-        share = batch // self.group.size
-        mine = slice(self.group.rank * share, (self.group.rank + 1) * share)
-        total = torch.zeros(1, dtype=torch.float64, device=device)
-        for start in range(0, count, batch):
-            noise = torch.randn(
-                self.noise_shape, generator=generator_at(_CPU, self.config.seed, "held out", start)
-            )[:, mine]
-            place = torch.arange(start, start + batch, device=device)[mine]
-            index = place.clamp(max=count - 1)
-            context = None if partner is None else x[partner[index]].unsqueeze(1).float()
-            bound: Bound = self.model(x[index].unsqueeze(1).float(), context, noise.contiguous().to(device))
-            free_energy = bound.kl.double().sum(0) - bound.log_likelihood.double()
-            total += torch.where(place < count, free_energy, 0).sum()
-        return float(self.group.sum(total)) / count
+    def _average(self, averaged: Any, present: Any, _: Any) -> None:
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, present, 1 - self._decay)
+        else:  # a buffer that counts
+            torch._foreach_copy_(averaged, present)

@@ -2,51 +2,56 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
+from torch import Tensor, UntypedStorage
+from torch.utils._pytree import tree_leaves
 
+from seqgen import native
 from seqgen.core.machine import memory
-from seqgen.models.attention import FullContext
+from seqgen.models import build
 from seqgen.settings import ModelConfig, Recipe
 
-# Floats kept for the backward pass, per step and image, fitted to measured peaks of the pure torch path (within a
-# third of them); the native kernels keep less.
-_CGRU, _ADDITIVE, _ERROR_IMAGE = 10, 2.5, 10  # per canvas value, per canvas value, per pixel
-_PER_HIDDEN = 20
 _COPIES = 5  # weights, gradients, two moments, average
 
 
 def training_bytes(model: ModelConfig, size: int, batch: int, recompute: int = 0) -> int:
     """About how many bytes a process needs to train on `batch` images of `size` x `size` pixels a step.
 
+    What autograd keeps of a step in torch is counted for one image; the fused operations keep less.
     `recompute` as in TrainConfig: all is kept for so many steps at a time only, and the state where they begin.
     """
-    pixels = size * size
-    canvas = pixels * model.canvas_channels
-    kept = canvas * (_CGRU if model.canvas == "cgru" else _ADDITIVE) + _PER_HIDDEN * model.hidden
-    if model.error_image:
-        kept += _ERROR_IMAGE * pixels
+    weights, kept, state = _counted(model.model_dump_json(), size)
     steps = kept * model.steps
     if 0 < recompute < model.steps:
-        steps = kept * recompute + (canvas + 4 * model.hidden) * math.ceil(model.steps / recompute)
-    return int(4 * (_COPIES * _weights(model, pixels) + batch * steps))
+        steps = kept * recompute + state * math.ceil(model.steps / recompute)
+    return _COPIES * weights + batch * steps
 
 
-def _weights(model: ModelConfig, pixels: int) -> int:
-    full = model.attention == "full"
-    read = pixels if full else model.read_size**2
-    write = (pixels if full else model.write_size**2) * model.canvas_channels
-    glimpse = read * (2 if model.error_image else 1)
-    context = (FullContext.features if full else read) if model.conditional else 0
-    lstm = 4 * model.hidden * (model.hidden + model.latents + context)
-    if full:
-        lstm += context * pixels  # the context's projection
-    if model.inference == "encoder":
-        posterior = 4 * model.hidden * (2 * model.hidden + glimpse)
-    else:
-        posterior = model.posterior_hidden * (glimpse + model.hidden)
-    return lstm + posterior + model.hidden * write
+@functools.lru_cache(maxsize=256)
+def _counted(model: str, size: int) -> tuple[int, int, int]:
+    """Bytes of the weights; and for one image those kept for the backward pass of one step, and those of its state."""
+    config = ModelConfig.model_validate_json(model)
+    with torch.random.fork_rng(devices=[]), native.using("none"):
+        made = build(config, size, size)
+        step, image, noise = made.step, torch.zeros(1, 1, size, size), torch.zeros(1, config.latents)
+        observed = step.observe(image, image if config.conditional else None)
+        state, _ = step(0, step.start(1), noise, observed)
+        kept: dict[int, UntypedStorage] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            step(1, state, noise, observed)
+    for given in (*made.parameters(), image):
+        kept.pop(given.untyped_storage().data_ptr(), None)
+    weights = sum(parameter.nbytes for parameter in made.parameters())
+    return weights, sum(s.nbytes() for s in kept.values()), sum(part.nbytes for part in tree_leaves(state))
 
 
 def bytes_needed(recipe: Recipe) -> int:

@@ -8,8 +8,6 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from seqgen.core.machine import cores
-
 
 @dataclass(frozen=True)
 class ProcessGroup:
@@ -35,13 +33,3 @@ class ProcessGroup:
     def any(self, flag: bool) -> bool:
         """Whether any rank says so, on every rank."""
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
-
-
-def divide_cores(processes: int) -> int:
-    """Give this process its share of the machine's cores for tensor operations; returns its threads.
-
-    The number is part of what makes a run repeatable: sums are split by thread.
-    """
-    threads = max(1, cores() // processes)
-    torch.set_num_threads(threads)
-    return threads

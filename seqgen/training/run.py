@@ -1,4 +1,15 @@
-"""One training from settings and shards to a model: what a Ray worker, a trial, a plain process and a benchmark call."""
+"""One training from settings and shards to a model: what a Ray worker, a trial, a plain process and a benchmark call.
+
+In a script it needs no cluster and no tracking server:
+
+    from pathlib import Path
+    from seqgen import settings, training
+    from seqgen.models import save_model
+
+    recipe = settings.build_recipe(tree, "my recipe")        # a recipe's tree, for example of a YAML file
+    model = training.run(recipe, Path("artifacts/quickstart/shards"), on_epoch=lambda progress, save: print(progress))
+    save_model(model, Path("model"))
+"""
 
 from __future__ import annotations
 
@@ -11,7 +22,7 @@ import torch
 from seqgen.core.machine import cores
 from seqgen.data.images import ImageSet, load_split
 from seqgen.data.manifest import read_manifest
-from seqgen.models import SequentialGenerator, build
+from seqgen.models import SequentialModel, build
 from seqgen.settings import Recipe
 from seqgen.training.loop import OnEpoch, fit
 from seqgen.training.memory import bytes_needed, image_memory
@@ -28,26 +39,27 @@ def run(
     resume: Path | None = None,
     on_epoch: OnEpoch | None = None,
     digests: Mapping[str, str] | None = None,
-) -> SequentialGenerator:
+) -> SequentialModel:
     """Train `recipe`'s model on the shards of a set and return the averaged weights, the same on every rank.
 
-    Everything random follows from `recipe.train.seed`. `group` is the processes that train together (default: this
-    one alone), `threads` the cores each has for its tensors (default: all; part of what makes a run repeatable).
-    `train_images` limits what is trained on, as `ImageSet.spread` does. `resume` and `on_epoch` are those of `fit`, and `digests`
-    what else a checkpoint must have been made with (data, code).
+    Everything random follows from `recipe.train.seed`. `group` is the processes that train together (default:
+    this one alone, whatever `recipe.train.workers` says), `threads` the cores each has for its tensors (default:
+    all; part of what makes a run repeatable, because sums are split by thread). `train_images` limits what is
+    trained on, as `ImageSet.spread` does. `resume` and `on_epoch` are those of `fit`, and `digests` is what else a
+    checkpoint must have been made with (data, code).
 
     Raises what `fit` and `load_split` raise.
     """
     group, threads = group or ProcessGroup(), threads or cores()
     torch.set_num_threads(threads)
-    torch.manual_seed(recipe.train.seed)
-    beside = max(1, cores() // threads)  # such processes on this machine
-    room = image_memory(beside, bytes_needed(recipe) // recipe.train.workers, group.device)
+    processes_here = max(1, cores() // threads)
+    room = image_memory(processes_here, bytes_needed(recipe) // recipe.train.workers, group.device)
     manifest = read_manifest(shards)
     train, valid = (
         _images(shards, manifest.digest, split, limit, manifest.decoded_bytes(split) > room)
         for split, limit in (("train", train_images), ("valid", None))
     )
+    torch.manual_seed(recipe.train.seed)
     model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
     return fit(
         model,
@@ -63,6 +75,6 @@ def run(
 
 
 @functools.lru_cache(maxsize=2)
-def _images(shards: Path, digest: str, split: str, limit: int | None, mapped: bool) -> ImageSet:
+def _images(shards: Path, digest: str, split: str, limit: int | None, on_disk: bool) -> ImageSet:
     """The images of a split; kept, because a process may train several times on one set."""
-    return load_split(shards, split, limit, memory=0 if mapped else None)
+    return load_split(shards, split, limit, memory=0 if on_disk else None)

@@ -1,6 +1,6 @@
-"""What changes with the step: the learning rate, the KL's weight, the decay of the averaged weights.
+"""What changes with the step: the learning rate, the decay of the averaged weights.
 
-All are functions of `step`, the number of optimiser steps already taken.
+Both are functions of `step`, the number of optimiser steps already taken.
 """
 
 from __future__ import annotations
@@ -17,13 +17,6 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
     fall = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return config.learning_rate * (config.final_rate + (1 - config.final_rate) * fall)
-
-
-def kl_weight(step: int, config: TrainConfig) -> float:
-    """Rises linearly to 1 over `kl_warmup_steps`; 1 without."""
-    if config.kl_warmup_steps == 0:
-        return 1.0
-    return min(1.0, (step + 1) / config.kl_warmup_steps)
 
 
 def average_decay(step: int, decay: float) -> float:

@@ -139,8 +139,8 @@ TOUCHED = {  # the parameters that a change of the weights may touch, by the fir
     "cgru": "canvas.",
     "posterior": "posterior.head",
     "forget": "linear.bias",
-    "latents": "transition.linear.weight",
-    "loud": ("transition.linear.weight", "writer.sprite"),
+    "latents": "transition.cell.linear.weight",
+    "loud": ("transition.cell.linear.weight", "writer.sprite"),
 }
 
 

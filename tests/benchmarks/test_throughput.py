@@ -11,6 +11,8 @@ import torch
 from benchmarks import page, rows, throughput
 from benchmarks.measure import in_turns, products_of
 from benchmarks.specs import SPECIFICATIONS, Specification, workload
+from seqgen import native
+from seqgen.native.build import chosen
 
 CPU = torch.device("cpu")
 TINY = Specification(
@@ -35,7 +37,19 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_one_row_end_to_end(page_of_ours: Path, monkeypatch: pytest.MonkeyPatch, threads: None):
+@pytest.fixture(params=["the best there are", "off"])
+def kernels(request, monkeypatch: pytest.MonkeyPatch):
+    """The kernels of the machine, if they are built, and torch alone."""
+    with monkeypatch.context() as patch:
+        if request.param == "off":
+            patch.setenv("SEQGEN_KERNELS", "off")
+        native.forget()
+        yield request.param
+    native.forget()
+
+
+@pytest.mark.usefixtures("threads")
+def test_one_row_end_to_end(page_of_ours: Path, monkeypatch: pytest.MonkeyPatch, kernels: str):
     monkeypatch.setitem(SPECIFICATIONS, "draw-10", TINY)
     throughput.main(["--only", "draw-10", "--batch", "4", "--rounds", "1"])
 
@@ -55,23 +69,26 @@ def test_one_row_end_to_end(page_of_ours: Path, monkeypatch: pytest.MonkeyPatch,
     for who in rows.WHO:
         assert row["fresh"][who]["peak_bytes"] > 0
         assert row["fresh"][who]["first_step_seconds"] > 0
+    assert row["instructions"] in {"off", kernels if kernels == "off" else chosen()}
+    assert row["command"].startswith("SEQGEN_KERNELS=off python") == (kernels == "off")
+    assert (step["own_products"] is None) == (row["instructions"] == "off")
     text = page_of_ours.read_text()
-    assert text.count("| draw-10 | 4 | float32 |") == 2
+    assert text.count(f"| draw-10 | {row['instructions']} | 4 | float32 |") == 2
+    assert text.count("\n1. `") == 1
     assert row["command"] in text
     assert row["machine"]["chip"] in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
 
 
-def test_another_row_replaces_only_its_own(page_of_ours: Path):
-    old, other = (
-        {"batch": 4, "precision": "float32", "threads": 1, "name": n} for n in ("draw-10", "sgm-80")
-    )
-    old |= {"compiled": False, "rate": 1}
-    other |= {"compiled": False}
+def test_another_row_replaces_only_its_own():
+    key = {"batch": 4, "precision": "float32", "threads": 1, "compiled": False, "instructions": "avx512"}
+    old, other = ({**key, "name": name, "rate": 1} for name in ("draw-10", "sgm-80"))
     new = {**old, "rate": 2}
     assert rows.merged([other, old], [new]) == [new, other]
     assert rows.merged([old], [{**old, "threads": 2}])[0] == old
+    lower = {**new, "instructions": "avx2"}
+    assert rows.merged([lower, other], [new]) == [new, lower, other], "side by side"
 
 
 def test_a_model_that_is_not_the_textbooks_is_refused():

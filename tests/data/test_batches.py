@@ -39,7 +39,7 @@ def identity(x: torch.Tensor) -> torch.Tensor:
 
 
 def batches(images: ImageSet, rank: int = 0, size: int = 1, seed: int = 3) -> TrainingBatches:
-    return TrainingBatches(images, BITS, (2, 8, 5), conditional=True, seed=seed, rank=rank, size=size)
+    return TrainingBatches(images, BITS, 8, conditional=True, seed=seed, rank=rank, size=size)
 
 
 def test_an_epoch_is_a_permutation_that_changes_with_seed_and_epoch():
@@ -65,7 +65,6 @@ def test_the_ranks_slices_make_the_global_batch(size: int):
     parts = [batches(images, rank, size).at(1, 2) for rank in range(size)]
     assert torch.cat([part.x for part in parts]).equal(whole.x)
     assert torch.cat([part.context for part in parts]).equal(whole.context)
-    assert torch.cat([part.noise for part in parts], 1).equal(whole.noise)
     assert len(set(identity(whole.x).tolist())) == 8
 
 
@@ -75,8 +74,8 @@ def test_a_batch_depends_on_its_position_alone():
     source.at(0, 0), source.at(7, 1)
     late, fresh = source.at(2, 3), batches(images).at(2, 3)
     assert all(a.equal(b) for a, b in zip(late, fresh, strict=True))
-    assert not fresh.noise.equal(batches(images).at(2, 4).noise)
-    assert not fresh.noise.equal(batches(images, seed=4).at(2, 3).noise)
+    assert not fresh.x.equal(batches(images).at(2, 4).x)
+    assert not fresh.x.equal(batches(images, seed=4).at(2, 3).x)
 
 
 def test_the_random_numbers_of_the_process_do_not_matter():
@@ -153,7 +152,7 @@ def test_dynamic_binarisation_differs_between_epochs_but_not_when_repeated():
         torch.zeros(16).long(),
         ("c",),
     )
-    source = TrainingBatches(images, GREY, (1, 16, 2), conditional=False, seed=0)
+    source = TrainingBatches(images, GREY, 16, conditional=False, seed=0)
     assert source.at(0, 0).x.equal(source.at(0, 0).x)
     assert not source.at(0, 0).x.equal(source.at(1, 0).x)
     assert source.at(0, 0).context is None

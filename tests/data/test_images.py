@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import seqgen.data
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.data.images import load_split
 from seqgen.data.manifest import FILE_NAME, Manifest, read_manifest
 from tests.sets import write_digits, write_strokes
+
+
+def test_the_room_hands_out_its_reader_and_its_contract_needs_no_torch():
+    script = (
+        "import sys, seqgen.data.manifest, seqgen.data.settings, seqgen.data.shards\n"
+        "assert not {'torch', 'webdataset'} & sys.modules.keys()\n"
+        "from seqgen.data import ImageSet, Images, TrainingBatches, load_split\n"
+        "assert 'webdataset' not in sys.modules\n"
+        "assert load_split is sys.modules['seqgen.data.images'].load_split"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = seqgen.data.nothing
 
 
 def test_a_split_comes_back_as_it_was_written(tmp_path: Path):

@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.shard_files import encode_sample, write_shard
 from seqgen.core.errors import OperationalError
-from seqgen.core.files import file_sha256
 from seqgen.data.batches import TrainingBatches, fixed_set
 from seqgen.data.images import ImageSet, load_split
-from seqgen.data.manifest import Manifest, Shard, SplitIndex
+from seqgen.data.manifest import Manifest, SplitIndex
 from seqgen.data.settings import DataConfig
-from seqgen.data.shards import encode_sample, write_shard
 from seqgen.models import build
 from seqgen.settings import ModelConfig, TrainConfig
 from seqgen.training import fit
@@ -57,7 +56,7 @@ try:
     images = load_split(Path(directory), "train", memory=int(memory), spill=Path(spill))
 except MemoryError:
     sys.exit(9)
-batches = TrainingBatches(images, data, (1, 256, 1), conditional=False, seed=0)
+batches = TrainingBatches(images, data, 256, conditional=False, seed=0)
 touched = [float(batches.at(0, step).x.mean()) for step in range(min(200, batches.steps))]
 print(json.dumps(own("RssAnon") - before), flush=True)
 sys.stdin.readline()
@@ -78,23 +77,11 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = np.random.default_rng(0).integers(0, 256, (SAMPLE, SIDE, SIDE), dtype=np.uint8)
     images[:, :, 4:] = 0  # a PNG of noise alone takes long
     meta = dict.fromkeys(("alphabet", "character", "concept", "drawers", "labels"))
-    sample = encode_sample(images, 256, {"dataset": "test", **meta})
+    sample = encode_sample("", images, 256, {"dataset": "test", **meta})
 
     def shards(split: str, count: int) -> SplitIndex:
-        written = []
-        for number in range(count):
-            path = directory / f"{split}-{number:06d}.tar"
-            write_shard(path, [(f"{key:06d}", *sample) for key in range(SAMPLES)])
-            size = path.stat().st_size
-            written.append(
-                Shard(
-                    name=path.name,
-                    sha256=file_sha256(path),
-                    bytes=size,
-                    samples=SAMPLES,
-                    images=SAMPLES * SAMPLE,
-                )
-            )
+        samples = [sample._replace(key=f"{key:06d}") for key in range(SAMPLES)]
+        written = [write_shard(directory / f"{split}-{n:06d}.tar", samples) for n in range(count)]
         return SplitIndex(images=count * SAMPLES * SAMPLE, concepts=(), shards=tuple(written))
 
     Manifest(
@@ -115,8 +102,8 @@ def both(directory: Path, name: str) -> tuple[ImageSet, ImageSet, DataConfig]:
     write, data = SETS[name]
     write(directory)
     loaded, mapped = load_split(directory, "train"), load_split(directory, "train", memory=0, spill=directory)
-    assert loaded.mapped is None
-    assert mapped.mapped is not None
+    assert loaded.memory_map is None
+    assert mapped.memory_map is not None
     return loaded, mapped, data
 
 
@@ -126,13 +113,12 @@ def test_a_mapped_set_gives_the_same_batches(tmp_path: Path, name: str, conditio
     loaded, mapped, data = both(tmp_path, name)
     for rank in range(2):
         in_memory, on_disk = (
-            TrainingBatches(images, data, (2, 8, 3), conditional=conditional, seed=1, rank=rank, size=2)
+            TrainingBatches(images, data, 8, conditional=conditional, seed=1, rank=rank, size=2)
             for images in (loaded, mapped)
         )
         for epoch, step in ((0, 0), (0, 3), (5, 1)):
             ours, theirs = on_disk.at(epoch, step), in_memory.at(epoch, step)
             assert ours.x.equal(theirs.x)
-            assert ours.noise.equal(theirs.noise)
             assert (ours.context is not None) == conditional
             assert ours.context is None or ours.context.equal(theirs.context)
     ours, theirs = (fixed_set(images, data, True, 2) for images in (mapped, loaded))
@@ -155,12 +141,12 @@ def test_training_on_a_mapped_set_ends_with_the_same_bits(tmp_path: Path):
 def test_what_fits_is_in_memory_and_is_not_copied_on_its_device(tmp_path: Path):
     write_digits(tmp_path)
     fits = load_split(tmp_path, "train", memory=64 * 28 * 28, spill=tmp_path / "absent")
-    assert fits.mapped is None
+    assert fits.memory_map is None
     mapped = load_split(tmp_path, "train", memory=64 * 28 * 28 - 1, spill=tmp_path)
-    assert mapped.mapped is not None
+    assert mapped.memory_map is not None
     for images in (fits, mapped):
         assert images.to("cpu").images.data_ptr() == images.images.data_ptr()
-    assert mapped.spread(12).mapped is None
+    assert mapped.spread(12).memory_map is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -170,7 +156,7 @@ def test_mapped_images_come_to_a_gpu_batch_by_batch(tmp_path: Path, name: str):
     there = mapped.to("cuda")
     assert there.images.device.type == "cpu"
     expected, drawn = (
-        TrainingBatches(images, data, (2, 8, 3), conditional=True, seed=1).at(1, 2)
+        TrainingBatches(images, data, 8, conditional=True, seed=1).at(1, 2)
         for images in (loaded.to("cuda"), there)
     )
     for ours, theirs in zip(drawn, expected, strict=True):

@@ -120,10 +120,9 @@ def model(attention: str, conditional: bool, steps: int = 3):
         latents=2,
         hidden=8,
         attention=attention,
-        read_size=3,
-        write_size=3,
         canvas="additive",
         conditional=conditional,
+        **({} if attention == "full" else {"read_size": 3, "write_size": 3}),
     )
     return build(config, 12, 12, 0.3).eval()
 

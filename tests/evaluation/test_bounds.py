@@ -14,7 +14,7 @@ from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
 from seqgen.evaluation import bounds
 from seqgen.evaluation.bounds import HeldOut
-from seqgen.models import SequentialGenerator, build
+from seqgen.models import SequentialModel, build
 from seqgen.settings import EvaluateConfig, ModelConfig
 
 BITS = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")
@@ -22,7 +22,7 @@ GREY = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
 CPU = torch.device("cpu")
 
 
-def tiny(conditional: bool = False, steps: int = 2) -> SequentialGenerator:
+def tiny(conditional: bool = False, steps: int = 2) -> SequentialModel:
     torch.manual_seed(1)
     config = ModelConfig(
         steps=steps,
@@ -37,8 +37,8 @@ def tiny(conditional: bool = False, steps: int = 2) -> SequentialGenerator:
     with torch.no_grad():  # far from its start, where z hardly matters
         for name, parameter in model.named_parameters():
             # Less of what is written, and of q's distance from the prior: no bound is dominated by a few samples.
-            less = name.startswith(("writer", "observation", "posterior.head"))
-            parameter.mul_(6 if name.startswith("posterior.inner") else 0.5 if less else 3)
+            less = name.startswith(("step.writer", "step.observation", "step.posterior.head"))
+            parameter.mul_(6 if name.startswith("step.posterior.inner") else 0.5 if less else 3)
     return model
 
 
@@ -60,7 +60,7 @@ def test_free_energies_are_those_of_a_plain_loop():
     model, held_out = tiny(), bounds.hold_out(strokes(), BITS, False, 0)
     found = bounds.free_energies(model, held_out, seed=7)
 
-    noise = torch.randn(model.noise_shape(24), generator=generator_at(CPU, 7, "free energy"))
+    noise = model.noise(24, generator_at(CPU, 7, "free energy", 0))
     expected, kl = [], torch.zeros(2, dtype=torch.float64)
     for image in range(24):
         inference = model.infer(held_out.x[image : image + 1].float(), None, noise[:, image : image + 1])
@@ -87,12 +87,28 @@ def test_every_image_is_measured_once_and_in_order_whatever_the_chunks(small_chu
     seen = []
     found = bounds.free_energies(model, held_out, seed=3, advance=seen.append)
     assert seen == [5, 5, 5, 5, 4]
-    generator = generator_at(CPU, 3, "free energy")
     for start in range(0, 24, 5):
         x = held_out.x[start : start + 5].float()
         with torch.no_grad():
-            bound = model(x, None, torch.randn(model.noise_shape(len(x)), generator=generator))
+            bound = model(x, None, model.noise(len(x), generator_at(CPU, 3, "free energy", start // 5)))
         torch.testing.assert_close(found.free_energy[start : start + 5].float(), bound.free_energy())
+
+
+def test_the_mean_is_the_same_however_many_share_the_work(small_chunks):
+    class Rank:
+        def __init__(self, rank: int, size: int, others: list[torch.Tensor]) -> None:
+            self.rank, self.size, self.others = rank, size, others
+
+        def sum(self, values: torch.Tensor) -> torch.Tensor:
+            self.others.append(values)
+            return sum(self.others)
+
+    model, held_out = tiny(), bounds.hold_out(strokes(), BITS, False, 0)
+    mean = bounds.free_energies(model, held_out, seed=3).free_energy.mean().item()
+    for size in (1, 2, 3, 7):
+        parts = []
+        found = [bounds.mean_free_energy(model, held_out, 3, Rank(rank, size, parts)) for rank in range(size)]
+        assert found[-1] == pytest.approx(mean, rel=1e-6)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
@@ -250,8 +266,9 @@ def test_the_bounds_share_no_random_numbers(monkeypatch):
     held_out = bounds.hold_out(strokes(), BITS, True, 0)
     config = EvaluateConfig(importance_samples=2, importance_images=4, seed=9)
     bounds.measure(tiny(conditional=True), held_out, config)
-    purposes = {"free energy", "foreign context", "foreign", "importance subset", "importance"}
-    assert sorted(asked) == sorted((9, purpose) for purpose in purposes)
+    once = {"foreign context", "importance subset", "importance"}
+    by_chunk = {(9, purpose, 0) for purpose in ("free energy", "foreign")}
+    assert sorted(asked, key=repr) == sorted({(9, purpose) for purpose in once} | by_chunk, key=repr)
 
 
 def test_measurement_adds_up_and_counts_its_passes():
@@ -299,6 +316,6 @@ def test_the_importance_subset_does_not_follow_the_order_of_the_set(monkeypatch)
 def test_a_bound_that_is_not_finite_is_refused_with_the_image():
     model, held_out = tiny(), bounds.hold_out(strokes(), BITS, False, 0)
     with torch.no_grad():
-        model.canvas0.fill_(math.nan)
+        model.step.canvas0.fill_(math.nan)
     with pytest.raises(NumericalError, match="held-out image 0 is nan"):
         bounds.free_energies(model, held_out, 0)

@@ -19,8 +19,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.cli.main import verbs
 from pipelines.cli.subprocesses import GRACE
+from pipelines.cli.verbs import VERBS
 from tests.infra.kube import documents, pod_templates, validate
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +118,7 @@ def test_commands_exist() -> None:
     assert any(where.startswith("seqgen-retrain.service") for where in found)
     for where, command in found.items():
         for verb in re.findall(r"-m pipelines\.(\w+)", command):
-            assert verb in verbs(), where
+            assert verb in VERBS, where
 
 
 def test_retrain_takes_no_arguments_there_and_answers_help() -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from seqgen.models.attention import (
-    AffineReader,
-    AffineWriter,
-    GaussianReader,
-    GaussianWriter,
-    affine_sample,
-)
+from seqgen.models.attention.gaussian import GaussianReader, GaussianWriter
+from seqgen.models.attention.spatial_transformer import AffineReader, AffineWriter
+from seqgen.models.contracts import Sizes
+from seqgen.ops import affine_sample
+
+
+def sizes(hidden: int, height: int = 1, width: int = 1, channels: int = 1) -> Sizes:
+    return Sizes(height, width, 1, 1, hidden, channels, 0.5)
 
 
 def bilinear_double_loop(image: np.ndarray, matrix: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -43,7 +44,7 @@ def bilinear_double_loop(image: np.ndarray, matrix: np.ndarray, height: int, wid
 )
 def test_affine_sample_is_the_bilinear_double_sum(matrix):
     image = torch.rand(7, 9, generator=torch.Generator().manual_seed(0))
-    got = affine_sample(image[None, None], torch.tensor([matrix]), 5, 4)[0, 0]
+    got = affine_sample(image[None, None], torch.tensor([matrix]).view(1, 6), 5, 4)[0, 0]
     np.testing.assert_allclose(got, bilinear_double_loop(image.numpy(), np.array(matrix), 5, 4), atol=1e-5)
 
 
@@ -51,9 +52,9 @@ def test_windows_are_float32_whatever_the_rest_computes_in():
     torch.manual_seed(0)
     image, h = torch.rand(3, 1, 28, 28), torch.randn(3, 16)
     for module, inputs in (
-        (AffineReader(16, 8, 1), (image, h)),
-        (AffineWriter(16, 8, 1, 28, 28), (h,)),
-        (GaussianReader(16, 8, 1, 28, 28), (image, h)),
+        (AffineReader(sizes(16), 8, 1), (image, h)),
+        (AffineWriter(sizes(16, 28, 28, 1), 8), (h,)),
+        (GaussianReader(sizes(16, 28, 28), 8, 1), (image, h)),
     ):
         head = getattr(module.window, "head", module.window)
         exact = head(h)
@@ -92,18 +93,18 @@ def test_gaussian_read_and_write_are_draws_equations(height, width):
     bank_x = gaussian_filters((width + 1) / 2 * (bias[0] + 1), stride, math.exp(bias[2]), size, width)
     h = torch.randn(1, 6)
     image = torch.rand(1, 1, height, width)
-    reader = with_window(GaussianReader(6, size, 1, height, width), bias)
+    reader = with_window(GaussianReader(sizes(6, height, width), size, 1), bias)
     expected = math.exp(bias[4]) * bank_y @ image[0, 0].numpy() @ bank_x.T
     np.testing.assert_allclose(reader(image, h).detach().view(size, size), expected, rtol=1e-4)
 
-    writer = with_window(GaussianWriter(6, size, 1, height, width), bias)
+    writer = with_window(GaussianWriter(sizes(6, height, width, 1), size), bias)
     patch = writer.sprite(h).detach().view(size, size).numpy()
     expected = math.exp(-bias[4]) * bank_y.T @ patch @ bank_x
     np.testing.assert_allclose(writer(h).detach()[0, 0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_gaussian_write_starts_with_gain_one():
-    writer = GaussianWriter(4, 6, 1, 30, 30)
+    writer = GaussianWriter(sizes(4, 30, 30, 1), 6)
     with torch.no_grad():
         writer.sprite.weight.zero_()
         writer.sprite.bias.fill_(1.0)
@@ -113,26 +114,26 @@ def test_gaussian_write_starts_with_gain_one():
 
 
 def test_a_gaussian_window_far_outside_the_image_stays_finite():
-    reader = with_window(GaussianReader(4, 5, 1, 28, 28), [60.0, -60.0, -6.0, 0.0, 0.0])
+    reader = with_window(GaussianReader(sizes(4, 28, 28), 5, 1), [60.0, -60.0, -6.0, 0.0, 0.0])
     assert reader(torch.rand(2, 1, 28, 28), torch.zeros(2, 4)).isfinite().all()
 
 
 def test_reading_with_as_many_narrow_filters_as_pixels_is_no_attention():
-    reader = with_window(GaussianReader(4, 8, 1, 8, 8), [0.0, 0.0, -6.0, 0.0, 0.0])
+    reader = with_window(GaussianReader(sizes(4, 8, 8), 8, 1), [0.0, 0.0, -6.0, 0.0, 0.0])
     image = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(reader(image, torch.zeros(3, 4)).view_as(image), image)
 
 
 def test_read_undoes_write_at_the_identity():
-    writer = with_window(AffineWriter(5, 8, 2, 8, 8), [1.0, 0, 0, 0, 1.0, 0])
-    reader = with_window(AffineReader(5, 8, 2), [1.0, 0, 0, 0, 1.0, 0])
+    writer = with_window(AffineWriter(sizes(5, 8, 8, 2), 8), [1.0, 0, 0, 0, 1.0, 0])
+    reader = with_window(AffineReader(sizes(5), 8, 2), [1.0, 0, 0, 0, 1.0, 0])
     h = torch.randn(3, 5)
     torch.testing.assert_close(reader(writer(h), h), writer.sprite(h), atol=1e-5, rtol=1e-5)
 
 
 def test_corners_of_the_write_window_enclose_what_is_written():
     matrix = [2.5, 0.4, -0.6, -0.3, 3.0, 0.5]
-    writer = with_window(AffineWriter(4, 12, 1, 40, 40), matrix)
+    writer = with_window(AffineWriter(sizes(4, 40, 40, 1), 12), matrix)
     with torch.no_grad():
         writer.sprite.weight.zero_()
         writer.sprite.bias.fill_(1.0)
@@ -149,12 +150,12 @@ def test_corners_of_the_write_window_enclose_what_is_written():
 
 
 def test_corners_of_the_read_window_are_where_the_glimpse_looks():
-    reader = with_window(AffineReader(4, 12, 1), [0.25, 0, 0.5, 0, 0.25, -0.5])
+    reader = with_window(AffineReader(sizes(4), 12, 1), [0.25, 0, 0.5, 0, 0.25, -0.5])
     corners = reader.corners(torch.zeros(1, 4), 40, 40)[0]
     torch.testing.assert_close(corners, torch.tensor([[25.0, 5], [35, 5], [35, 15], [25, 15]]))
 
 
 def test_corners_of_a_gaussian_window_are_its_outermost_centres():
-    reader = with_window(GaussianReader(4, 5, 1, 21, 21), [0.0, 0.0, 0.0, math.log(0.5), 0.0])
+    reader = with_window(GaussianReader(sizes(4, 21, 21), 5, 1), [0.0, 0.0, 0.0, math.log(0.5), 0.0])
     corners = reader.corners(torch.zeros(1, 4), 21, 21)[0]
     torch.testing.assert_close(corners, torch.tensor([[5.5, 5.5], [15.5, 5.5], [15.5, 15.5], [5.5, 15.5]]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seqgen.models import build
-from seqgen.objectives import free_energy, importance, importance_weighted
+from seqgen.objectives import importance, importance_weighted
 from seqgen.settings import ModelConfig
 
 
@@ -18,17 +18,27 @@ def tiny(request):
     """H = W = 2, K = 1, T = 2, with weights large enough that z matters and q is not p."""
     torch.manual_seed(3)
     config = ModelConfig(
-        steps=2, latents=1, hidden=6, read_size=2, write_size=2, attention=request.param, conditional=True
+        steps=2,
+        latents=1,
+        hidden=6,
+        attention=request.param,
+        conditional=True,
+        **({} if request.param == "full" else {"read_size": 2, "write_size": 2}),
     )
     model = build(config, 2, 2, 0.5)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
         # q wide enough that the importance weights have a finite variance.
-        model.posterior.head.weight[1:].mul_(0.1)
-        model.posterior.head.bias[1:].fill_(0.4)
+        model.step.posterior.head.weight[1:].mul_(0.1)
+        model.step.posterior.head.bias[1:].fill_(0.4)
     x = torch.tensor([[1.0, 0, 1, 1], [0, 0, 1, 0]]).view(2, 1, 2, 2)
     return model, x, 1 - x
+
+
+def free_energy(model, x, context, generator) -> torch.Tensor:
+    """F with one posterior sample an image."""
+    return model(x, context, model.noise(len(x), generator)).free_energy()
 
 
 def quadrature_log_p(model, x, context, nodes: int = 40) -> torch.Tensor:
@@ -97,7 +107,7 @@ def test_the_estimate_is_one_log_mean_exp_however_it_is_cut(monkeypatch):
         largest.append(noise.shape[1])
         return weights[start : start + noise.shape[1]]
 
-    monkeypatch.setattr(importance, "_log_weights", numbered)
+    monkeypatch.setattr(importance, "log_importance_weights", numbered)
     expected = weights.view(24, 5).logsumexp(0) - math.log(24)
     for chunk in (5, 10, 35, 120, 1200):
         largest.clear()

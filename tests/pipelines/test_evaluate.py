@@ -1,4 +1,4 @@
-"""The evaluate verb on a tiny trained line with a real SQLite tracking store."""
+"""The evaluate verb on a tiny trained recipe with a real SQLite tracking store."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.artifacts.measurements import metric_lines
 from pipelines.artifacts.trained_model import load_trained_model
-from pipelines.evaluate import evaluate, evaluate_trained, lines, publish
+from pipelines.evaluate import evaluate, evaluate_trained
 from pipelines.tracking import runs
+from pipelines.tracking.publish import publish_evaluation
 from seqgen.core.errors import BadInput, OperationalError
-from tests.line import tiny_recipe, train_line
+from tests.finished_run import finished_run, tiny_recipe
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def contents(directory):
 
 def test_evaluate_leaves_numbers_and_pictures_and_tells_the_run(project):
     recipe = tiny_recipe(project, conditional=True)
-    trained = train_line(recipe)
+    trained = finished_run(recipe)
     (trained.places.evaluate / "left-over").touch()
     evaluate(str(recipe), None)
 
@@ -87,7 +89,7 @@ def test_evaluate_leaves_numbers_and_pictures_and_tells_the_run(project):
 
 def test_evaluating_twice_gives_the_same_bytes_and_settings_choose_the_images(project):
     recipe = tiny_recipe(project)
-    trained = train_line(recipe)
+    trained = finished_run(recipe)
     evaluate_trained(trained)
     first = contents(trained.places.evaluate)
     evaluate_trained(trained)
@@ -97,14 +99,14 @@ def test_evaluating_twice_gives_the_same_bytes_and_settings_choose_the_images(pr
     fewer = load_trained_model(str(recipe), ["evaluate.images=6", "evaluate.split=valid"])
     metrics = evaluate_trained(fewer)
     assert metrics["valid"]["dynamic"]["images"] == 6
-    assert any(line.split()[0] == "valid/dynamic/bound" for line in lines(metrics))
+    assert any(line.split()[0] == "valid/dynamic/bound" for line in metric_lines(metrics))
 
 
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_touched(project):
     recipe = tiny_recipe(project)
     with pytest.raises(BadInput, match="nothing was trained here; run"):
         load_trained_model(str(recipe))
-    trained = train_line(recipe)
+    trained = finished_run(recipe)
     before = (trained.places.evaluate / "evaluation.json").read_bytes()
 
     with pytest.raises(BadInput, match="the model was trained with 1"):
@@ -122,7 +124,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_touched(project)
 
 def test_a_server_that_is_down_stops_the_verb_before_any_work(project, monkeypatch):
     recipe = tiny_recipe(project)
-    trained = train_line(recipe)
+    trained = finished_run(recipe)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     with pytest.raises(OperationalError, match="does not serve us") as caught:
         evaluate(str(recipe), None)
@@ -132,15 +134,15 @@ def test_a_server_that_is_down_stops_the_verb_before_any_work(project, monkeypat
 
 
 def test_a_server_that_goes_down_later_costs_an_error_and_not_the_files(project, monkeypatch):
-    trained = train_line(tiny_recipe(project))
+    trained = finished_run(tiny_recipe(project))
     metrics = evaluate_trained(trained)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     with pytest.raises(OperationalError, match="the files are kept in") as caught:
-        publish(trained, metrics)
+        publish_evaluation(trained, metrics)
     assert "secret" not in str(caught.value)
     assert (trained.places.evaluate / "metrics.json").is_file()
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     trained.run["run_id"] = "0" * 32
     with pytest.raises(OperationalError, match="the files are kept in"):
-        publish(trained, {"test": {"dynamic": {"bound": 1.0}}})
+        publish_evaluation(trained, {"test": {"dynamic": {"bound": 1.0}}})

@@ -21,13 +21,15 @@ from pipelines import register, rollback, trace
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.recipes import load_recipe
 from pipelines.registry import promotion, versions
-from pipelines.registry.promotion import Evaluation, decide
+from pipelines.registry.evaluation import Evaluation
+from pipelines.registry.promotion import decide
 from pipelines.tracking import runs
 from pipelines.tracking.lineage import request_digest
 from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.locks import Taken, held
 from seqgen.data.images import load_split
 from seqgen.models import build, save_model
-from tests.line import evaluate_line, outside, tiny_recipe, train_line, work_in, write_bounds
+from tests.finished_run import finished_run, outside, tiny_recipe, work_in, write_bounds, write_evaluation
 from tests.mlflow_server import MlflowServer
 
 WORSE = 0.5  # the ink an untrained model starts from; its data's mean is far better
@@ -81,7 +83,7 @@ print(json.dumps(dict(shape=one.shape, dtype=str(one.dtype), low=float(one.min()
 @pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 def test_champion_predicts_in_a_fresh_process(here: Path, conditional: bool) -> None:
-    trained = train_line(tiny_recipe(here, conditional=conditional))
+    trained = finished_run(tiny_recipe(here, conditional=conditional))
     result = registered(trained)
     assert result["promoted"]
     assert result["champion"] == result["version"] == "1"
@@ -97,10 +99,10 @@ def test_champion_predicts_in_a_fresh_process(here: Path, conditional: bool) -> 
 
 
 def test_a_version_holds_no_pickle_and_its_lineage(here: Path) -> None:
-    trained = train_line(tiny_recipe(here))
+    trained = finished_run(tiny_recipe(here))
     registered(trained)
     files = {path for path in (here / "mlartifacts" / "models").rglob("*") if path.is_file()}
-    known = {".safetensors", ".json", ".npy", ".py", ".yaml", ".txt", ""}
+    known = {".safetensors", ".json", ".npy", ".py", ".cpp", ".h", ".yaml", ".txt", ""}
     assert {path.suffix for path in files} <= known
     assert not [path for path in files if path.read_bytes()[:1] == b"\x80"]  # a pickle begins with PROTO
     names = {path.name for path in files}
@@ -121,13 +123,13 @@ def test_a_version_holds_no_pickle_and_its_lineage(here: Path) -> None:
 
 def test_better_replaces_worse_and_is_rolled_back(here: Path, capsys: pytest.CaptureFixture) -> None:
     recipe = tiny_recipe(here)
-    registered(train_line(recipe, mean=WORSE))
-    better = registered(train_line(recipe))
+    registered(finished_run(recipe, mean=WORSE))
+    better = registered(finished_run(recipe))
     assert better["promoted"]
     assert better["difference"] > 10 * better["difference_se"] > 0
     assert tags("tiny", "2")["previous_champion"] == "1"
     assert tags("tiny", "1")["replaced_by"] == "2"
-    worse = registered(train_line(recipe, mean=WORSE))
+    worse = registered(finished_run(recipe, mean=WORSE))
     assert not worse["promoted"]
     assert (worse["alias"], worse["champion"]) == ("candidate", "2")
     assert "worse by" in tags("tiny", "3")["promotion_reason"]
@@ -147,27 +149,27 @@ def test_better_replaces_worse_and_is_rolled_back(here: Path, capsys: pytest.Cap
 
 def test_equal_is_not_better_and_a_gain_can_be_asked_for(here: Path) -> None:
     recipe = tiny_recipe(here)
-    first = train_line(recipe, mean=WORSE)
+    first = finished_run(recipe, mean=WORSE)
     registered(first)
-    again = train_line(recipe, mean=WORSE)
+    again = finished_run(recipe, mean=WORSE)
     result = registered(again)
     assert result["version"] == "2"
     assert not result["promoted"]
     assert result["difference"] == 0
-    train_line(recipe)
+    finished_run(recipe)
     reluctant = load_trained_model(str(recipe), ["register.min_gain=10000.0"])
     assert not registered(reluctant)["promoted"]
     assert registered(load_trained_model(str(recipe)))["promoted"]
 
 
 def test_registering_again_makes_no_second_version(here: Path) -> None:
-    trained = train_line(tiny_recipe(here))
+    trained = finished_run(tiny_recipe(here))
     assert registered(trained)["version"] == registered(trained)["version"] == "1"
     assert len(runs.connect().search_model_versions("name='tiny'")) == 1
 
 
 def test_the_request_of_a_version_is_the_trainings_not_the_files_of_now(here: Path) -> None:
-    trained = train_line(tiny_recipe(here))
+    trained = finished_run(tiny_recipe(here))
     asked = request_digest(load_recipe("tiny.yaml"))
     tiny_recipe(here, learning_rate=0.5)
     registered(load_trained_model("tiny.yaml"))
@@ -177,57 +179,69 @@ def test_the_request_of_a_version_is_the_trainings_not_the_files_of_now(here: Pa
     assert tags("tiny", "2")["seqgen.request_digest"] not in (asked, request_digest(load_recipe("tiny.yaml")))
 
 
-def test_the_lock_lies_at_home_or_where_there_is_none_in_the_temporary_directory(
+def test_the_lock_of_a_server_lies_at_home_or_where_there_is_none_in_the_temporary_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert versions._lock_directory() == tmp_path / ".cache/seqgen"
+    at_home = versions.lock_path("http://host", "tiny")
+    assert at_home.parent == tmp_path / ".cache/seqgen"
+    assert at_home != versions.lock_path("http://host", "other")
     monkeypatch.setenv("HOME", "/dev/null")
-    assert versions._lock_directory() == Path(tempfile.gettempdir())
+    assert versions.lock_path("http://host", "tiny").parent == Path(tempfile.gettempdir())
+    assert versions.lock_path(f"sqlite:///{tmp_path}/mlflow.db", "tiny").parent == tmp_path / ".seqgen"
+
+
+def test_two_processes_do_not_move_the_aliases_of_one_model_at_once(here: Path) -> None:
+    client = runs.connect()
+    path = versions.lock_path(client.tracking_uri, "tiny")
+    with versions.lock(client, "tiny"), versions.lock(client, "other"), pytest.raises(Taken), held(path):
+        pass
+    with held(path):
+        pass
 
 
 def test_champion_is_measured_again_on_other_data(here: Path) -> None:
     recipe = tiny_recipe(here)
-    registered(train_line(recipe, mean=WORSE))
+    registered(finished_run(recipe, mean=WORSE))
     shutil.rmtree(here / "artifacts/tiny/shards")
-    result = registered(train_line(recipe, data_seed=1))
+    result = registered(finished_run(recipe, data_seed=1))
     assert result["promoted"]
     assert "measured again on the present data" in result["reason"]
     assert result["difference"] > 10 * result["difference_se"] > 0
 
 
 def test_measuring_again_gives_the_bounds_of_the_evaluation(here: Path) -> None:
-    trained = train_line(tiny_recipe(here, conditional=True))
+    trained = finished_run(tiny_recipe(here, conditional=True))
     registered(trained)
     client = runs.connect()
     champion = client.get_model_version_by_alias("tiny", "champion")
     evaluation = Evaluation.read(trained.places.evaluate)
     images = load_split(trained.places.shards, "test")
-    again = register._evaluate_again(client, champion, trained, evaluation, images)
+    again = promotion.measure_again(client, champion, trained, evaluation, images)
     assert torch.allclose(again.bounds.float(), evaluation.bounds.float())
 
 
 def test_another_task_does_not_compete(here: Path) -> None:
-    registered(train_line(tiny_recipe(here)))
+    registered(finished_run(tiny_recipe(here)))
     other = tiny_recipe(here, conditional=True, name="strokes")
-    result = registered(train_line(other))
+    result = registered(finished_run(other))
     assert not result["promoted"]
     assert "use another register.name" in result["reason"]
 
 
 def test_a_model_without_contexts_does_not_compete_on_the_same_shards(here: Path) -> None:
     recipe = tiny_recipe(here, conditional=True)
-    registered(train_line(recipe))
+    registered(finished_run(recipe))
     tree = yaml.safe_load(recipe.read_text())
     tree["model"]["conditional"] = False
     recipe.write_text(yaml.safe_dump(tree))
-    result = registered(train_line(recipe))
+    result = registered(finished_run(recipe))
     assert not result["promoted"]
     assert "use another register.name" in result["reason"]
 
 
 def test_the_evaluation_of_other_weights_is_refused(here: Path) -> None:
-    trained = train_line(tiny_recipe(here))
+    trained = finished_run(tiny_recipe(here))
     save_model(build(trained.recipe.model, 28, 28, 0.4), trained.model)
     with pytest.raises(BadInput, match="measured on other weights"):
         registered(trained)
@@ -236,7 +250,7 @@ def test_the_evaluation_of_other_weights_is_refused(here: Path) -> None:
 @pytest.mark.parametrize("setting", ["evaluate.images=12", "evaluate.seed=3", "evaluate.split=valid"])
 def test_an_evaluation_with_other_settings_is_refused(here: Path, setting: str) -> None:
     recipe = tiny_recipe(here)
-    train_line(recipe)
+    finished_run(recipe)
     key = setting.partition(".")[2].partition("=")[0]
     with pytest.raises(BadInput, match=f"other settings .*{key} was"):
         registered(load_trained_model(str(recipe), [setting]))
@@ -274,7 +288,7 @@ def test_other_data_is_named() -> None:
 
 
 def test_nan_bound_is_a_candidate_only(here: Path) -> None:
-    trained = train_line(tiny_recipe(here))
+    trained = finished_run(tiny_recipe(here))
     data = json.loads((trained.places.evaluate / "evaluation.json").read_text())
     write_bounds(trained.places.evaluate, data, np.full(data["images"], np.nan, np.float32))
     result = registered(trained)
@@ -283,7 +297,7 @@ def test_nan_bound_is_a_candidate_only(here: Path) -> None:
 
 
 def test_incomplete_evaluation_is_refused_before_anything_is_registered(here: Path) -> None:
-    trained = train_line(tiny_recipe(here))
+    trained = finished_run(tiny_recipe(here))
     data = json.loads((trained.places.evaluate / "evaluation.json").read_text())
     write_bounds(trained.places.evaluate, data, np.zeros(3, np.float32))
     with pytest.raises(OperationalError, match="3 bounds"):
@@ -291,7 +305,7 @@ def test_incomplete_evaluation_is_refused_before_anything_is_registered(here: Pa
     (trained.places.evaluate / "bounds.npy").unlink()
     with pytest.raises(BadInput, match=r"bounds\.npy: missing"):
         registered(trained)
-    evaluate_line(trained)
+    write_evaluation(trained)
     shutil.rmtree(trained.places.shards)
     with pytest.raises(BadInput):
         registered(trained)
@@ -300,8 +314,8 @@ def test_incomplete_evaluation_is_refused_before_anything_is_registered(here: Pa
 
 def test_altered_or_deleted_version_does_not_become_champion(here: Path) -> None:
     recipe = tiny_recipe(here)
-    registered(train_line(recipe, mean=WORSE))
-    registered(train_line(recipe))
+    registered(finished_run(recipe, mean=WORSE))
+    registered(finished_run(recipe))
     client = runs.connect()
     weights = stored(here) / "model/weights.safetensors"
     content = bytearray(weights.read_bytes())
@@ -319,16 +333,16 @@ def test_altered_or_deleted_version_does_not_become_champion(here: Path) -> None
 def test_a_changed_weights_file_with_a_matching_description_is_noticed(here: Path) -> None:
     """Both files replaced together agree with each other, but not with the registry."""
     recipe = tiny_recipe(here)
-    trained = train_line(recipe)
+    trained = finished_run(recipe)
     registered(trained)
-    train_line(recipe, mean=WORSE, seed=7)
+    finished_run(recipe, mean=WORSE, seed=7)
     shutil.copytree(trained.model, stored(here) / "model", dirs_exist_ok=True)
     with pytest.raises(OperationalError, match="not the registry's"):
         seqgen.load("models:/tiny/1")
 
 
 def test_load_refuses_what_is_not_ours(here: Path) -> None:
-    trained = train_line(tiny_recipe(here))
+    trained = finished_run(tiny_recipe(here))
     registered(trained)
     (stored(here) / "model/extra.pkl").write_bytes(b"\x80\x04.")
     with pytest.raises(BadInput, match=r"extra\.pkl"):
@@ -343,7 +357,7 @@ def test_load_refuses_what_is_not_ours(here: Path) -> None:
 
 
 def test_load_gives_the_trained_module(here: Path) -> None:
-    trained = train_line(tiny_recipe(here))
+    trained = finished_run(tiny_recipe(here))
     registered(trained)
     ours, theirs = seqgen.load(trained.model), seqgen.load("models:/tiny@champion")
     assert not theirs.training
@@ -357,7 +371,7 @@ def test_import_of_seqgen_is_light() -> None:
 
 
 def test_trace_ends_at_the_raw_files(here: Path, capsys: pytest.CaptureFixture) -> None:
-    trained = train_line(tiny_recipe(here))
+    trained = finished_run(tiny_recipe(here))
     registered(trained)
     capsys.readouterr()
     trace.trace("models:/tiny@champion")
@@ -376,11 +390,11 @@ def test_trace_ends_at_the_raw_files(here: Path, capsys: pytest.CaptureFixture) 
 def test_a_champion_put_there_meanwhile_is_judged_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another machine's promotion between our judging and our moving is not overwritten."""
     recipe = tiny_recipe(here)
-    registered(train_line(recipe, mean=WORSE))
-    best = train_line(recipe)
+    registered(finished_run(recipe, mean=WORSE))
+    best = finished_run(recipe)
     client = runs.connect()
     rival = versions.add_version(client, best, Evaluation.read(best.places.evaluate))
-    mediocre = train_line(recipe, mean=0.3)
+    mediocre = finished_run(recipe, mean=0.3)
     verify = versions.verify
     calls: list[str] = []
 
@@ -409,7 +423,7 @@ def test_two_at_once_through_a_server(here: Path, monkeypatch: pytest.MonkeyPatc
             (here / name).mkdir()
             monkeypatch.chdir(here / name)
             recipe = tiny_recipe(here / name)
-            train_line(recipe, mean=mean)
+            finished_run(recipe, mean=mean)
             lines[name] = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.register", "--recipe", str(recipe)],
                 cwd=here / name,
@@ -438,4 +452,4 @@ def test_decision_needs_no_pickle(tmp_path: Path) -> None:
     write_bounds(tmp_path, {"images": 1, "free_energy": 1.0}, np.zeros(1))
     np.save(tmp_path / "bounds.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(OperationalError, match="no complete evaluation"):
-        promotion.Evaluation.read(tmp_path)
+        Evaluation.read(tmp_path)

@@ -1,22 +1,20 @@
-"""The report: self-contained, escaped, complete; the commands in it lead back to the same settings."""
+"""The report: self-contained, escaped, complete."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 from html.parser import HTMLParser
 
 import pytest
 import torch
 
-from pipelines.artifacts.findings import bound_rows, commands
+from pipelines.artifacts.report_page import view_command
 from pipelines.evaluate import evaluate_trained
-from pipelines.recipes import load_recipe
-from pipelines.report import report, view_command
+from pipelines.report import report
 from pipelines.tracking import runs
 from seqgen.core.errors import BadInput
-from tests.line import tiny_recipe, train_line
+from tests.finished_run import finished_run, tiny_recipe
 
 EVIL = "<script>alert('x')</script>"
 
@@ -53,7 +51,7 @@ def project(tmp_path, monkeypatch):
 def test_the_report_holds_the_run_and_nothing_from_outside(project, capsys):
     recipe = tiny_recipe(project, conditional=True)
     recipe.write_text(recipe.read_text().replace("for tests", json.dumps(EVIL)))
-    trained = train_line(recipe)
+    trained = finished_run(recipe)
     metrics = evaluate_trained(trained)["test"]["static"]
     places = trained.places
     (places.train / "history.csv").write_text(
@@ -114,7 +112,7 @@ def test_the_report_holds_the_run_and_nothing_from_outside(project, capsys):
 
 def test_the_report_does_without_search_and_registry_but_not_without_evaluation(project, capsys):
     recipe = tiny_recipe(project)
-    trained = train_line(recipe)
+    trained = finished_run(recipe)
     with pytest.raises(BadInput, match=r"not evaluated yet; run `python -m pipelines\.evaluate"):
         report(str(recipe), None)
     evaluate_trained(trained)
@@ -123,28 +121,6 @@ def test_the_report_does_without_search_and_registry_but_not_without_evaluation(
     assert "not registered" in shown
     assert "Search" not in shown
     assert "registered: no" in capsys.readouterr().out
-
-
-def test_the_commands_lead_back_to_the_same_settings():
-    found = {"model.steps": 4}
-    changed = ["train.epochs=7", "evaluate.images=50", "train.learning_rate=5e-4"]
-    recipe = load_recipe("quickstart", changed, found=found)
-    written = commands(recipe, found)
-    assert [line.split()[2] for line in written][:2] == ["pipelines.fetch", "pipelines.shard"]
-    words = shlex.split(next(line for line in written if ".train " in line))
-    settings = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
-    assert len(settings) == 3
-    assert load_recipe("quickstart", settings, found=found) == recipe
-    assert not any("--set" in line for line in commands(load_recipe("quickstart"), {}))
-
-
-def test_bounds_are_named_and_those_not_made_left_out():
-    rows = bound_rows({"bound": 90.0, "bound_se": 0.5, "kl": 20.0, "log_likelihood": -70.0, "images": 10})
-    assert [row["name"] for row in rows] == ["F, free energy", "log-likelihood", "KL"]
-    assert [row["se"] for row in rows] == [0.5, None, None]
-    more = {"bound": 90.0, "iwae_50": 88.0, "iwae_50_se": 0.6, "iwae_50_images": 200}
-    assert bound_rows(more)[-1]["name"] == "IWAE-50"
-    assert "200 random images" in bound_rows(more)[-1]["meaning"]
 
 
 def test_how_to_view_the_runs_shows_no_password():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,16 +17,17 @@ from pipelines import retrain
 from pipelines.registry import versions
 from pipelines.tracking import runs
 from seqgen.core.errors import BadInput, NumericalError, OperationalError
-from tests.line import outside, tiny_recipe, work_in
+from seqgen.core.locks import held
+from tests.finished_run import outside, tiny_recipe, work_in
 
-# A line whose training is instant: `dvc repro` runs it, and what it leaves is what the real one leaves.
+# Stages whose training is instant: `dvc repro` runs them, and what they leave is what the real ones leave.
 STAGE = """
 import shutil, sys, time
 from pathlib import Path
 from pipelines import register
 from pipelines.artifacts.places import places
 from pipelines.recipes import load_recipe
-from tests.line import train_line
+from tests.finished_run import finished_run
 from tests.sets import write_digits
 verb, recipe = sys.argv[1:]
 knobs = dict(line.split("=") for line in Path("knobs.txt").read_text().split())
@@ -40,7 +40,7 @@ elif "wait" in knobs:
 elif "exit" in knobs:
     sys.exit(int(knobs["exit"]))
 else:
-    trained = train_line(Path(recipe), mean=float(knobs["mean"]))
+    trained = finished_run(Path(recipe), mean=float(knobs["mean"]))
     print(register.summary(register.register_trained(trained)))
 """
 STAGES = {
@@ -119,6 +119,35 @@ def test_retrains_when_something_changed_and_only_then(project: Path, capfd: pyt
     assert str(client.get_model_version_by_alias("tiny", "champion").version) == "3"
 
 
+PLUGIN = """
+from seqgen.models.canvases import AdditiveCanvas
+from seqgen.settings import register
+
+@register("canvas", "retrained")
+class RetrainedCanvas(AdditiveCanvas):
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_a_plugin_that_changed_is_trained_for_although_dvc_does_not_watch_it(
+    project: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(project))
+    monkeypatch.setenv("PYTHONPATH", f"{outside()['PYTHONPATH']}:{project}")
+    (project / "retrained_canvas.py").write_text(PLUGIN)
+    tree = yaml.safe_load((project / "tiny.yaml").read_text())
+    tree["model"] |= {"canvas": "retrained", "plugins": ["retrained_canvas"]}
+    (project / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    assert "promoted tiny version 1" in said(capfd)
+    assert "nothing to do" in said(capfd)
+    (project / "retrained_canvas.py").write_text(PLUGIN + "# changed\n")
+    again = said(capfd)
+    assert "code changed" in again
+    assert "tiny version 2" in again
+    assert "nothing to do" in said(capfd)
+
+
 @pytest.mark.slow
 def test_stopped_it_leaves_no_process_and_no_lock(project: Path) -> None:
     (project / "knobs.txt").write_text("wait=1")
@@ -136,42 +165,11 @@ def test_stopped_it_leaves_no_process_and_no_lock(project: Path) -> None:
     assert process.wait(60) == 4
     assert family
     assert not [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    with retrain.sole(retrain.LOCK) as (descriptor, _):
-        assert descriptor is not None
+    with held(retrain.LOCK):
+        pass
     (project / "knobs.txt").write_text("mean=0.5")
     retrain.retrain()  # DVC's own locks are free as well
     assert runs.connect().get_model_version("tiny", "1").tags["promotion"] == "promoted"
-
-
-HOLD = "import sys, time; sys.stdin.readline()"
-
-
-def test_a_dead_holder_holds_nothing_and_a_living_child_does(here: Path) -> None:
-    code = (
-        "import subprocess, sys; from pathlib import Path; from pipelines.retrain import sole\n"
-        "with sole(Path('lock')) as (descriptor, _):\n"
-        f"    child = subprocess.Popen([sys.executable, '-c', {HOLD!r}], pass_fds=(descriptor,))\n"
-        "    print('held', flush=True)\n"
-        "    import time; time.sleep(600)\n"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], env=outside(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert parent.stdout is not None
-    assert parent.stdin is not None
-    assert parent.stdout.readline() == "held\n"
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    lock = here / "lock"
-    with retrain.sole(lock) as (descriptor, holder):
-        assert descriptor is None
-        assert holder.startswith(f"pid {parent.pid} on ")
-    parent.stdin.close()  # the child reads the end of its input, and ends
-    while True:
-        with retrain.sole(lock) as (descriptor, _):
-            if descriptor is not None:
-                break
-        time.sleep(0.05)
 
 
 def test_without_recipes_there_is_nothing_to_retrain(here: Path) -> None:
@@ -181,11 +179,11 @@ def test_without_recipes_there_is_nothing_to_retrain(here: Path) -> None:
         retrain.retrain("nonesuch")
 
 
-def test_without_a_champion_the_line_is_forced(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_champion_every_stage_is_forced(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products that DVC takes for up to date may be another tracking server's."""
     asked: list[tuple[str, bool]] = []
     monkeypatch.setattr(
-        retrain, "run_line", lambda name, last, *_, force=False, keep=(): asked.append((last, force))
+        retrain, "run_stages", lambda name, last, *_, force=False, keep=(): asked.append((last, force))
     )
     retrain.retrain(str(tiny_recipe(here)))
     assert asked == [("report", True)]
@@ -209,9 +207,7 @@ def test_an_error_of_the_server_is_that_recipes(
     assert "canary" not in said + str(caught.value)
 
 
-def test_server_that_is_down_ends_it_before_the_line_runs(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_server_that_is_down_ends_it_before_a_stage_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(OperationalError, match="127"):
         retrain.retrain(str(tiny_recipe(here)))

@@ -11,11 +11,11 @@ import pytest
 
 from pipelines import replay
 from pipelines.recipes import load_recipe
-from pipelines.tracking import lineage, runs, spool
+from pipelines.tracking import lineage, metrics, runs, spool
 from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.data.manifest import Manifest, read_manifest
 from seqgen.settings import Recipe
-from tests.line import tiny_recipe, work_in
+from tests.finished_run import tiny_recipe, work_in
 from tests.mlflow_server import MlflowServer
 from tests.sets import write_digits
 
@@ -188,7 +188,7 @@ def test_unknown_run_is_refused_once_and_kept(here: Path, recipe: Recipe, manife
 def test_full_queue_drops_with_one_warning(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(spool, "_CAPACITY", 600)
+    monkeypatch.setattr(metrics, "_CAPACITY", 600)
     log = runs.MetricLog("http://127.0.0.1:9", "0123")
     for step in range(2000):
         log.log({"a": 1.0}, step)
@@ -230,17 +230,6 @@ def test_git_commit_says_what_is_checked_out(tmp_path: Path, monkeypatch: pytest
     assert lineage.git_commit(tmp_path) == head + "+dirty"
 
 
-def test_code_digest_follows_the_learning_code_only(tmp_path: Path) -> None:
-    for name in ("seqgen/a.py", "data_prep/b.py", "pipelines/c.py"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text("x = 1\n")
-    before = lineage.code_digest(tmp_path)
-    (tmp_path / "pipelines/c.py").write_text("x = 2\n")
-    assert lineage.code_digest(tmp_path) == before
-    (tmp_path / "seqgen/a.py").write_text("x = 2\n")
-    assert lineage.code_digest(tmp_path) != before
-
-
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
     server = MlflowServer(tmp_path)
@@ -255,7 +244,7 @@ def test_server_killed_in_mid_run(
     here: Path, server: MlflowServer, recipe: Recipe, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logging goes on at once; what the server missed reaches it when it is back, each step once."""
-    monkeypatch.setattr(spool, "_PAUSE", 0.2)
+    monkeypatch.setattr(metrics, "_PAUSE", 0.2)
     run_id = runs.open_run(recipe, manifest)
     log = runs.MetricLog(server.uri, run_id)
     log.log({"a": 1.0}, 1)

@@ -10,24 +10,40 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import file_sha256
+from seqgen.objectives import Objective
 from seqgen.training.checkpoint import Position, Trainee, load_average, load_checkpoint, save_checkpoint
 
-FILES = ["model.safetensors", "average.safetensors", "optimiser.pt"]
+FILES = ["model.safetensors", "average.safetensors", "objective.safetensors", "optimiser.pt"]
+
+
+class Learned(Objective):
+    """One that learns a baseline and keeps a mean."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.baseline = nn.Linear(2, 1)
+
+    def start(self) -> dict[str, torch.Tensor]:
+        return {"mean": torch.zeros(())}
 
 
 def trainee(seed: int, steps: int = 3) -> Trainee:
     """A small model after a few steps of Adam."""
     torch.manual_seed(seed)
-    model, average = nn.Linear(4, 3), nn.Linear(4, 3)
-    optimiser = torch.optim.Adam(model.parameters(), fused=True)
+    model = nn.Linear(4, 3)
+    average = AveragedModel(nn.Linear(4, 3))
+    average.n_averaged.fill_(steps)
+    objective = Learned()
+    optimiser = torch.optim.Adam([*model.parameters(), *objective.parameters()], fused=True)
     for _ in range(steps):
         model(torch.randn(5, 4)).square().sum().backward()
         optimiser.step()
         optimiser.zero_grad()
-    return Trainee(model, average, optimiser)
+    return Trainee(model, average, optimiser, objective, {"mean": torch.tensor(float(seed))})
 
 
 @pytest.fixture
@@ -44,8 +60,13 @@ def load(directory: Path, into: Trainee | None = None) -> Position:
 def test_everything_comes_back(saved: Path):
     before, after = trainee(0), trainee(1)
     assert load(saved, after) == Position(2, 6)
-    for one, two in ((before.model, after.model), (before.average, after.average)):
+    for one, two in ((before.model, after.model), (before.average.module, after.average.module)):
         assert all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert all(
+        a.equal(b) for a, b in zip(before.objective.parameters(), after.objective.parameters(), strict=True)
+    )
+    assert after.state == {"mean": torch.tensor(0.0)}
+    assert after.average.n_averaged == 6
     moments = [list(t.optimiser.state_dict()["state"][0].values()) for t in (before, after)]
     assert all(a.equal(b) for a, b in zip(*moments, strict=True))
 
@@ -53,7 +74,7 @@ def test_everything_comes_back(saved: Path):
 def test_the_average_alone(saved: Path):
     model = nn.Linear(4, 3)
     load_average(saved, model)
-    assert model.weight.equal(trainee(0).average.weight)
+    assert model.weight.equal(trainee(0).average.module.weight)
 
 
 @pytest.mark.parametrize("name", [*FILES, "history.csv"])

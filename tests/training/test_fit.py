@@ -48,8 +48,8 @@ class Probe(nn.Module):
         self.weight = nn.Parameter(torch.ones(()))
         self.config, self.broken = PLAIN, broken
 
-    def noise_shape(self, batch: int) -> tuple[int, int, int]:
-        return 2, batch, 3
+    def noise(self, batch: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(2, batch, 3, generator=generator)
 
     def compile_step(self, compiled: bool) -> None:
         assert not compiled
@@ -163,7 +163,7 @@ def test_bfloat16_trains_and_its_metrics_are_close_to_those_of_float32(canvas: s
         model = build(PLAIN.model_copy(update={"canvas": canvas}), 28, 28)
         fit(model, digits(24), digits(24), DATA, settings(epochs=2, precision=precision), on_epoch=rows)
         bounds.append(rows.metric("valid/dynamic/free_energy")[-1])
-        assert model.h0.dtype == torch.float32
+        assert model.step.transition.h0.dtype == torch.float32
     assert bounds[1] == pytest.approx(bounds[0], rel=0.01)
     assert bounds[1] != bounds[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seqgen.settings import TrainConfig
-from seqgen.training.schedule import average_decay, kl_weight, learning_rate
+from seqgen.training.schedule import average_decay, learning_rate
 
 CONFIG = TrainConfig(epochs=1, batch=1, learning_rate=0.1, warmup_steps=10, final_rate=0.2, kl_warmup_steps=4)
 
@@ -21,11 +21,6 @@ def test_the_rate_rises_then_falls_to_its_final_share():
 
 def test_a_run_that_is_all_warm_up_never_passes_its_rate():
     assert max(learning_rate(step, 5, CONFIG) for step in range(5)) == pytest.approx(0.05)
-
-
-def test_the_kl_weight_rises_to_one():
-    assert [kl_weight(step, CONFIG) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert kl_weight(0, CONFIG.model_copy(update={"kl_warmup_steps": 0})) == 1
 
 
 def test_a_young_average_forgets_quickly():

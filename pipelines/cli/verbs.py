@@ -1,0 +1,47 @@
+"""Every verb of the command line: the one list that `seqgen`, the runs of all stages and the tests read."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """`module` runs by itself, too (`python -m`), and its function `name` is the command.
+
+    help: the first line of the module's docstring, which is shown without importing it.
+    """
+
+    name: str
+    module: str
+    help: str
+
+    def command(self) -> Callable[..., None]:
+        """The verb's function, for which its module is imported now."""
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+# The stages of dvc.yaml, from raw files to the report, in order.
+STAGES = (
+    Verb("fetch", "pipelines.fetch", "Fetch the raw files of the recipe's set and verify them."),
+    Verb("shard", "pipelines.shard", "Make the shards and the manifest of the recipe's set."),
+    Verb("tune", "pipelines.tune", "Search the settings of search.space with Ray Tune."),
+    Verb("train", "pipelines.train", "Train the recipe's model with Ray Train, or go on with its run."),
+    Verb("evaluate", "pipelines.evaluate", "Measure the trained model on held-out images."),
+    Verb("register", "pipelines.register", "Register the trained model; champion if its bound is better."),
+    Verb("report", "pipelines.report", "Write the run's report and print the table of what came out."),
+)
+_OTHERS = (
+    Verb("verify", "pipelines.verify", "Check a sharded set against its manifest, to the last sample."),
+    Verb("retrain", "pipelines.retrain", "Retrain if data, code or settings changed; for a schedule."),
+    Verb("rollback", "pipelines.rollback", "Give the alias champion back to the champion before."),
+    Verb("trace", "pipelines.trace", "Walk back from a registered model to its raw files."),
+    Verb("replay", "pipelines.replay", "Send what was spooled while the tracking server was away."),
+    Verb(
+        "cluster", "pipelines.cluster.__main__", "Start, stop and show a local Ray cluster that takes jobs."
+    ),
+    Verb("recipes", "pipelines.recipes.__main__", "List the recipes that come with the project."),
+    Verb("show", "pipelines.show", "Print a recipe in full, as YAML that is itself a recipe."),
+)
+VERBS = {verb.name: verb for verb in (*STAGES, *_OTHERS)}

@@ -1,0 +1,57 @@
+"""A tracked run around the work it is about: opened or gone on with, and closed as the work ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from pipelines.tracking import runs
+from seqgen.core.errors import StoppedEarly
+
+if TYPE_CHECKING:
+    from pipelines.artifacts.history import Row
+    from pipelines.cluster.storage import RunStorage
+    from seqgen.data.manifest import Manifest
+    from seqgen.settings import Recipe
+
+
+@contextlib.contextmanager
+def tracked_run(
+    recipe: Recipe, manifest: Manifest, storage: RunStorage, kind: str = "train"
+) -> Iterator[str]:
+    """The id of the run that `storage` remembers, else of a new one; its last status tells how the block ended.
+
+    Raises OperationalError (server).
+    """
+    run_id = runs.open_run(
+        recipe, manifest, run_id=storage.state().get("run_id"), name=storage.name, kind=kind
+    )
+    status: runs.Status = "FAILED"
+    try:
+        storage.keep({"run_id": run_id})
+        yield run_id
+        status = "FINISHED"
+    except (StoppedEarly, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        runs.close_run(run_id, status)
+
+
+@contextlib.contextmanager
+def epoch_log(run_id: str) -> Iterator[Callable[[Row], None]]:
+    """What to call with every epoch's row; training never waits for the server, only the end of the block does."""
+    log = runs.MetricLog(runs.tracking_uri(), run_id)
+    patience = 30.0
+
+    def log_epoch(row: Row) -> None:
+        log.log({key: value for key, value in row.items() if key not in ("epoch", "step")}, int(row["step"]))
+
+    try:
+        yield log_epoch
+    except StoppedEarly:
+        patience = 5.0  # who stops us may not wait long
+        raise
+    finally:
+        log.close(timeout=patience)

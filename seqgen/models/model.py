@@ -1,0 +1,152 @@
+"""A sequential generative model: a step unrolled over T, and what one does with it (eqs. 3-8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
+from torch.utils._pytree import tree_map
+
+from seqgen.models.contracts import Sizes, Step
+from seqgen.models.unroll import unroll
+from seqgen.settings import ModelConfig
+
+
+class Bound(NamedTuple):
+    """The two sides of eq. 8 in nats: log p(x | z) [B], and the KL of every step [T,B]."""
+
+    log_likelihood: Tensor
+    kl: Tensor
+
+    def free_energy(self) -> Tensor:
+        """F = sum_t KL_t - log p(x | z), [B]: a one-sample estimate of an upper bound of -log p(x)."""
+        return self.kl.sum(0) - self.log_likelihood
+
+
+class Inference(NamedTuple):
+    """A posterior sample: z [T,B,K], log p(z) - log q(z | x) [T,B] in nats, q over [T,B,K], p(x | z) over [1,H,W]."""
+
+    z: Tensor
+    log_ratio: Tensor
+    posterior: Distribution
+    likelihood: Distribution
+
+
+class Trace(NamedTuple):
+    """A drawing watched step by step: f_o(c_t) as mean images [T,B,1,H,W]; windows [T,B,4,2] in pixels, None
+    where there is none; KL [T,B] when x was given."""
+
+    canvas: Tensor
+    read: Tensor | None
+    write: Tensor | None
+    context_read: Tensor | None
+    kl: Tensor | None
+
+
+class SequentialModel(nn.Module):
+    """Draws an image in T steps. The step decides which member of the family it is (`seqgen.models.build`).
+
+    Noise is the only randomness: what the latents draw, [T,B,K] (`noise`).
+    """
+
+    def __init__(self, config: ModelConfig, sizes: Sizes, step: Step) -> None:
+        super().__init__()
+        self.config, self.sizes, self.step = config, sizes, step
+        self.recompute = 0  # steps between the states kept for the backward pass; 0 keeps all of every step
+        self._compiled: Callable[..., Any] | None = None
+
+    def noise(self, batch: int, generator: Generator) -> Tensor:
+        """The noise of a drawing of `batch` images, [T,batch,K] on the generator's device."""
+        return self.step.latents.noise(self.config.steps, batch, generator)
+
+    def forward(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Bound:
+        """The bound of eq. 8 for `x` [B,1,H,W] in [0,1], given `context` x' [B,1,H,W] for conditional models."""
+        parameters, drawn = self._run(noise, x, context)
+        return Bound(
+            self.step.observation.log_likelihood(parameters, x), self.step.latents.kl(drawn.q, drawn.p)
+        )
+
+    def infer(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Inference:
+        """A posterior sample of z for every image, with q(z | x) and p(x | z) as distributions.
+
+        With noise for k B images it is k samples each, sample by sample, [T,kB,K]: what depends on x alone is
+        computed once.
+        """
+        parameters, drawn = self._run(noise, x, context)
+        latents = self.step.latents
+        return Inference(
+            drawn.z,
+            latents.log_ratio(drawn.z, drawn.q, drawn.p),
+            latents.distribution(drawn.q),
+            self.step.observation.distribution(parameters),
+        )
+
+    def decode(self, noise: Tensor, context: Tensor | None = None) -> Distribution:
+        """p(x | z, x') for z drawn from the prior by `noise` [T,B,K], as a distribution over [1,H,W]."""
+        parameters, _ = self._run(noise, None, context)
+        return self.step.observation.distribution(parameters)
+
+    def sample(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """Ancestral samples: the mean images [B,1,H,W] of drawings from the prior by `noise` [T,B,K]."""
+        parameters, _ = self._run(noise, None, context)
+        return self.step.observation.mean(parameters)
+
+    @torch.no_grad()
+    def trace(self, noise: Tensor, x: Tensor | None = None, context: Tensor | None = None) -> Trace:
+        """Watch a drawing: from the posterior of `x` if given, else from the prior."""
+        step, observed = self.step, self.step.observe(x, context)
+        canvases, windows = [], []
+
+        def advance(t: int, state: Any, noise_t: Tensor) -> tuple[Any, Any]:
+            after, drawn = step(t, state, noise_t, observed)
+            canvases.append(step.observation.mean(step.observation(after.canvas)))
+            windows.append(step.windows(state, after, observed))
+            return after, drawn
+
+        _, drawn = unroll(advance, step.start(noise.shape[1]), noise)
+        read, write, context_read = (
+            None if each[0] is None else torch.stack(each) for each in zip(*windows, strict=True)
+        )
+        kl = None if x is None else step.latents.kl(drawn.q, drawn.p)
+        return Trace(torch.stack(canvases), read, write, context_read, kl)
+
+    def compile_step(self, compiled: bool = True) -> None:
+        """Have one step compiled by torch.compile, for fixed shapes, on CUDA with graphs; or, if False, not (again).
+
+        The first use takes a minute. A copy of the model is not compiled.
+        """
+        mode = "reduce-overhead" if next(self.parameters()).device.type == "cuda" else None
+        self._compiled = torch.compile(self.step.forward, dynamic=False, mode=mode) if compiled else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is compiled belongs to this model's weights: no copy may have it.
+        return {**self.__dict__, "_compiled": None}
+
+    def _run(self, noise: Tensor, x: Tensor | None, context: Tensor | None) -> tuple[Tensor, Any]:
+        """The observation's parameters at c_T, and what was drawn; k noises an image if there are k times as many."""
+        observed = self.step.observe(x, context)
+        given = x if x is not None else context
+        if given is not None:
+            k, rest = divmod(noise.shape[1], len(given)) if len(given) else (1, noise.shape[1])
+            if rest:
+                raise ValueError(
+                    f"noise for {noise.shape[1]} images, which is no multiple of the {len(given)} given"
+                )
+            if k > 1:
+                observed = tree_map(lambda part: part if part is None else _repeated(part, k), observed)
+        step: Callable[..., Any] = self._compiled or self.step
+        state, drawn = unroll(
+            lambda t, state, noise_t: step(t, state, noise_t, observed),
+            self.step.start(noise.shape[1]),
+            noise,
+            recompute=self.recompute,
+        )
+        return self.step.observation(state.canvas), drawn
+
+
+def _repeated(images: Tensor, k: int) -> Tensor:
+    """Each image k times, sample by sample: [k B, ...]."""
+    return images.expand(k, *images.shape).flatten(0, 1)

@@ -1,0 +1,1 @@
+"""One member's equations each: what happens in one step t."""

@@ -1,0 +1,126 @@
+"""The paper's step: read, infer or draw z_t, advance h, write (eqs. 3-6, 11-12). DRAW is the same with other kinds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seqgen.models.contracts import (
+    Canvas,
+    Latents,
+    Memory,
+    Observation,
+    Posterior,
+    Prior,
+    Reader,
+    Sizes,
+    Step,
+    Transition,
+    Windows,
+    Writer,
+)
+
+
+class State(NamedTuple):
+    """What one step hands to the next: h [B,D] and the transition's memory, the canvas, the posterior's memory."""
+
+    h: Tensor
+    memory: Memory
+    canvas: Tensor
+    inference: Memory
+
+
+class Drawn(NamedTuple):
+    """What one step leaves: z [B,K], and the parameters of the q (none under the prior) and p it was drawn from."""
+
+    z: Tensor
+    q: tuple[Tensor, ...]
+    p: tuple[Tensor, ...]
+
+
+class Observed(NamedTuple):
+    """x [B,1,H,W], what is read of it (None where that changes with the canvas), and the context; both prepared.
+
+    `x` is None when drawing from the prior, `context` in an unconditional model.
+    """
+
+    x: Tensor | None
+    read: Tensor | None
+    context: Tensor | None
+
+
+class SequentialStep(Step):
+    """A member of the family: which kind stands in each slot. With `error_image` x - x_hat_{t-1} is read beside x."""
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        reader: Reader,
+        context_reader: Reader | None,
+        posterior: Posterior,
+        writer: Writer,
+        transition: Transition,
+        canvas: Canvas,
+        observation: Observation,
+        latents: Latents,
+        prior: Prior,
+        error_image: bool,
+    ) -> None:
+        super().__init__()
+        self.sizes, self.error_image = sizes, error_image
+        self.reader, self.context_reader, self.writer = reader, context_reader, writer
+        self.latents, self.prior, self.posterior = latents, prior, posterior
+        self.transition, self.canvas, self.observation = transition, canvas, observation
+        # The paper leaves c_0 open; here it is learned, a constant a channel.
+        self.canvas0 = nn.Parameter(torch.full((sizes.canvas_channels,), observation.initial_canvas))
+
+    def start(self, batch: int) -> State:
+        """h_0, c_0 and the memories."""
+        h, memory = self.transition.start(batch)
+        canvas = self.canvas0.view(1, -1, 1, 1).expand(batch, -1, self.sizes.height, self.sizes.width)
+        return State(h, memory, canvas, self.posterior.start(h))
+
+    def observe(self, x: Tensor | None, context: Tensor | None) -> Observed:
+        """Raises ValueError where a context is missing or not wanted."""
+        if (context is None) != (self.context_reader is None):
+            raise ValueError("a conditional model needs context images, an unconditional one takes none")
+        read = None if x is None or self.error_image else self.reader.prepare(x)
+        if context is not None and self.context_reader is not None:
+            context = self.context_reader.prepare(context)
+        return Observed(x, read, context)
+
+    def forward(self, t: int, state: State, noise: Tensor, observed: Observed) -> tuple[State, Drawn]:
+        """The equations of one step; they are the same at every t."""
+        h, inference = state.h, state.inference
+        p = self.prior(h)  # (3)
+        q: tuple[Tensor, ...] = ()
+        if observed.x is None:
+            z = self.latents.draw_from_prior(p, noise)
+        else:
+            r = self.reader(self._read(state, observed), h)  # (11)
+            parameters, inference = self.posterior(r, h, inference)
+            z, q = self.latents.draw(parameters, noise)  # (12)
+        inputs = [z]
+        if self.context_reader is not None:
+            inputs.append(self.context_reader(observed.context, h))  # (4)
+        h, memory = self.transition(inputs, h, state.memory)  # (5)
+        canvas = self.canvas(state.canvas, self.writer(h))  # (6)
+        return State(h, memory, canvas, inference), Drawn(z, q, p)
+
+    def _read(self, state: State, observed: Observed) -> Tensor | None:
+        """What is read: x, or x beside its error image (DRAW eqs. 3-4)."""
+        if not self.error_image or observed.x is None:
+            return observed.read
+        return self.reader.prepare(self.observation.beside_error(observed.x, self.observation(state.canvas)))
+
+    def windows(self, before: State, after: State, observed: Observed) -> Windows:
+        """The windows that the state before read through, and the one that the state after wrote through."""
+        size = self.sizes.height, self.sizes.width
+        return Windows(
+            None if observed.x is None else self.reader.corners(before.h, *size),
+            self.writer.corners(after.h, *size),
+            None if self.context_reader is None else self.context_reader.corners(before.h, *size),
+        )

@@ -1,0 +1,31 @@
+"""The transition h_t = f_h(h_{t-1}, z_t, v_t) (eq. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqgen.models.contracts import Memory, Sizes, Transition
+from seqgen.models.layers import LstmCell
+
+
+class Lstm(Transition):
+    """An LSTM. The paper leaves its start open; here h_0 and cell_0 are learned."""
+
+    def __init__(self, settings: Any, sizes: Sizes, inputs: int) -> None:
+        super().__init__(settings, sizes, inputs)
+        self.cell = LstmCell(inputs, sizes.hidden)
+        self.h0 = nn.Parameter(torch.zeros(sizes.hidden))
+        self.cell0 = nn.Parameter(torch.zeros(sizes.hidden))
+
+    def start(self, batch: int) -> tuple[Tensor, Memory]:
+        """h_0 [B,D] and (cell_0 [B,D],)."""
+        return self.h0.expand(batch, -1), (self.cell0.expand(batch, -1),)
+
+    def forward(self, inputs: Sequence[Tensor], h: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """See Transition."""
+        h, cell = self.cell(inputs, h, *memory)
+        return h, (cell,)

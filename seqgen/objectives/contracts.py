@@ -1,0 +1,53 @@
+"""What a training minimises: objective(model, batch, state) -> loss, metrics, state."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from seqgen.models import SequentialModel
+
+State = dict[str, Tensor]
+
+
+class Batch(NamedTuple):
+    """x and the context (None if unconditional), [B,1,H,W]; the latents' noise, [T,kB,K], k samples an image."""
+
+    x: Tensor
+    context: Tensor | None
+    noise: Tensor
+
+
+class Outcome(NamedTuple):
+    """The loss [], whose gradient is followed; means over the batch to be reported, each [] and detached; what is kept.
+
+    Metrics are in nats per image where they are bounds.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    state: State
+
+
+class Objective(nn.Module):
+    """Slot `objective`: forward(model, batch, state) -> Outcome.
+
+    Parameters of its own (a baseline's) are trained with the model's. What it keeps from step to step is its state, a
+    dictionary of tensors; both are in the checkpoint. It sees one rank's images: what it keeps should not depend on how
+    they are shared among ranks, or be averaged over them.
+    """
+
+    samples = 1  # posterior samples an image, k
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def start(self) -> State:
+        """The state before the first step."""
+        return {}
+
+    def forward(self, model: SequentialModel, batch: Batch, state: State) -> Outcome:
+        """One batch."""
+        raise NotImplementedError

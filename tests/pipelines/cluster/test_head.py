@@ -1,0 +1,49 @@
+"""The head of the local cluster: which ports it takes, and whom `down` stops."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.cluster import head
+from seqgen.core.errors import BadInput
+from tests.free_ports import free_ports
+
+
+@pytest.mark.parametrize("port", [80, 10_500, 19_999, 70_000])
+def test_ports_that_ray_cannot_use_are_refused(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=f"--dashboard-port {port}"):
+        head.up(*free_ports(1), port)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_taken_port_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        with pytest.raises(BadInput, match=f"{taken}: taken"):
+            head.up(taken, *free_ports(1))
+
+
+def test_down_stops_no_process_that_up_did_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert not head.down()
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        started = psutil.Process(bystander.pid).create_time()
+        (tmp_path / ".seqgen").mkdir()
+        for state in ({"pid": bystander.pid, "started": started - 60}, {"pid": bystander.pid}, []):
+            (tmp_path / ".seqgen/cluster.json").write_text(json.dumps(state))
+            assert head.running() is None
+            assert not head.down()
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()

@@ -1,0 +1,109 @@
+"""Storage of runs: which run is gone on with, by whom, where it lies, and what is said of storage that refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.cluster.storage import RunStorage, storage_root
+from seqgen.core.errors import BadInput, OperationalError
+
+
+def walk_through_runs(root: str) -> None:
+    """New, gone on with, complete, the next one."""
+    first = RunStorage.unfinished(root, "a")
+    assert first.state() == {}
+    first.keep({"run_id": "1"})
+    assert RunStorage.unfinished(root, "a") == first
+    assert RunStorage.unfinished(root, "a").state() == {"run_id": "1"}
+    first.complete()
+    second = RunStorage.unfinished(root, "a")
+    assert second.name == "a-2"
+    assert second.state() == {}
+    second.complete()
+    assert RunStorage.unfinished(root, "a").name == "a-3"
+    assert RunStorage.unfinished(root, "b").name == "b"
+
+
+def test_a_run_is_gone_on_with_until_it_is_complete(tmp_path: Path):
+    walk_through_runs(str(tmp_path))
+
+
+def test_a_damaged_state_is_named(tmp_path: Path):
+    storage = RunStorage(str(tmp_path), "a")
+    storage.keep({"run_id": "1"})
+    (path,) = (tmp_path / "a").iterdir()
+    path.write_text("{")
+    with pytest.raises(OperationalError, match=path.name):
+        storage.state()
+
+
+def test_storage_that_cannot_be_written_is_explained(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises((BadInput, OperationalError), match=str(tmp_path)):
+        RunStorage(str(tmp_path / "file"), "a").keep({})
+
+
+def test_a_run_is_one_process_s_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with RunStorage.claim("a") as storage:
+        assert storage.name == "a"
+        with (
+            pytest.raises(BadInput, match="run a is being worked on by another process"),
+            RunStorage.claim("a"),
+        ):
+            pass
+        with RunStorage.claim("b") as other:
+            assert other.name == "b"
+        storage.complete()
+    with RunStorage.claim("a") as storage:
+        assert storage.name == "a-2"
+
+
+def test_it_tells_whether_ray_saved_its_state(tmp_path: Path):
+    storage = RunStorage(str(tmp_path), "a")
+    assert not storage.holds("experiment_state")
+    storage.keep({})
+    assert not storage.holds("experiment_state")
+    (tmp_path / "a/experiment_state-2026.json").write_text("{}")
+    assert storage.holds("experiment_state")
+
+
+def test_where_runs_are_stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEQGEN_STORAGE", raising=False)
+    assert storage_root() == str(tmp_path / ".seqgen/ray")
+    for good in ("/shared/runs", "s3://bucket/prefix"):
+        monkeypatch.setenv("SEQGEN_STORAGE", good)
+        assert storage_root() == good
+    for bad in ("relative/path", "gs://bucket", "http://host/x"):
+        monkeypatch.setenv("SEQGEN_STORAGE", bad)
+        with pytest.raises(BadInput, match=bad):
+            storage_root()
+
+
+@pytest.mark.slow
+def test_runs_are_stored_in_s3_too(monkeypatch: pytest.MonkeyPatch):
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for key, value in settings.items():
+        monkeypatch.setenv(key, value)
+    try:
+        boto3.client("s3").create_bucket(Bucket="runs")
+        walk_through_runs("s3://runs/prefix")
+        with pytest.raises(BadInput, match="refused"):
+            RunStorage("s3://absent/prefix", "a").keep({})
+    finally:
+        server.stop()
