@@ -14,7 +14,7 @@ Who = Literal["textbook", "seqgen"]
 Row = dict[str, Any]
 WHO: tuple[Who, ...] = ("textbook", "seqgen")
 _KEY = ("name", "batch", "precision", "compiled", "threads", "instructions")
-_INSTRUCTIONS = ("avx512", "avx2", "neon", "generic", "off")
+_INSTRUCTIONS = ("avx512", "avx2", "neon", "generic", "off")  # the best first
 _LABEL = ["model", "kernels", "batch", "precision"]
 _PAIR = ["textbook, images/s", "seqgen, images/s", "ratio"]
 

@@ -115,7 +115,7 @@ def instructions_in_use(mode: Mode) -> str:
 
 
 def own_products(step: Action, instructions: str, mode: Mode, rounds: int) -> float | None:
-    """What the products of seqgen/native/linear.cpp bring: seconds of `step` with torch's over seconds with them.
+    """What the products of seqgen/native/products.cpp bring: seconds of `step` with torch's over seconds with them.
 
     The other operations are those that won. None where there are no such products: in half precision, without kernels.
     """

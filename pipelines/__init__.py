@@ -1,1 +1,1 @@
-"""One verb a file; rooms beside them say what they hold. The only place that knows Ray, MLflow, DVC and S3."""
+"""One verb a file, beside them the rooms they share. The only place that knows Ray and DVC, tracks and registers."""

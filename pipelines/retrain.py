@@ -26,7 +26,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Run every stage even
 
 
 def retrain(recipe: RecipeOption = None, settings: SetOption = None, force: ForceOption = False) -> None:
-    """Retrain if the manifest, the code of seqgen and data_prep, or the settings are not the champion's.
+    """Retrain if the manifest, the code that decides the numbers, or the settings are not the champion's.
 
     Without --recipe, all that params.yaml names. Exit 0 whether promoted or not; one retraining at a time: a
     second one exits 0 and names the first.

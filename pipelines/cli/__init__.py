@@ -1,1 +1,1 @@
-"""How a verb is called: its options, its exit code, signals, progress, subprocesses."""
+"""How a verb is called: the list of all, options, exit codes, signals, progress, subprocesses."""

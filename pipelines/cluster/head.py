@@ -40,7 +40,7 @@ def up(port: int, dashboard_port: int) -> dict[str, Any]:
         return state
     for name, number in (("port", port), ("dashboard-port", dashboard_port)):
         _check_port(name, number)
-    # RAY_API_SERVER_ADDRESS: as in ray_cluster, so that Ray's watching actors ask this cluster.
+    # RAY_API_SERVER_ADDRESS: as in connect.py, so that Ray's watching actors ask this cluster.
     environment = _environment() | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}"}
     _make_token(environment)
     agent_port = free_port()  # Ray's own choice is the same for every cluster of a machine

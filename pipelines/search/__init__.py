@@ -1,1 +1,1 @@
-"""The search over settings with Ray Tune."""
+"""The search over settings with Ray Tune: the space, a trial, what is written down, how it ends."""

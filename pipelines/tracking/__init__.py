@@ -1,1 +1,1 @@
-"""MLflow runs: open and close them, send metrics without waiting, say where they came from."""
+"""MLflow runs: open and close them, send metrics without waiting, say from which data, settings and code they came."""

@@ -26,7 +26,10 @@ READ = {
     "pipelines.report": ("artifacts/templates/*.html",),
 }
 # Where kinds are imported by the name that a recipe gives, and the section that names them.
-_BY_NAME: dict[str, type[OpenSection]] = {"seqgen.models.build": ModelConfig, "seqgen.training.run": TrainConfig}
+_BY_NAME: dict[str, type[OpenSection]] = {
+    "seqgen.models.build": ModelConfig,
+    "seqgen.training.run": TrainConfig,
+}
 # What decides the numbers: the images that are trained on, and the training.
 LEARNING = ("data_prep.shard_set", "seqgen.training.run")
 # What a registered model is loaded with, by MLflow and by `seqgen.load`.

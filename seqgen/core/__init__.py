@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files, locks, the machine, settings files. Knows no torch."""
+"""What everything stands on: errors, files, locks, the machine, strict settings, YAML. Knows no torch."""

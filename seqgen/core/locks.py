@@ -8,7 +8,7 @@ names the holder; who wants another error or exit code than 1 catches it and say
         with held(state_root() / "locks" / f"{name}.lock"):
             ...
     except Taken as taken:
-        raise BadInput(f"run {name} is being trained by another process ({taken.holder}); wait for it") from None
+        raise BadInput(f"run {name} is being worked on by another process ({taken.holder}); wait for it") from None
 
 Children that shall keep the lock while they live get its descriptor: `with held(path) as descriptor:
 subprocess.Popen(command, pass_fds=(descriptor,))`.

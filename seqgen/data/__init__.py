@@ -1,4 +1,4 @@
-"""The shard contract (settings, manifest, samples; no torch) and its reader: order from (seed, epoch, step)."""
+"""The shard contract (settings, manifest, shards; no torch) and its reader: order from (seed, epoch, step)."""
 
 from __future__ import annotations
 

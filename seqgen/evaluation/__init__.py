@@ -1,1 +1,1 @@
-"""Bounds with standard errors, picture sheets and curves of a trained model."""
+"""Bounds of a trained model on held-out images, in nats, with standard errors."""

@@ -1,4 +1,4 @@
-"""The family of sequential generative models; `build` makes a member from its settings."""
+"""The family of sequential generative models, as equations; `build` makes a member of the kinds its settings choose."""
 
 from seqgen.models.build import build
 from seqgen.models.files import load_model, save_model

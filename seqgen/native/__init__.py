@@ -35,7 +35,7 @@ def _load() -> ctypes.CDLL | None:
             f"{path} is not used ({error}); remove it and run python -m seqgen.native", stacklevel=2
         )
         return None
-    for name, sizes in (("cgru_kept", 3), ("filterbank_kept", 3), ("linear_packed", 2)):
+    for name, sizes in (("cgru_kept", 3), ("filterbank_kept", 3)):
         function = getattr(library, name)
         function.restype, function.argtypes = ctypes.c_long, [ctypes.c_long] * sizes
     return library
@@ -85,7 +85,7 @@ _functions: dict[str, Any] = {}
 
 
 def call(name: str, *arguments: Any) -> None:
-    """Call a kernel: sizes as long, numbers as float, tensors as pointers, lists of either as arrays, None as null.
+    """Call a kernel: sizes as long, numbers as float, tensors as pointers, None as null.
 
     The caller keeps the tensors, contiguous and of the shapes that the kernel expects, until it is back.
     """
@@ -95,16 +95,7 @@ def call(name: str, *arguments: Any) -> None:
         function.argtypes = [_C_TYPES.get(type(a), ctypes.c_void_p) for a in arguments]
         function.restype = None
         _functions[name] = function
-    function(*[a if isinstance(a, int | float) else _address(a) for a in arguments])
-
-
-def _address(argument: Any) -> Any:
-    if argument is None:
-        return None
-    if isinstance(argument, list | tuple):
-        kind = ctypes.c_long if argument and isinstance(argument[0], int) else ctypes.c_void_p
-        return (kind * len(argument))(*(a if isinstance(a, int) else _address(a) for a in argument))
-    return argument.data_ptr()
+    function(*[a if a is None or isinstance(a, int | float) else a.data_ptr() for a in arguments])
 
 
 def library() -> ctypes.CDLL:

@@ -60,7 +60,8 @@ def measure(instructions: str) -> list[Row]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rows = [_row(operation.name, operation.examples()) for operation in OPERATIONS.values()]
+        measured = {operation.name: operation.examples() for operation in OPERATIONS.values()}
+        rows = [_row(name, examples) for name, examples in measured.items() if examples]
     finally:
         torch.set_num_threads(threads)
     write_json(verdict_path(instructions), [row._asdict() for row in rows])

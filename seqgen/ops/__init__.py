@@ -1,4 +1,4 @@
-"""The operations of a step, one function each: its equation in torch, and beside it a fused version for CPUs."""
+"""The operations of a step, one function each: the equation in torch, and for most a fused version for CPUs."""
 
 from seqgen.ops.affine import affine_sample
 from seqgen.ops.filterbank import filter_bank, filter_centres, filterbank_read, filterbank_write, full_stride

@@ -63,7 +63,7 @@ class _Lstm(Function):
         cell = cell.contiguous()
         h, following = torch.empty_like(cell), torch.empty_like(cell)
         call("lstm_forward", *cell.shape, torch.get_num_threads(), gates, cell, h, following)
-        ctx.used = used
+        ctx.used, ctx.widths = used, [part.shape[1] for part in inputs]
         ctx.save_for_backward(gates, cell, following, *kept)
         ctx.set_materialize_grads(False)
         return h, following
@@ -77,5 +77,5 @@ class _Lstm(Function):
             "lstm_backward", *cell.shape, torch.get_num_threads(), gates, cell, following, contiguous(grad_h),
             contiguous(grad_next), grad_gates, grad_cell,
         )  # fmt: skip
-        _, weight, _, _, *inputs = ctx.needs_input_grad
-        return None, None, None, grad_cell, *ctx.used.backward(kept, grad_gates, weight, inputs)
+        _, _, _, _, *inputs = ctx.needs_input_grad
+        return None, None, None, grad_cell, *ctx.used.backward(kept, ctx.widths, grad_gates, inputs)

@@ -54,7 +54,7 @@ class Operation(Generic[P, R]):
 
     def fused(
         self,
-        examples: Callable[[], list[Example]],
+        examples: Callable[[], list[Example]] | None = None,
         fits: Callable[P, bool] | None = None,
         anywhere: bool = False,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -62,11 +62,13 @@ class Operation(Generic[P, R]):
 
         `examples()` are calls on shapes of the family, each with a gradient, by which it is measured; `fits` says of
         arguments on the CPU in float32 whether they are the fused version's; with `anywhere` it is the only
-        condition, for a version that is not the kernels' alone.
+        condition, for a version that needs no kernel and is not measured.
         """
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
-            self._fused, self.examples, self._anywhere = function, examples, anywhere
+            self._fused, self._anywhere = function, anywhere
+            if examples is not None:
+                self.examples = examples
             if fits is not None and anywhere:
                 self._fits = fits
             elif fits is not None:

@@ -1,4 +1,4 @@
-"""Every setting of a run, checked as a whole before anything starts. Knows no torch."""
+"""Every setting of a run, checked as a whole before anything starts, and the register of kinds. Knows no torch."""
 
 from seqgen.data.settings import DataConfig
 from seqgen.settings.kinds import KindSettings, register
