@@ -66,7 +66,6 @@ def tables(rows: list[Row]) -> str:
 
 def _training(rows: list[Row], origins: list[str]) -> str:
     header = [
-        "own products",
         "MFLOP an image",
         "share of peak",
         "products alone",
@@ -77,12 +76,10 @@ def _training(rows: list[Row], origins: list[str]) -> str:
     lines = []
     for row in rows:
         step, fresh = row["training"], row["fresh"]
-        own = step["own_products"]
         lines.append(
             [
                 *_label(row),
                 *_pair(step),
-                "-" if own is None else f"{own:.2f}",
                 f"{step['flops'] / row['batch'] * 1e-6:,.0f}",
                 _both(f"{step[who]['share_of_peak']:.0%}" for who in WHO),
                 _both(f"{step[who]['share_of_products_alone']:.0%}" for who in WHO),

@@ -114,27 +114,6 @@ def instructions_in_use(mode: Mode) -> str:
     return instructions if read_verdict(instructions) else "off"
 
 
-def own_products(step: Action, instructions: str, mode: Mode, rounds: int) -> float | None:
-    """What the products of seqgen/native/products.cpp bring: seconds of `step` with torch's over seconds with them.
-
-    The other operations are those that won. None where there are no such products: in half precision, without kernels.
-    """
-    if instructions == "off" or mode.precision == "bfloat16":
-        return None
-    winners = frozenset(row.operation for row in read_verdict(instructions) or () if row.used)
-
-    def using(operations: frozenset[str]) -> Action:
-        def run() -> None:
-            with native.using(operations):
-                step()
-
-        return run
-
-    actions = {"own": using(winners | {"linear"}), "torch": using(winners - {"linear"})}
-    seconds = in_turns(actions, rounds, torch.device(mode.device))
-    return statistics.median(seconds["torch"]) / statistics.median(seconds["own"])
-
-
 def check(work: Workload) -> None:
     """Raises AssertionError unless seqgen and the textbook give the same bounds in float32 (rtol 1e-4)."""
     x, context, noise = work.x, work.context, work.noise
@@ -287,8 +266,6 @@ def measure(name: str, specification: Specification, batch: int, mode: Mode, rou
     say("  training")
     steps: dict[Who, tuple[Action, float]] = {who: (training_step(work, who, mode), batch) for who in WHO}
     row["training"] = compared(steps, rounds, device)
-    seqgen_step = steps["seqgen"][0]
-    row["training"]["own_products"] = own_products(seqgen_step, instructions, mode, rounds)
     for who in WHO:
         seconds = row["training"][who]["median_seconds"]
         row["training"][who] |= {

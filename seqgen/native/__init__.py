@@ -16,7 +16,7 @@ from typing import Any, Literal
 from seqgen.native.build import chosen, library_path
 from seqgen.native.verdict import read_verdict
 
-Use = Literal["winners", "all", "none"] | frozenset[str]
+Use = Literal["winners", "all", "none"]
 _use: Use = "winners"
 
 
@@ -57,14 +57,12 @@ def available(operation: str) -> bool:
     """Whether the fused version of an operation of seqgen.ops is there, and on this chip faster than torch's."""
     if _use == "none" or _load() is None:
         return False
-    if isinstance(_use, frozenset):
-        return operation in _use
     return _use == "all" or operation in _winners()
 
 
 @contextlib.contextmanager
 def using(use: Use) -> Iterator[None]:
-    """Inside it all fused versions that are built are taken, or none, or those named, to test and to measure them."""
+    """Inside it all fused versions that are built are taken, or none, to test and to measure them."""
     global _use
     before, _use = _use, use
     try:

@@ -71,7 +71,6 @@ def test_one_row_end_to_end(page_of_ours: Path, monkeypatch: pytest.MonkeyPatch,
         assert row["fresh"][who]["first_step_seconds"] > 0
     assert row["instructions"] in {"off", kernels if kernels == "off" else chosen()}
     assert row["command"].startswith("SEQGEN_KERNELS=off python") == (kernels == "off")
-    assert (step["own_products"] is None) == (row["instructions"] == "off")
     text = page_of_ours.read_text()
     assert text.count(f"| draw-10 | {row['instructions']} | 4 | float32 |") == 2
     assert text.count("\n1. `") == 1
