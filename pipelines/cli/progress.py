@@ -119,9 +119,10 @@ class EpochLines:
         left = (self._epochs - row["epoch"]) * sum(self._seconds) / len(self._seconds)
         bound = row.get(self._objective)
         held_out = f"{bound:9.2f}" if bound is not None else "        -"
+        kl = f"KL {row['train/kl']:7.2f}  " if "train/kl" in row else ""  # an objective need not have one
         return (
             f"epoch {row['epoch']:>{len(str(self._epochs))}.0f}/{self._epochs}  held-out {held_out} nats  "
-            f"train {row['train/free_energy']:9.2f}  KL {row['train/kl']:7.2f}  "
+            f"train {row['train/free_energy']:9.2f}  {kl}"
             f"{row['images_per_second']:7.0f} images/s  {clock(left)} left"
         )
 

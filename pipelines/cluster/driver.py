@@ -17,6 +17,7 @@ from pipelines.cluster.connect import elsewhere
 from pipelines.cluster.storage import RunStorage
 from pipelines.cluster.worker import SCORE, News, Task, train_worker
 from seqgen import native
+from seqgen.native.build import chosen
 from seqgen.core.errors import BadInput, NumericalError, OperationalError
 from seqgen.core.machine import Device
 from seqgen.settings import Recipe
@@ -99,7 +100,7 @@ def run_workers(
     )
     with TrainingDisplay(recipe.train.epochs, recipe.data.held_out_metric) as display:
         display.say(f"starting {workers} worker{'s' if workers > 1 else ''} on {device}")
-        if not cuda and not native.loads():
+        if not cuda and chosen() and not native.loads():
             display.say(
                 "the native kernels are not built here: `python -m seqgen.native` makes training faster"
             )

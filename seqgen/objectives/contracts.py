@@ -22,7 +22,7 @@ class Batch(NamedTuple):
 class Outcome(NamedTuple):
     """The loss [], whose gradient is followed; means over the batch to be reported, each [] and detached; what is kept.
 
-    Metrics are in nats per image where they are bounds.
+    Metrics are in nats per image where they are bounds; `free_energy`, the bound that is minimised, is always there.
     """
 
     loss: Tensor

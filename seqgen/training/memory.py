@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor, UntypedStorage
+from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from seqgen import native
@@ -34,7 +35,10 @@ def training_bytes(model: ModelConfig, size: int, batch: int, recompute: int = 0
 def _counted(model: str, size: int) -> tuple[int, int, int]:
     """Bytes of the weights; and for one image those kept for the backward pass of one step, and those of its state."""
     config = ModelConfig.model_validate_json(model)
-    with torch.random.fork_rng(devices=[]), native.using("none"):
+    with (
+        FakeTensorMode(),
+        native.using("none"),
+    ):  # tensors without memory: this is to refuse what does not fit
         made = build(config, size, size)
         step, image, noise = made.step, torch.zeros(1, 1, size, size), torch.zeros(1, config.latents)
         observed = step.observe(image, image if config.conditional else None)
@@ -43,13 +47,13 @@ def _counted(model: str, size: int) -> tuple[int, int, int]:
 
         def count(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage
+            kept[storage._cdata] = storage
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             step(1, state, noise, observed)
     for given in (*made.parameters(), image):
-        kept.pop(given.untyped_storage().data_ptr(), None)
+        kept.pop(given.untyped_storage()._cdata, None)
     weights = sum(parameter.nbytes for parameter in made.parameters())
     return weights, sum(s.nbytes() for s in kept.values()), sum(part.nbytes for part in tree_leaves(state))
 
