@@ -17,9 +17,9 @@ from pipelines.cluster.connect import elsewhere
 from pipelines.cluster.storage import RunStorage
 from pipelines.cluster.worker import SCORE, News, Task, train_worker
 from seqgen import native
-from seqgen.native.build import chosen
 from seqgen.core.errors import BadInput, NumericalError, OperationalError
 from seqgen.core.machine import Device
+from seqgen.native.build import chosen
 from seqgen.settings import Recipe
 
 if TYPE_CHECKING:
