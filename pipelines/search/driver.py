@@ -43,12 +43,13 @@ def domains(recipe: Recipe) -> dict[str, Any]:
 
     assert recipe.search is not None
     choose = tune.grid_search if is_grid(recipe.search) else tune.choice
+    one, *_ = checked_recipes(recipe)  # the recipe itself may lack a setting whose kind the space chooses
     found: dict[str, Any] = {}
     for key, values in recipe.search.space.items():
         section, name = key.split(".")
         if isinstance(values, list):
             found[key] = choose(values)
-        elif isinstance(getattr(getattr(recipe, section), name), int):
+        elif isinstance(getattr(getattr(one, section), name), int):
             found[key] = (tune.lograndint if values.get("log") else tune.randint)(
                 values["low"], values["high"] + 1
             )

@@ -56,7 +56,7 @@ class Repeated:
     """A run over many steps. The same object serves steps that activation checkpointing runs again."""
 
     def __init__(self) -> None:
-        self.weights: dict[Tensor, RepeatedWeight] = {}
+        self.weights: dict[tuple[Tensor, Tensor], RepeatedWeight] = {}
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
@@ -71,10 +71,11 @@ class Repeated:
 
 def used_again(weight: Tensor, bias: Tensor) -> RepeatedWeight:
     """What the run that this thread is inside knows of a layer's weights."""
-    weights: dict[Tensor, RepeatedWeight] = _this_thread.run.weights
-    if weight not in weights:
-        weights[weight] = RepeatedWeight(weight, bias)
-    return weights[weight]
+    weights: dict[tuple[Tensor, Tensor], RepeatedWeight] = _this_thread.run.weights
+    used = weights.get((weight, bias))
+    if used is None:
+        used = weights[weight, bias] = RepeatedWeight(weight, bias)
+    return used
 
 
 class RepeatedWeight:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -88,3 +89,18 @@ def test_a_backward_that_does_not_ask_for_the_weights_leaves_nothing_behind():
     gathered, weight.grad = weight.grad, None
     (ops.linear((x,), weight, bias) + ops.linear((2 * x,), weight, bias)).square().sum().backward()
     torch.testing.assert_close(gathered, weight.grad)
+
+
+def test_layers_may_share_their_weights():
+    """With other biases, and as the same layer twice in a step."""
+    weight, one = leaves(3, 3)
+    other, x = torch.randn(3, requires_grad=True), torch.randn(4, 3)
+    results = []
+    for gathered in (True, False):
+        for leaf in (weight, one, other):
+            leaf.grad = None
+        with ops.Repeated().inside() if gathered else contextlib.nullcontext():
+            y = ops.linear((ops.linear((x,), weight, one).tanh(),), weight, other)
+        y.square().sum().backward()
+        results.append([y.detach(), weight.grad, one.grad, other.grad])
+    torch.testing.assert_close(results[0], results[1])

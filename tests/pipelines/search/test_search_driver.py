@@ -55,3 +55,9 @@ def test_a_trial_larger_than_the_cluster_is_refused_with_the_numbers():
         concurrent_trials(tiny(workers=4), Resources(3, 0, 2**33, "the Ray cluster"))
     with pytest.raises(BadInput, match=r"model\.steps=900 .* GiB"):
         concurrent_trials(tiny({"model.steps": [1, 900]}), Resources(2, 0, 2**26))
+
+
+def test_a_range_over_a_setting_that_only_a_kind_of_the_space_has():
+    recipe = tiny({"model.attention": ["gaussian"], "model.read_size": {"low": 3, "high": 6}})
+    drawn = {domains(recipe)["model.read_size"].sample() for _ in range(200)}
+    assert drawn == {3, 4, 5, 6}
