@@ -104,8 +104,9 @@ def _write_set(
                 ink[job.split] += inked
         images = {split: sum(shard.images for shard in written) for split, written in shards.items()}
         levels = _levels(data)
+        rule = ", nearest pixel" if data.rule == "nearest" else ""
         return Manifest(
-            title=f"{_TITLES[data.source]}, {data.size} x {data.size}, split {data.split}",
+            title=f"{_TITLES[data.source]}, {data.size} x {data.size}{rule}, split {data.split}",
             data=data,
             height=data.size,
             width=data.size,
@@ -132,7 +133,7 @@ def _encode(job: Job) -> EncodedJob:
         if not isinstance(pixels, np.ndarray):
             concept = sample.meta["concept"]
             raw = [decode_drawing(png, f"{concept}, drawer {n}") for n, png in enumerate(pixels, 1)]
-            pixels = shrink(np.stack(raw), job.data.size)
+            pixels = shrink(np.stack(raw), job.data.size, job.data.rule)
         encoded.append(encode_sample(sample.key, pixels, _levels(job.data), sample.meta))
         ink += int(pixels.sum(dtype=np.int64))
     return EncodedJob(encoded, ink)

@@ -46,6 +46,11 @@ class Places:
         return self.evaluate / "pictures"
 
     @property
+    def one_shot(self) -> Path:
+        """The tables and sheets of one-shot generation, `<verb>.json` and `<verb>-*.png`, each made by one verb."""
+        return self.root / "one_shot"
+
+    @property
     def register(self) -> Path:
         """`register.json`: version, alias, the reason."""
         return self.root / "register"

@@ -143,5 +143,7 @@ def measure_again(
             f"evaluation has {manifest.height}x{manifest.width}{' with contexts' if conditional else ''}; "
             "use another register.name for another task"
         )
-    held_out = hold_out(images, trained.recipe.data, conditional, config.seed)
+    held_out = hold_out(
+        images, trained.recipe.data, conditional, config.seed, pairs=trained.recipe.train.pairs
+    )
     return Evaluation(evaluation.data, free_energies(model, held_out, config.seed).free_energy)

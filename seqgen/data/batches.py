@@ -1,4 +1,4 @@
-"""What a step sees, as a pure function of (seed, epoch, step): order, binarisation, partners.
+"""What a step sees, as a pure function of (seed, epoch, step): order, binarisation, contexts.
 
 Everything is drawn for the global batch and then sliced by rank, so that the trajectory does not depend on
 the number of workers, and to resume is arithmetic.
@@ -7,6 +7,7 @@ the number of workers, and to resume is arithmetic.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,23 +15,25 @@ from torch import Tensor
 
 from seqgen.core.errors import BadInput
 from seqgen.data.images import ImageSet
-from seqgen.data.settings import Binarise, DataConfig
+from seqgen.data.new_classes import random_maps, same_map
+from seqgen.data.partners import Partners
+from seqgen.data.settings import Binarise, DataConfig, Pairs
 
 _CHUNK = 1024
 
 
 class Images(NamedTuple):
-    """x and its context (None if unconditional): float32 [B,1,H,W] in {0,1}."""
+    """x [B,1,H,W] and its N contexts [B,N,H,W] (None if unconditional): float32 in {0,1}."""
 
     x: Tensor
     context: Tensor | None
 
 
 class FixedSet(NamedTuple):
-    """A set binarised once: x uint8 [N,H,W] in {0,1}; partner int64 [N], the context's index, or None."""
+    """A set binarised once: x uint8 [M,H,W] in {0,1}; partners int64 [M,N], the contexts' indices, or None."""
 
     x: Tensor
-    partner: Tensor | None
+    partners: Tensor | None
 
 
 def generator_at(device: torch.device, *position: int | str) -> torch.Generator:
@@ -72,37 +75,12 @@ def binarise(images: Tensor, levels: int, how: Binarise, uniform: Tensor | None)
     return uniform.lt_(images / 255).unsqueeze(1)
 
 
-class Partners:
-    """Draws, for images of a set, another drawing of the same concept, uniformly over the others."""
-
-    def __init__(self, images: ImageSet) -> None:
-        """Raises BadInput if an image has no concept, or is the only drawing of its concept."""
-        concepts = images.concepts
-        if bool((concepts < 0).any()):
-            raise BadInput(
-                "model.conditional=true: the set has images of unknown concept; use a set with classes"
-            )
-        present, group, count = concepts.unique(return_inverse=True, return_counts=True)
-        if int(count.min()) < 2:
-            name = images.concept_names[int(present[count.argmin()])]
-            raise BadInput(f"model.conditional=true: concept {name!r} has one drawing, a pair needs two")
-        self._order = concepts.argsort(stable=True)
-        start = (count.cumsum(0) - count)[group]
-        self._start, self._count = start, count[group]
-        place = torch.empty_like(self._order)
-        place[self._order] = torch.arange(len(place), device=place.device)
-        self._place = place - start
-
-    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Partners of the images at `index`: int64, the same shape, never the image itself."""
-        start, count, place = self._start[index], self._count[index], self._place[index]
-        uniform = torch.rand(index.shape, generator=generator, device=index.device, dtype=torch.float64)
-        shift = 1 + (uniform * (count - 1)).long().clamp(max=count - 2)
-        return self._order[start + (place + shift) % count]
-
-
 class TrainingBatches:
-    """The batches of a training run, for one rank of `size`; `batch` is the global batch B."""
+    """The batches of a training run, for one rank of `size`; `batch` is the global batch B.
+
+    In a conditional run the number of contexts of a step is drawn uniformly from `contexts`, and until the epoch
+    `new_classes_until` images and contexts are mapped into new classes (`random_maps`).
+    """
 
     def __init__(
         self,
@@ -114,6 +92,9 @@ class TrainingBatches:
         seed: int,
         rank: int = 0,
         size: int = 1,
+        pairs: Pairs = "character",
+        contexts: Sequence[int] = (1,),
+        new_classes_until: int = 0,
     ) -> None:
         """Raises BadInput if the batch does not fit the set, the ranks or the pairs asked for."""
         self._images, self._how, self._seed = images, data.binarise, seed
@@ -122,7 +103,13 @@ class TrainingBatches:
             raise BadInput(f"train.batch={self._batch} is not divisible by {size} workers: choose a multiple")
         self.steps = steps_per_epoch(len(images), self._batch)
         self._mine = slice(rank * batch // size, (rank + 1) * batch // size)
-        self._partners = Partners(images) if conditional else None
+        self._partners = Partners(images, pairs) if conditional else None
+        self._contexts, self._new_classes_until = contexts, new_classes_until
+        if self._partners is not None and max(contexts) > self._partners.fewest:
+            raise BadInput(
+                f"train.contexts={list(contexts)}: an image of the set has {self._partners.fewest} others to be "
+                "shown with; choose fewer"
+            )
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def at(self, epoch: int, step: int) -> Images:
@@ -133,10 +120,23 @@ class TrainingBatches:
             self._epoch = epoch
         index = self._order[step * self._batch : (step + 1) * self._batch]
         generator = generator_at(images.device, self._seed, "step", epoch, step)
-        x, context = self._mine_of(index, generator), None
-        if self._partners is not None:
-            context = self._mine_of(self._partners.draw(index, generator), generator)
-        return Images(x, context)
+        x = self._mine_of(index, generator)
+        if self._partners is None:
+            return Images(x, None)
+        partners = self._partners.draw(index, generator, self._count(epoch, step))
+        context = [self._mine_of(each, generator) for each in partners.unbind(1)]
+        shown = torch.cat(context, 1) if context else x[:, :0]
+        if epoch < self._new_classes_until:
+            own = generator_at(images.device, self._seed, "new classes", epoch, step)
+            x, shown = same_map(x, shown, random_maps(self._batch, own)[self._mine])
+        return Images(x, shown)
+
+    def _count(self, epoch: int, step: int) -> int:
+        """How many contexts the images of a step have."""
+        if len(self._contexts) == 1:
+            return self._contexts[0]
+        generator = generator_at(torch.device("cpu"), self._seed, "contexts", epoch, step)
+        return self._contexts[int(torch.randint(len(self._contexts), (), generator=generator))]
 
     def _mine_of(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """This rank's images of the global batch at `index`: drawn for all, read and made binary here."""
@@ -146,8 +146,16 @@ class TrainingBatches:
         return binarise(pixels, images.levels, self._how, None if uniform is None else uniform[self._mine])
 
 
-def fixed_set(images: ImageSet, data: DataConfig, conditional: bool, seed: int) -> FixedSet:
-    """The set as it is evaluated: binarised once, into memory, and paired once from `seed`, whatever the batch."""
+def fixed_set(
+    images: ImageSet,
+    data: DataConfig,
+    conditional: bool,
+    seed: int,
+    *,
+    pairs: Pairs = "character",
+    contexts: int = 1,
+) -> FixedSet:
+    """The set as it is evaluated: binarised once, into memory, and given its contexts once, all from `seed`."""
     device, how = images.device, data.binarise
     generator = generator_at(device, seed, "binarise")
     x = torch.empty(images.images.shape, dtype=torch.uint8, device=device)
@@ -157,4 +165,6 @@ def fixed_set(images: ImageSet, data: DataConfig, conditional: bool, seed: int) 
         x[index] = binarise(images.pixels(index), images.levels, how, uniform).squeeze(1).to(torch.uint8)
     if not conditional:
         return FixedSet(x, None)
-    return FixedSet(x, Partners(images).draw(everyone, generator_at(device, seed, "partner")))
+    return FixedSet(
+        x, Partners(images, pairs).draw(everyone, generator_at(device, seed, "partner"), contexts)
+    )

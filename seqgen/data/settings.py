@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from seqgen.core.strict import Strict
 
 Source = Literal["mnist", "binarized-mnist", "mnist-5k", "multi-mnist", "omniglot", "omniglot-strokes"]
 SplitRule = Literal["standard", "weak", "30-20", "40-10", "45-5"]
+ShrinkRule = Literal["strokes", "nearest"]
 Binarise = Literal["static", "dynamic", "threshold"]
+Pairs = Literal["character", "alphabet"]  # what a context shares with its image
 
 _SIZES = {
     "mnist": (28,),
@@ -26,12 +28,15 @@ class DataConfig(Strict):
     """One data set as it is sharded and read.
 
     `binarise` says how pixels become 0 or 1: `static` (the files are binary already), `dynamic` (grey levels
-    are Bernoulli probabilities, drawn anew each time from the run's seed), `threshold` (grey > 0.5).
+    are Bernoulli probabilities, drawn anew each time from the run's seed), `threshold` (grey > 0.5). `rule` says
+    how Omniglot's drawings are made smaller: `strokes` breaks none, `nearest` at 28 is what published few-shot tables
+    are on.
     """
 
     source: Source
     size: int
     split: SplitRule = "standard"
+    rule: ShrinkRule = "strokes"
     binarise: Binarise
     seed: int = Field(default=0, ge=0, description="Seed of what is generated (multi-mnist).")
 
@@ -61,6 +66,8 @@ class DataConfig(Strict):
             problems.append(f"split=standard: {self.source} has weak, 30-20, 40-10 or 45-5")
         if not self.is_omniglot and self.split != "standard":
             problems.append(f"split={self.split}: {self.source} has only standard")
+        if not self.is_omniglot and self.rule != "strokes":
+            problems.append(f"rule={self.rule}: only Omniglot's drawings are made smaller; leave it out")
         if self.is_grey and self.binarise == "static":
             problems.append(
                 f"binarise=static: {self.source} is grey; use dynamic or threshold, "
@@ -73,3 +80,11 @@ class DataConfig(Strict):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_rule(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Sets that were made before there was a choice keep their digests.
+        tree: dict[str, Any] = serialise(self)
+        if tree.get("rule") == "strokes":
+            del tree["rule"]
+        return tree

@@ -21,17 +21,24 @@ def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> Se
     attention, latents = make("attention"), make("latent")
     reader = attention.reader(2 if config.error_image else 1)
     context_reader = attention.context_reader() if config.conditional else None
+    shown = context_reader.features if context_reader else 0
     step = SequentialStep(
         sizes,
         reader=reader,
         context_reader=context_reader,
-        posterior=make("inference", reader.features, latents.parameters_of_q),
+        context=make("context", shown) if context_reader else None,
+        posterior=make(
+            "inference",
+            reader.features + (shown if config.infer_from_context else 0),
+            latents.parameters_of_q,
+        ),
         writer=attention.writer(),
-        transition=make("transition", config.latents + (context_reader.features if context_reader else 0)),
+        transition=make("transition", config.latents + shown),
         canvas=make("canvas"),
         observation=make("observation"),
         latents=latents,
-        prior=make("prior", latents.parameters_of_q),
+        prior=make("prior", shown, latents.parameters_of_q),
         error_image=config.error_image,
+        infer_from_context=config.infer_from_context,
     )
     return SequentialModel(config, sizes, step)

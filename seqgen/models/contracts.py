@@ -17,6 +17,7 @@ from seqgen.settings import register
 __all__ = [
     "Attention",
     "Canvas",
+    "Context",
     "Latents",
     "Memory",
     "Observation",
@@ -79,12 +80,19 @@ class Attention:
         raise NotImplementedError
 
     def context_reader(self) -> Reader:
-        """What the transition reads the context image x' [B,1,H,W] with (eq. 4)."""
+        """What a context image x' [B,1,H,W] is read with (eq. 4)."""
         return self.reader(1)
 
     def writer(self) -> Writer:
         """What writes on the canvas."""
         raise NotImplementedError
+
+
+class Context(nn.Module):
+    """Slot `context`: forward(glimpses [B,N,F] of N >= 1 contexts, h_{t-1} [B,D]) -> v_t [B,F] (eq. 4)."""
+
+    def __init__(self, settings: Any, sizes: Sizes, features: int) -> None:
+        super().__init__()
 
 
 class Canvas(nn.Module):
@@ -109,9 +117,12 @@ class Transition(nn.Module):
 
 
 class Prior(nn.Module):
-    """Slot `prior`, p(z_t | .): forward(h_{t-1} [B,D]) -> its parameters, as the latents take them (eq. 3)."""
+    """Slot `prior`, p(z_t | .): forward(h_{t-1} [B,D], v_t [B,F] or None) -> its parameters, as the latents take them.
 
-    def __init__(self, settings: Any, sizes: Sizes, parameters: int) -> None:
+    `context` is F, the size of v_t, 0 in an unconditional model (eq. 3).
+    """
+
+    def __init__(self, settings: Any, sizes: Sizes, context: int, parameters: int) -> None:
         super().__init__()
 
 

@@ -63,7 +63,7 @@ class SequentialModel(nn.Module):
         return self.step.latents.noise(self.config.steps, batch, generator)
 
     def forward(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Bound:
-        """The bound of eq. 8 for `x` [B,1,H,W] in [0,1], given `context` x' [B,1,H,W] for conditional models."""
+        """The bound of eq. 8 for `x` [B,1,H,W] in [0,1], given N contexts x' [B,N,H,W] for conditional models."""
         parameters, drawn = self._run(noise, x, context)
         return Bound(
             self.step.observation.log_likelihood(parameters, x), self.step.latents.kl(drawn.q, drawn.p)

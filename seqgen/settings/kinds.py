@@ -36,6 +36,7 @@ SLOTS = (
     "transition",  # f_h (eq. 5)
     "latent",  # what z_t is: its noise, how it is drawn, its divergence from the prior
     "prior",  # p(z_t | .) (eq. 3)
+    "context",  # v_t from the glimpses of several x' (eq. 4)
     "inference",  # q(z_t | z_{<t}, x) (eqs. 11-12)
     "observation",  # p(x | f_o(c_T)) (eq. 7)
     "objective",  # what a training minimises
@@ -214,6 +215,9 @@ for _slot, _name, _implementation, _settings in (
     ("transition", "lstm", "transitions:Lstm", KindSettings),
     ("latent", "gaussian", "latents:GaussianLatents", KindSettings),
     ("prior", "standard-normal", "priors:StandardNormal", KindSettings),
+    ("prior", "learned", "priors:LearnedPrior", KindSettings),
+    ("context", "mean", "contexts:MeanContext", KindSettings),
+    ("context", "attention", "contexts:AttentiveContext", KindSettings),
     ("inference", "shared", "posteriors:SharedPosterior", SharedPosteriorSettings),
     ("inference", "encoder", "posteriors:EncoderPosterior", KindSettings),
     ("observation", "conv", "observations:ConvObservation", KindSettings),

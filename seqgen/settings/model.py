@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from pydantic import Field
@@ -19,6 +20,7 @@ class ModelConfig(OpenSection):
         "transition",
         "latent",
         "prior",
+        "context",
         "inference",
         "observation",
     )
@@ -32,9 +34,19 @@ class ModelConfig(OpenSection):
     transition: str = Field(default="lstm", description="h_t from h_{t-1}, z_t and the context")
     latent: str = Field(default="gaussian", description="what z_t is")
     prior: str = Field(default="standard-normal", description="where z_t comes from without x")
+    context: str = Field(default="mean", description="how several contexts become one v_t")
     inference: str = Field(
         default="shared", description="posterior from h_{t-1} (the paper) or from an encoder LSTM (DRAW)"
     )
     observation: str = Field(default="conv", description="f_o: 1x1 convolution or c_T itself")
     error_image: bool = Field(default=False, description="read x - x_hat_{t-1} beside x (DRAW)")
     conditional: bool = Field(default=False, description="draw given a context image x' (eq. 4)")
+    infer_from_context: bool = Field(default=False, description="the posterior sees v_t beside the glimpse of x")
+
+    def problems(self, size: int | None = None) -> Iterator[str]:
+        """See OpenSection; and no setting of a context without one."""
+        yield from super().problems(size)
+        if not self.conditional:
+            for key in ("context", "infer_from_context"):
+                if (value := getattr(self, key)) != type(self).model_fields[key].default:
+                    yield f"{key}={value}: only for conditional=true; leave it out"

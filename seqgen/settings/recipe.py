@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from seqgen.core.files import canonical_digest
 from seqgen.core.strict import Positive, Strict
-from seqgen.data.settings import DataConfig
+from seqgen.data.settings import DataConfig, Pairs
 from seqgen.settings.model import ModelConfig
 from seqgen.settings.section import OpenSection
 
@@ -30,6 +30,22 @@ class TrainConfig(OpenSection):
     final_rate: float = Field(default=0.1, gt=0, le=1, description="rate at the end, as a share (cosine)")
     objective: str = Field(
         default="pathwise", description="what is minimised, and how its gradient is estimated"
+    )
+    pairs: Pairs = Field(
+        default="character", description="a context is of the image's character, or another of its alphabet"
+    )
+    contexts: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(1,),
+        min_length=1,
+        strict=False,
+        description="how many contexts a step's images are shown with: one of these at random; 0 is none",
+    )
+    new_classes: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the epochs, from the first, in which half of the images are mapped with their contexts: "
+        "flipped, transposed, turned, stretched",
     )
     clip: float = Field(default=10.0, gt=0, description="largest global gradient norm")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0 = none")
@@ -112,6 +128,12 @@ class Recipe(Strict):
             )
         if self.model.conditional and self.data.source in ("binarized-mnist", "multi-mnist"):
             yield f"model.conditional=true: {self.data.source} has no classes to draw pairs from; use another source"
+        if self.train.pairs == "alphabet" and not self.data.is_omniglot:
+            yield f"train.pairs=alphabet: {self.data.source} has no alphabets; use character"
+        if not self.model.conditional:
+            for key, default in (("pairs", "character"), ("contexts", (1,)), ("new_classes", 0.0)):
+                if (value := getattr(self.train, key)) != default:
+                    yield f"train.{key}={value}: only for model.conditional=true; leave it out"
         yield from (f"model.{problem}" for problem in self.model.problems(self.data.size))
         if self.search is not None:
             if self.train.batch % self.search.workers:

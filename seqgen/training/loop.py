@@ -70,7 +70,7 @@ def fit(
     run = _Run(model.to(group.device), train.to(group.device), data, config, group)
     held_out = None
     if valid is not None:  # drawn on the CPU: the same whatever the device, the epoch and the ranks
-        held_out = hold_out(valid.to("cpu"), data, conditional, config.seed)
+        held_out = hold_out(valid.to("cpu"), data, conditional, config.seed, pairs=config.pairs)
     decisive = {
         "data": data.model_dump(mode="json"),
         "model": model.config.model_dump(mode="json"),
@@ -131,6 +131,9 @@ class _Run:
             seed=config.seed,
             rank=group.rank,
             size=group.size,
+            pairs=config.pairs,
+            contexts=config.contexts,
+            new_classes_until=round(config.new_classes * config.epochs),
         )
         self.total = config.epochs * self.batches.steps
         objective = find("objective", config.objective).load()(config.of("objective")).to(group.device)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from seqgen.core.errors import BadInput
 from seqgen.data.batches import (
-    Partners,
     TrainingBatches,
     binarise,
     epoch_order,
@@ -97,28 +98,6 @@ def test_the_context_is_another_drawing_of_the_same_concept():
         assert concepts[drawn].equal(concepts[partner])
 
 
-def test_partners_are_uniform_over_the_other_drawings():
-    concepts = [0, 1, 0, 1, 1, 0, 1, 0]
-    partners = Partners(make_set(8, concepts))
-    drawn = partners.draw(torch.full((30_000,), 4), generator_at(torch.device("cpu"), 0))
-    count = torch.bincount(drawn, minlength=8)
-    assert count[4] == 0
-    assert count[[0, 2, 5, 7]].sum() == 0
-    others = count[[1, 3, 6]]
-    # Three equal cells of 10,000: the standard deviation of each is 82.
-    assert bool(((others - 10_000).abs() < 5 * 82).all())
-
-
-def test_a_concept_with_one_drawing_is_refused_for_pairs_by_name():
-    with pytest.raises(BadInput, match="'c1' has one drawing"):
-        Partners(make_set(5, [0, 0, 1, 2, 2]))
-
-
-def test_images_of_unknown_concept_are_refused_for_pairs():
-    with pytest.raises(BadInput, match="unknown concept"):
-        Partners(make_set(3, [0, 0, -1]))
-
-
 def test_dynamic_binarisation_has_the_greys_as_its_means():
     levels = torch.tensor([0, 51, 128, 204, 255], dtype=torch.uint8)
     grey = levels.repeat(20_000, 1).view(-1, 1, 5)
@@ -171,11 +150,63 @@ def test_a_batch_that_ranks_cannot_share_is_refused():
 def test_evaluation_pairs_each_image_with_another_of_its_concept():
     concepts = torch.tensor([i // 3 for i in range(30)])
     images = make_set(30, concepts.tolist(), levels=2)
-    x, partner = fixed_set(images, BITS, True, seed=5)
+    x, partners = fixed_set(images, BITS, True, seed=5)
     assert x.equal(images.images)
-    assert partner is not None
-    assert bool((partner != torch.arange(30)).all())
-    assert concepts[partner].equal(concepts)
+    assert partners is not None
+    assert bool((partners != torch.arange(30).unsqueeze(1)).all())
+    assert concepts[partners].equal(concepts.unsqueeze(1))
+
+
+def test_more_contexts_begin_with_the_same_ones():
+    images = make_set(40, [i // 10 for i in range(40)], levels=2)
+    one, five = (fixed_set(images, BITS, True, seed=5, contexts=n).partners for n in (1, 5))
+    assert one is not None
+    assert five is not None
+    assert five[:, :1].equal(one)
+    assert fixed_set(images, BITS, True, seed=5, contexts=0).partners.shape == (40, 0)
+
+
+def test_the_number_of_contexts_is_drawn_for_each_step_and_is_the_same_on_every_rank():
+    images = make_set(80, [i // 20 for i in range(80)], levels=2)
+    whole, first, second = (
+        TrainingBatches(
+            images, BITS, 8, conditional=True, seed=1, rank=rank, size=size, contexts=(0, 1, 3)
+        )
+        for rank, size in ((0, 1), (0, 2), (1, 2))
+    )
+    seen = []
+    for step in range(whole.steps):
+        batch, parts = whole.at(0, step), (first.at(0, step), second.at(0, step))
+        assert torch.cat([part.context for part in parts]).equal(batch.context)
+        seen.append(batch.context.shape[1])
+    assert set(seen) == {0, 1, 3}
+
+
+def test_more_contexts_than_there_are_drawings_are_refused():
+    images = make_set(80, [i // 20 for i in range(80)], levels=2)
+    with pytest.raises(BadInput, match=r"contexts=\[1, 20\].*19 others"):
+        TrainingBatches(images, BITS, 8, conditional=True, seed=1, contexts=(1, 20))
+
+
+def test_new_classes_map_an_image_and_its_contexts_alike_until_their_epoch_and_on_every_rank_alike():
+    images = make_set(64, [0] * 64, levels=2)
+    bars = torch.zeros(64, 9, 9, dtype=torch.uint8)
+    bars[:, 2, 1:6] = 1
+    images = replace(images, images=bars)  # all alike: a map shows, whatever is paired
+    plain, mapped, half = (
+        TrainingBatches(
+            images, BITS, 32, conditional=True, seed=1, contexts=(2,), new_classes_until=until, size=size
+        )
+        for until, size in ((0, 1), (1, 1), (1, 2))
+    )
+    batch = mapped.at(0, 0)
+    assert batch.context[:, :1].equal(batch.x)
+    assert batch.context[:, 1:].equal(batch.x)
+    changed = (batch.x != plain.at(0, 0).x).flatten(1).any(1)
+    assert 4 < int(changed.sum()) < 28
+    assert half.at(0, 0).x.equal(batch.x[:16])
+    assert set(batch.x.unique().tolist()) == {0.0, 1.0}
+    assert mapped.at(1, 0).x.equal(plain.at(1, 0).x)
 
 
 def test_a_subset_is_spread_over_the_concepts_and_keeps_pairs():

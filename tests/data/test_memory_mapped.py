@@ -123,7 +123,7 @@ def test_a_mapped_set_gives_the_same_batches(tmp_path: Path, name: str, conditio
             assert ours.context is None or ours.context.equal(theirs.context)
     ours, theirs = (fixed_set(images, data, True, 2) for images in (mapped, loaded))
     assert ours.x.equal(theirs.x)
-    assert ours.partner.equal(theirs.partner)
+    assert ours.partners.equal(theirs.partners)
     assert mapped.spread(12).images.equal(loaded.spread(12).images)
 
 

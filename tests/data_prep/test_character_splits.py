@@ -84,6 +84,15 @@ def test_28_is_ink_where_two_fifths_of_the_area_are():
     assert 0.2 < small.mean() < 0.8
 
 
+def test_nearest_takes_the_pixels_of_the_published_files_and_nothing_else():
+    ink = np.random.default_rng(0).random((2, 105, 105)) < 0.4
+    small = shrink(ink, 28, "nearest")
+    assert small.shape == (2, 28, 28)
+    for row in range(28):
+        for column in range(28):
+            assert np.array_equal(small[:, row, column], ink[:, int(3.75 * row), int(3.75 * column)])
+
+
 def test_28_keeps_a_pen_stroke_whole():
     ink = np.zeros((2, 105, 105), bool)
     ink[0, 10:95, 50:53] = True

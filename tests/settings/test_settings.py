@@ -42,6 +42,13 @@ def test_every_recipe_is_valid_and_printable(name):
         ("model.read_size=40", "model.read_size=40 exceeds data.size=28"),
         ("data.split=weak", "mnist-5k has only standard"),
         ("data.binarise=static", "binarise=static"),
+        ("data.rule=nearest", "rule=nearest: only Omniglot's drawings are made smaller"),
+        ("train.contexts=[0, 1]", "train.contexts=(0, 1): only for model.conditional=true"),
+        ("train.new_classes=0.5", "train.new_classes=0.5: only for model.conditional=true"),
+        ("train.contexts=[-1]", "train.contexts"),
+        ("train.contexts=[]", "train.contexts"),
+        ("train.pairs=alphabet", "mnist-5k has no alphabets"),
+        ("model.infer_from_context=true", "only for conditional=true"),
         ("register.name=../x", "register.name"),
         ("train.epochs", "section.key=value"),
         ("train.epochs=[", "not plain YAML"),
@@ -124,6 +131,13 @@ def test_digest_ignores_what_does_not_decide_the_result():
     assert load_recipe("quickstart", ["train.workers=1", "train.max_failures=9"]).digest() == base.digest()
     assert load_recipe("quickstart", ["train.seed=1"]).digest() != base.digest()
     assert load_recipe("quickstart", ["model.steps=5"]).digest() != base.digest()
+
+
+def test_a_set_made_before_there_was_a_choice_of_rules_keeps_its_digest():
+    base = load_recipe("quickstart-characters")
+    assert "rule" not in base.data.model_dump()
+    assert load_recipe("quickstart-characters", ["data.rule=strokes"]).digest() == base.digest()
+    assert load_recipe("quickstart-characters", ["data.rule=nearest"]).digest() != base.digest()
 
 
 def test_reading_a_recipe_imports_nothing_heavy():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqgen.models.contracts import (
     Canvas,
+    Context,
     Latents,
     Memory,
     Observation,
@@ -41,7 +42,7 @@ class Drawn(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """x [B,1,H,W], what is read of it (None where that changes with the canvas), and the context; both prepared.
+    """x [B,1,H,W], what is read of it (None where that changes with the canvas), and the N B contexts; both prepared.
 
     `x` is None when drawing from the prior, `context` in an unconditional model.
     """
@@ -60,6 +61,7 @@ class SequentialStep(Step):
         *,
         reader: Reader,
         context_reader: Reader | None,
+        context: Context | None,
         posterior: Posterior,
         writer: Writer,
         transition: Transition,
@@ -68,10 +70,12 @@ class SequentialStep(Step):
         latents: Latents,
         prior: Prior,
         error_image: bool,
+        infer_from_context: bool,
     ) -> None:
         super().__init__()
-        self.sizes, self.error_image = sizes, error_image
-        self.reader, self.context_reader, self.writer = reader, context_reader, writer
+        self.sizes, self.error_image, self.infer_from_context = sizes, error_image, infer_from_context
+        self.reader, self.writer = reader, writer
+        self.context_reader, self.context = context_reader, context
         self.latents, self.prior, self.posterior = latents, prior, posterior
         self.transition, self.canvas, self.observation = transition, canvas, observation
         # The paper leaves c_0 open; here it is learned, a constant a channel.
@@ -89,24 +93,28 @@ class SequentialStep(Step):
             raise ValueError("a conditional model needs context images, an unconditional one takes none")
         read = None if x is None or self.error_image else self.reader.prepare(x)
         if context is not None and self.context_reader is not None:
-            context = self.context_reader.prepare(context)
+            if context.shape[1] == 0:  # none is shown as a blank one, which no drawing is
+                context = context.new_zeros(len(context), 1, *context.shape[2:])
+            context = self.context_reader.prepare(context.flatten(0, 1).unsqueeze(1))
         return Observed(x, read, context)
 
     def forward(self, t: int, state: State, noise: Tensor, observed: Observed) -> tuple[State, Drawn]:
         """The equations of one step; they are the same at every t."""
         h, inference = state.h, state.inference
-        p = self.prior(h)  # (3)
+        v = self._read_context(h, observed)  # (4)
+        p = self.prior(h, v)  # (3)
         q: tuple[Tensor, ...] = ()
         if observed.x is None:
             z = self.latents.draw_from_prior(p, noise)
         else:
             r = self.reader(self._read(state, observed), h)  # (11)
+            if self.infer_from_context and v is not None:
+                r = torch.cat([r, v], 1)
             parameters, inference = self.posterior(r, h, inference)
+            if p:  # what q says is what it differs by from p
+                parameters = parameters + torch.cat(p, 1)
             z, q = self.latents.draw(parameters, noise)  # (12)
-        inputs = [z]
-        if self.context_reader is not None:
-            inputs.append(self.context_reader(observed.context, h))  # (4)
-        h, memory = self.transition(inputs, h, state.memory)  # (5)
+        h, memory = self.transition([z] if v is None else [z, v], h, state.memory)  # (5)
         canvas = self.canvas(state.canvas, self.writer(h))  # (6)
         return State(h, memory, canvas, inference), Drawn(z, q, p)
 
@@ -115,6 +123,14 @@ class SequentialStep(Step):
         if not self.error_image or observed.x is None:
             return observed.read
         return self.reader.prepare(self.observation.beside_error(observed.x, self.observation(state.canvas)))
+
+    def _read_context(self, h: Tensor, observed: Observed) -> Tensor | None:
+        """v_t [B,F]: all contexts are read through one window, and joined."""
+        if self.context_reader is None or self.context is None or observed.context is None:
+            return None
+        count = len(observed.context) // max(1, len(h))
+        seen = self.context_reader(observed.context, h if count == 1 else h.repeat_interleave(count, 0))
+        return self.context(seen.view(len(h), count, self.context_reader.features), h)
 
     def windows(self, before: State, after: State, observed: Observed) -> Windows:
         """The windows that the state before read through, and the one that the state after wrote through."""

@@ -1,10 +1,13 @@
-"""Measure the trained model on held-out images."""
+"""Measure the trained model on held-out images.
+
+The tables and figures of one-shot generation are this package's other modules, each a verb.
+"""
 
 from __future__ import annotations
 
 from pipelines.artifacts.measurements import Metrics, metric_lines, write_measurement
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
-from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.command import RecipeOption, SetOption
 from pipelines.cli.progress import Display
 from pipelines.cli.signals import raise_on_stop
 from seqgen.core.errors import BadInput
@@ -48,7 +51,9 @@ def evaluate_trained(trained: TrainedModel) -> Metrics:
 
     model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
     images = load_split(trained.places.shards, config.split, config.images, memory=image_memory())
-    held_out = bounds.hold_out(images, trained.recipe.data, model.config.conditional, config.seed)
+    held_out = bounds.hold_out(
+        images, trained.recipe.data, model.config.conditional, config.seed, pairs=trained.recipe.train.pairs
+    )
     device = next(model.parameters()).device
     print(f"evaluate: {len(held_out):,} images of {config.split} on {device}", flush=True)
     with Display("images") as display:
@@ -67,6 +72,3 @@ def _check_images(recipe: Recipe) -> None:
             f"evaluate.images={config.images}: a standard error needs two drawings of each of 2 concepts, 4"
         )
 
-
-if __name__ == "__main__":
-    run(evaluate)

@@ -1,0 +1,85 @@
+"""What the verbs of figures share: what a figure shows, and the picture with its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipelines.artifacts.one_shot import write_table
+from pipelines.artifacts.trained_model import TrainedModel
+from pipelines.cli.progress import Display
+from pipelines.registry.evaluation import Evaluation, comparable
+from seqgen.core.errors import BadInput
+from seqgen.core.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seqgen.drawing.one_shot import Subject
+    from seqgen.evaluation.bounds import HeldOut
+    from seqgen.models import SequentialModel
+
+
+def need_contexts(trained: TrainedModel, what: str) -> None:
+    """Raises BadInput for an unconditional model; `what` needs contexts."""
+    if not trained.recipe.model.conditional:
+        raise BadInput(
+            f"model.conditional=false in {trained.recipe.name}: {what} needs contexts; "
+            "name a recipe with conditional=true"
+        )
+
+
+def load_held_out(trained: TrainedModel, contexts: int = 1) -> tuple[SequentialModel, HeldOut]:
+    """The model and the held-out images as `pipelines.evaluate` takes them, with so many contexts, if it wants any."""
+    import torch
+
+    from seqgen.data.images import load_split
+    from seqgen.evaluation.bounds import hold_out
+    from seqgen.models import load_model
+    from seqgen.training.memory import image_memory
+
+    trained.manifest()
+    recipe, config = trained.recipe, trained.recipe.evaluate
+    model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    images = load_split(trained.places.shards, config.split, config.images, memory=image_memory())
+    conditional = recipe.model.conditional
+    pairs = recipe.train.pairs
+    return model, hold_out(images, recipe.data, conditional, config.seed, pairs=pairs, contexts=contexts)
+
+
+def subject(trained: TrainedModel, contexts: int = 1) -> Subject:
+    """What a sheet of this model shows; F of every drawing is the evaluation's where that was given the same."""
+    from seqgen.drawing.one_shot import Subject
+
+    model, held_out = load_held_out(trained, contexts)
+    free_energy = _evaluated(trained, held_out) if contexts == 1 else None
+    if free_energy is None:
+        free_energy = _free_energy(trained, model, held_out)
+    return Subject(model, held_out, free_energy, trained.manifest().title, trained.recipe.evaluate.seed)
+
+
+def write_figure(trained: TrainedModel, verb: str, name: str, picture: bytes, title: str, **about: Any) -> None:
+    """Write artifacts/<recipe>/one_shot/<name>, and <verb>.json that says which weights drew it, and say where."""
+    path = trained.places.one_shot / name
+    write_bytes(path, picture)
+    config = trained.recipe.evaluate
+    choices: Mapping[str, Any] = {"picture": name, "split": config.split, "seed": config.seed, **about}
+    write_table(trained, verb, {}, choices, title)
+    print(f"written: {path}")
+
+
+def _evaluated(trained: TrainedModel, held_out: HeldOut) -> Tensor | None:
+    """F of every image as the evaluate stage left it, None if it is not of these weights and images."""
+    if not (trained.places.evaluate / "bounds.npy").is_file():
+        return None
+    evaluation = Evaluation.read(trained.places.evaluate)
+    same = evaluation.data == comparable(trained, len(held_out)) and evaluation.weights == trained.weights
+    return evaluation.bounds if same else None
+
+
+def _free_energy(trained: TrainedModel, model: SequentialModel, held_out: HeldOut) -> Tensor:
+    from seqgen.evaluation.bounds import free_energies
+
+    with Display("images") as display:
+        advance = display.counter("F", len(held_out))
+        return free_energies(model, held_out, trained.recipe.evaluate.seed, advance).free_energy

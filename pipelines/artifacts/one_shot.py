@@ -1,0 +1,76 @@
+"""What the verbs of one-shot evaluation leave: one table a verb, bound to the weights that it was measured on."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from pipelines.artifacts.measurements import read_json
+from pipelines.artifacts.trained_model import TrainedModel
+from seqgen.core.files import write_json
+
+
+class Entry(TypedDict):
+    """One number: its standard error by character (or run), and by alphabet where that was made."""
+
+    value: float
+    se: float | None
+    se_by_alphabet: float | None
+    images: int
+    k: int | None
+    unit: str
+
+
+def entry(
+    value: float,
+    se: float | None,
+    images: int,
+    *,
+    unit: str,
+    se_by_alphabet: float | None = None,
+    k: int | None = None,
+) -> Entry:
+    """An entry of a table."""
+    return Entry(value=value, se=se, se_by_alphabet=se_by_alphabet, images=images, k=k, unit=unit)
+
+
+def write_table(
+    trained: TrainedModel, verb: str, entries: Mapping[str, Entry], about: Mapping[str, Any], title: str
+) -> Path:
+    """Write artifacts/<recipe>/one_shot/<verb>.json; `about` are the choices that it was measured with."""
+    path = trained.places.one_shot / f"{verb}.json"
+    content = {
+        "title": title,
+        "recipe": trained.recipe.name,
+        "weights": trained.weights,
+        "manifest": trained.run["manifest_digest"],
+        "command": command(trained, verb),
+        "about": dict(about),
+        "entries": dict(entries),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)
+    return path
+
+
+def read_tables(trained: TrainedModel) -> list[dict[str, Any]]:
+    """The tables that were measured on these weights, by verb."""
+    tables = (read_json(path) for path in sorted(trained.places.one_shot.glob("*.json")))
+    return [table for table in tables if table and table.get("weights") == trained.weights]
+
+
+def command(trained: TrainedModel, verb: str) -> str:
+    """The command that writes a table of `verb` again, with the recipe's own settings."""
+    return shlex.join(["python", "-m", f"pipelines.evaluate.{verb}", "--recipe", trained.recipe.name])
+
+
+def lines(entries: Mapping[str, Entry]) -> list[str]:
+    """The table as aligned plain lines."""
+    result = []
+    for name, one in entries.items():
+        error = "" if one["se"] is None else f" ± {one['se']:.2f}"
+        by_alphabet = "" if one["se_by_alphabet"] is None else f" (by alphabet ± {one['se_by_alphabet']:.2f})"
+        result.append(f"  {name:<34} {one['value']:9.2f}{error}{by_alphabet} {one['unit']}")
+    return result

@@ -1,0 +1,50 @@
+"""Draw figure 10: new exemplars of characters of alphabets never seen, one split beside the other."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.artifacts.figures import need_contexts, subject, write_figure
+from pipelines.artifacts.trained_model import load_trained_model
+from pipelines.cli.command import RecipeOption, SetOption, run
+from seqgen.core.errors import BadInput
+
+TITLE = "New exemplars of alphabets never seen"
+_SPLITS = ("30-20", "40-10", "45-5")
+
+WithOption = Annotated[
+    list[str] | None,
+    typer.Option("--with", help="Another recipe whose sheet goes beside this one; may be repeated."),
+]
+
+
+def figure10(recipe: RecipeOption = None, settings: SetOption = None, others: WithOption = None) -> None:
+    """Draw new exemplars of characters of alphabets never seen (figure 10), given one drawing of each.
+
+    `--with one-shot-40-10 --with one-shot-45-5` puts the three splits side by side.
+    """
+    shown = [load_trained_model(recipe, settings or ()), *(load_trained_model(other) for other in others or ())]
+    for trained in shown:
+        need_contexts(trained, "figure 10")
+        if trained.recipe.data.split not in _SPLITS:
+            raise BadInput(
+                f"data.split={trained.recipe.data.split} in {trained.recipe.name}: figure 10 is of the splits "
+                f"{', '.join(_SPLITS)}; use figure9 for the split weak"
+            )
+
+    from seqgen.drawing import one_shot
+    from seqgen.drawing.pictures import png
+
+    columns = 10 if len(shown) == 1 else 6
+    sheets = [
+        one_shot.exemplars(subject(trained), f"{TITLE}: {trained.recipe.data.split}", columns)
+        for trained in shown
+    ]
+    beside = [f"{trained.recipe.name} {trained.weights}" for trained in shown[1:]]
+    write_figure(shown[0], "figure10", "figure10.png", png(one_shot.beside(sheets)), TITLE, beside=beside)
+
+
+if __name__ == "__main__":
+    run(figure10)

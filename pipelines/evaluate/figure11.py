@@ -1,0 +1,30 @@
+"""Draw figure 11: new characters of an alphabet never seen, or exemplars of a character, from 1 to 10 drawings."""
+
+from __future__ import annotations
+
+from pipelines.artifacts.figures import need_contexts, subject, write_figure
+from pipelines.artifacts.trained_model import load_trained_model
+from pipelines.cli.command import RecipeOption, SetOption, run
+
+
+def figure11(recipe: RecipeOption = None, settings: SetOption = None) -> None:
+    """Draw what is made of 1, 2, 5 and 10 contexts (figure 11), given by `train.pairs` as in training.
+
+    alphabet: each context is another character of one alphabet, and so is what is drawn. character: all are drawings
+    of one character.
+    """
+    trained = load_trained_model(recipe, settings or ())
+    need_contexts(trained, "figure 11")
+
+    from seqgen.drawing import one_shot
+    from seqgen.drawing.pictures import png
+
+    config = trained.recipe.train
+    picture = one_shot.from_several(subject(trained), config.pairs)
+    what = "characters of an alphabet" if config.pairs == "alphabet" else "exemplars of a character"
+    about = {"pairs": config.pairs, "trained_with": list(config.contexts)}
+    write_figure(trained, "figure11", "figure11.png", png(picture), f"New {what} from 1 to 10 contexts", **about)
+
+
+if __name__ == "__main__":
+    run(figure11)

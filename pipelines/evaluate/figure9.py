@@ -1,0 +1,31 @@
+"""Draw figure 9: new exemplars of characters never seen, of alphabets known from training."""
+
+from __future__ import annotations
+
+from pipelines.artifacts.figures import need_contexts, subject, write_figure
+from pipelines.artifacts.trained_model import load_trained_model
+from pipelines.cli.command import RecipeOption, SetOption, run
+from seqgen.core.errors import BadInput
+
+TITLE = "New exemplars of characters never seen: the weak split"
+
+
+def figure9(recipe: RecipeOption = None, settings: SetOption = None) -> None:
+    """Draw new exemplars of ten characters never seen of known alphabets (figure 9), given one drawing of each."""
+    trained = load_trained_model(recipe, settings or ())
+    need_contexts(trained, "figure 9")
+    if trained.recipe.data.split != "weak":
+        raise BadInput(
+            f"data.split={trained.recipe.data.split} in {trained.recipe.name}: figure 9 is of the split weak; "
+            "use figure10 for new alphabets"
+        )
+
+    from seqgen.drawing import one_shot
+    from seqgen.drawing.pictures import png
+
+    picture = one_shot.exemplars(subject(trained), TITLE)
+    write_figure(trained, "figure9", "figure9.png", png(picture), TITLE)
+
+
+if __name__ == "__main__":
+    run(figure9)
