@@ -62,7 +62,7 @@ class Reader(nn.Module):
 
 
 class Writer(nn.Module):
-    """Writes on the canvas, f_w: forward(h [B,D]) -> [B,Cc,H,W] (sec. 3.2.3)."""
+    """Writes on the canvas, f_w: forward(h [B,D], v_t [B,F] or None) -> [B,Cc,H,W] (sec. 3.2.3)."""
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor | None:
         """The window's corners on the canvas in pixels, [B,4,2] as (x, y); None if there is no window."""

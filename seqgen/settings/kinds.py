@@ -180,9 +180,28 @@ class WindowSettings(KindSettings):
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
         """A window is no larger than the image."""
         if size is not None:
-            for key, side in self:
-                if side > size:
+            for key in ("read_size", "write_size"):
+                if (side := getattr(self, key)) > size:
                     yield f"{key}={side} exceeds data.size={size}"
+
+
+class AffineWindowSettings(WindowSettings):
+    """And how finely an affine window is read."""
+
+    samples: Positive = Field(
+        default=1,
+        description="samples a side of each of a glimpse's pixels, averaged: 2 sees what lies between the pixels of a "
+        "window twice as wide as its glimpse",
+    )
+    copy_context: bool = Field(default=False, description="what is read of x' is added to what is written")
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """What is copied is as large as what is written."""
+        yield from super().problems(section, size)
+        if self.copy_context and not section.conditional:
+            yield "copy_context=true: only for conditional=true; leave it out"
+        if self.copy_context and self.read_size != self.write_size:
+            yield f"copy_context=true needs read_size={self.read_size} to be write_size={self.write_size}"
 
 
 class SharedPosteriorSettings(KindSettings):
@@ -207,7 +226,7 @@ class PathwiseSettings(KindSettings):
 
 
 for _slot, _name, _implementation, _settings in (
-    ("attention", "spatial-transformer", "attention.spatial_transformer:SpatialTransformer", WindowSettings),
+    ("attention", "spatial-transformer", "attention.spatial_transformer:SpatialTransformer", AffineWindowSettings),
     ("attention", "gaussian", "attention.gaussian:GaussianAttention", WindowSettings),
     ("attention", "full", "attention.full:FullAttention", KindSettings),
     ("canvas", "additive", "canvases:AdditiveCanvas", KindSettings),

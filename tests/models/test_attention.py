@@ -48,6 +48,28 @@ def test_affine_sample_is_the_bilinear_double_sum(matrix):
     np.testing.assert_allclose(got, bilinear_double_loop(image.numpy(), np.array(matrix), 5, 4), atol=1e-5)
 
 
+def test_a_glimpse_of_several_samples_a_pixel_is_the_mean_of_what_a_finer_loop_reads():
+    torch.manual_seed(0)
+    reader, h = AffineReader(sizes(16), 3, 1, samples=2), torch.randn(1, 16)
+    image = torch.rand(8, 9)
+    with torch.no_grad():
+        reader.window.weight.mul_(10)
+        got = reader(image[None, None], h).view(3, 3)
+        matrix = reader.window(h).view(2, 3).double().numpy()
+    fine = bilinear_double_loop(image.numpy(), matrix, 6, 6)
+    np.testing.assert_allclose(got, fine.reshape(3, 2, 3, 2).mean((1, 3)), atol=1e-5)
+
+
+def test_two_samples_a_pixel_see_every_stroke_of_an_image_that_is_twice_as_wide():
+    bars = torch.eye(16).unsqueeze(1).unsqueeze(1).expand(-1, 1, 16, -1)  # one column of ink each
+    h = torch.zeros(16, 4)
+    coarse, fine = (AffineReader(sizes(4), 8, 1, samples) for samples in (1, 2))
+    assert fine(bars, h).sum(1).eq(fine(bars, h).sum(1)[0]).all()
+    thin = torch.eye(20)[:, None, None].expand(-1, 1, 20, -1)
+    assert coarse(thin, torch.zeros(20, 4)).sum(1).min() == 0
+    assert fine(thin, torch.zeros(20, 4)).sum(1).min() > 0
+
+
 def test_windows_are_float32_whatever_the_rest_computes_in():
     torch.manual_seed(0)
     image, h = torch.rand(3, 1, 28, 28), torch.randn(3, 16)

@@ -58,7 +58,7 @@ class CoarseWriter(Writer):
         super().__init__()
         self.shape, self.size = (sizes.canvas_channels, cells, cells), (sizes.height, sizes.width)
         self.sprite = nn.Linear(sizes.hidden, sizes.canvas_channels * cells**2)
-    def forward(self, h):
+    def forward(self, h, v=None):
         return functional.interpolate(self.sprite(h).unflatten(1, self.shape), self.size)
 
 @register("attention", "coarse")

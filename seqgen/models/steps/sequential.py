@@ -115,7 +115,7 @@ class SequentialStep(Step):
                 parameters = parameters + torch.cat(p, 1)
             z, q = self.latents.draw(parameters, noise)  # (12)
         h, memory = self.transition([z] if v is None else [z, v], h, state.memory)  # (5)
-        canvas = self.canvas(state.canvas, self.writer(h))  # (6)
+        canvas = self.canvas(state.canvas, self.writer(h, v))  # (6)
         return State(h, memory, canvas, inference), Drawn(z, q, p)
 
     def _read(self, state: State, observed: Observed) -> Tensor | None:
