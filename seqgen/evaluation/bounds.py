@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
@@ -10,10 +9,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from seqgen.core.errors import BadInput, NumericalError
+from seqgen.core.errors import NumericalError
 from seqgen.data.batches import fixed_set, generator_at
 from seqgen.data.images import ImageSet
-from seqgen.data.settings import DataConfig
+from seqgen.data.settings import DataConfig, Pairs
+from seqgen.evaluation.errors import Estimate as Estimate
+from seqgen.evaluation.errors import by_difference as by_difference
+from seqgen.evaluation.errors import clustered, difference_values
+from seqgen.evaluation.errors import estimate as estimate
 from seqgen.models import Bound, SequentialModel
 from seqgen.objectives import importance_weighted
 from seqgen.settings import EvaluateConfig
@@ -30,12 +33,24 @@ class HeldOut:
     """A split as it is measured: binarised once, each image with its context, in the set's order."""
 
     x: Tensor  # uint8 [N,1,H,W] in {0, 1}
-    context: Tensor | None  # uint8 [N,1,H,W] in {0, 1}, another image of the same concept
+    context: Tensor | None  # uint8 [N,n,H,W] in {0, 1}, n other images of the same concept
     concepts: Tensor  # int64 [N]
     groups: Tensor | None = None  # int64 [N], images of one group are not independent; None: all are
+    alphabets: Tensor | None = None  # int64 [N], a coarser grouping: characters of an alphabet are alike
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def take(self, index: Tensor) -> HeldOut:
+        """The images at `index` (int64 [M]), in that order, with what they have."""
+        context, groups, alphabets = (
+            None if part is None else part[index] for part in (self.context, self.groups, self.alphabets)
+        )
+        return HeldOut(self.x[index], context, self.concepts[index], groups, alphabets)
+
+    def with_contexts(self, count: int) -> HeldOut:
+        """The same images with the first `count` of their contexts."""
+        return self if self.context is None else replace(self, context=self.context[:, :count])
 
 
 class Bounds(NamedTuple):
@@ -44,13 +59,6 @@ class Bounds(NamedTuple):
     free_energy: Tensor  # [N]
     log_likelihood: Tensor  # [N]
     kl: Tensor  # [T], mean over images
-
-
-class Estimate(NamedTuple):
-    """A mean over images and the standard error of that mean."""
-
-    mean: float
-    se: float
 
 
 @dataclass(frozen=True)
@@ -62,46 +70,14 @@ class Measurement:
     kl_per_step: Tensor  # [T]
 
 
-def estimate(values: Tensor, groups: Tensor | None = None) -> Estimate:
-    """Mean and standard error of `values` [N], N >= 2.
-
-    The error is the sample standard deviation over sqrt N or, with `groups` (int64 [N]), the cluster-robust
-    sqrt(G/(G-1) sum_g (sum_{i in g} (v_i - mean))^2) / N; both agree where every group is one image.
-    """
-    count = len(values)
-    if count < 2:
-        raise BadInput(f"a standard error needs at least 2 images, not {count}; raise evaluate.images")
-    values = values.double()
-    mean = values.mean()
-    if groups is None:
-        return Estimate(mean.item(), values.std(correction=1).item() / math.sqrt(count))
-    present, group = groups.unique(return_inverse=True)
-    if len(present) < 2:
-        raise BadInput("a standard error needs images of at least 2 concepts, not 1; raise evaluate.images")
-    sums = torch.zeros(len(present), dtype=torch.float64).index_add_(0, group, values - mean)
-    variance = len(present) / (len(present) - 1) * sums.square().sum().item()
-    return Estimate(mean.item(), math.sqrt(variance) / count)
-
-
-def by_difference(bounds: Tensor, tighter: Tensor, chosen: Tensor, groups: Tensor | None = None) -> Estimate:
-    """The mean over all N images of a bound that is known for n of them only, `tighter` [n] at `chosen` [n].
-
-    The difference estimator of survey sampling: the mean of `bounds` [N] less the mean gain on the chosen
-    images, so that easy or hard chosen images do not shift it. It is the mean of N values of which the gain
-    counts N/n-fold where it is known; their standard error, with `groups` or without, is its own.
-    """
-    total, known = len(bounds), len(tighter)
-    if known < 2:
-        raise BadInput("a standard error needs at least 2 images, not 1; raise evaluate.importance_images")
-    values = bounds.double().clone()
-    gain = values[chosen] - tighter.double()
-    values[chosen] -= total / known * (gain - gain.mean())
-    return estimate(values - gain.mean(), groups)
-
-
 def subset(total: int, count: int, seed: int, purpose: str) -> Tensor:
     """A simple random sample of `min(count, total)` indices below `total`, in order: int64, from `seed`."""
-    return torch.randperm(total, generator=generator_at(_CPU, seed, purpose))[:count].sort().values
+    return random_order(total, seed, purpose)[:count].sort().values
+
+
+def random_order(total: int, seed: int, purpose: str) -> Tensor:
+    """The indices below `total` in a random order, int64 [total], of which any first few are a simple random sample."""
+    return torch.randperm(total, generator=generator_at(_CPU, seed, purpose))
 
 
 def groups_of(images: ImageSet, data: DataConfig) -> Tensor | None:
@@ -112,16 +88,25 @@ def groups_of(images: ImageSet, data: DataConfig) -> Tensor | None:
     return images.concepts.cpu() if data.is_omniglot else None
 
 
-def hold_out(images: ImageSet, data: DataConfig, conditional: bool, seed: int) -> HeldOut:
-    """Binarise `images` once and give each its context, all from `seed`."""
-    x, partner = fixed_set(images, data, conditional, seed)
-    x = x.unsqueeze(1).cpu()
-    context = None if partner is None else x[partner.cpu()]
-    return HeldOut(x, context, images.concepts.cpu(), groups_of(images, data))
+def hold_out(
+    images: ImageSet,
+    data: DataConfig,
+    conditional: bool,
+    seed: int,
+    *,
+    pairs: Pairs = "character",
+    contexts: int = 1,
+) -> HeldOut:
+    """Binarise `images` once and give each its `contexts`, all from `seed`; the first are the same for any number."""
+    x, partners = fixed_set(images, data, conditional, seed, pairs=pairs, contexts=contexts)
+    x = x.cpu()
+    context = None if partners is None else x[partners.cpu()]
+    alphabets = images.alphabets.cpu() if data.is_omniglot else None
+    return HeldOut(x.unsqueeze(1), context, images.concepts.cpu(), groups_of(images, data), alphabets)
 
 
 def foreign_context(held_out: HeldOut, seed: int) -> Tensor | None:
-    """The same contexts dealt out anew, so that none has its image's concept: uint8 [N,1,H,W].
+    """The same contexts dealt out anew, so that none has its image's concept: uint8 [N,n,H,W].
 
     Concepts are put in a random order and the contexts moved on by the largest concept's size. None where
     that cannot be (one concept has more than half of the images).
@@ -200,11 +185,20 @@ def _bounds(
 
 @torch.no_grad()
 def importance_bounds(
-    model: SequentialModel, held_out: HeldOut, samples: int, seed: int, advance: Advance | None = None
+    model: SequentialModel,
+    held_out: HeldOut,
+    samples: int,
+    seed: int,
+    advance: Advance | None = None,
+    *,
+    part: int | None = None,
 ) -> Tensor:
-    """-L_k of every image: bounds -log p(x) from above, the tighter the larger k = `samples`; float64 [N]."""
+    """-L_k of every image: bounds -log p(x) from above, the tighter the larger k = `samples`; float64 [N].
+
+    The noise of an image depends on its place in `held_out`, and on which `part` of a larger set that is.
+    """
     device = _device(model)
-    generator = generator_at(_CPU, seed, "importance")
+    generator = generator_at(_CPU, seed, "importance", *(() if part is None else (part,)))
     values = []
     pairs = _CUDA_PAIRS if device.type == "cuda" else CHUNK
     step = max(1, pairs // samples)
@@ -224,32 +218,29 @@ def measure(
     For a conditional model `foreign_context_cost` is the bound with a context of another concept less the
     bound, image by image.
     """
-    bounds, groups = free_energies(model, held_out, config.seed, advance), held_out.groups
-    bound = estimate(bounds.free_energy, groups)
-    metrics = {
-        "bound": bound.mean,
-        "bound_se": bound.se,
-        "log_likelihood": bounds.log_likelihood.mean().item(),
-        "kl": bounds.kl.sum().item(),
-    }
+    bounds = free_energies(model, held_out, config.seed, advance)
+    metrics = _with_errors("bound", bounds.free_energy, held_out)
+    metrics |= {"log_likelihood": bounds.log_likelihood.mean().item(), "kl": bounds.kl.sum().item()}
     foreign = foreign_context(held_out, config.seed)
     if foreign is not None:
         exchanged = replace(held_out, context=foreign)
         values = free_energies(model, exchanged, config.seed, advance, purpose="foreign").free_energy
-        shuffled, cost = estimate(values, groups), estimate(values - bounds.free_energy, groups)
-        metrics |= {
-            "bound_shuffled_context": shuffled.mean,
-            "bound_shuffled_context_se": shuffled.se,
-            "foreign_context_cost": cost.mean,
-            "foreign_context_cost_se": cost.se,
-        }
+        metrics |= _with_errors("bound_shuffled_context", values, held_out)
+        metrics |= _with_errors("foreign_context_cost", values - bounds.free_energy, held_out)
     chosen = subset(len(held_out), config.importance_images, config.seed, "importance subset")
     k = config.importance_samples
-    weighted = importance_bounds(model, _take(held_out, chosen), k, config.seed, advance)
-    tighter = by_difference(bounds.free_energy, weighted, chosen, groups)
-    metrics |= {f"iwae_{k}": tighter.mean, f"iwae_{k}_se": tighter.se, f"iwae_{k}_images": len(chosen)}
+    weighted = importance_bounds(model, held_out.take(chosen), k, config.seed, advance)
+    tighter = difference_values(bounds.free_energy, weighted, chosen)
+    metrics |= _with_errors(f"iwae_{k}", tighter, held_out) | {f"iwae_{k}_images": len(chosen)}
     metrics["images"] = len(held_out)
     return Measurement(metrics, bounds.free_energy, bounds.kl)
+
+
+def _with_errors(name: str, values: Tensor, held_out: HeldOut) -> dict[str, float]:
+    """The mean of `values` [N] as metrics: `name`, its `_se` and, where there are alphabets, its `_se_by_alphabet`."""
+    mean, se, by_alphabet = clustered(values, held_out.groups, held_out.alphabets)
+    metrics = {name: mean, f"{name}_se": se}
+    return metrics if by_alphabet is None else {**metrics, f"{name}_se_by_alphabet": by_alphabet}
 
 
 def passes(held_out: HeldOut, config: EvaluateConfig) -> int:
@@ -258,9 +249,7 @@ def passes(held_out: HeldOut, config: EvaluateConfig) -> int:
     return sweeps * len(held_out) + config.importance_samples * min(len(held_out), config.importance_images)
 
 
-def _take(held_out: HeldOut, index: Tensor) -> HeldOut:
-    context, groups = (None if part is None else part[index] for part in (held_out.context, held_out.groups))
-    return HeldOut(held_out.x[index], context, held_out.concepts[index], groups)
+_take = HeldOut.take
 
 
 def _chunks(held_out: HeldOut, device: torch.device, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
