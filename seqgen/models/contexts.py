@@ -12,11 +12,19 @@ from seqgen.models.layers import Linear
 
 
 class MeanContext(Context):
-    """The mean of the glimpses: their order says nothing."""
+    """The mean of the glimpses: their order says nothing.
+
+    Reading is linear in the image, and all contexts are read through one window: the mean of the glimpses is the glimpse
+    of the mean image, and costs as much as that of one.
+    """
+
+    def gather(self, contexts: Tensor) -> Tensor:
+        """Their mean, [B,1,H,W]."""
+        return contexts if contexts.shape[1] == 1 else contexts.mean(1, keepdim=True)
 
     def forward(self, glimpses: Tensor, h: Tensor) -> Tensor:
         """See Context."""
-        return glimpses[:, 0] if glimpses.shape[1] == 1 else glimpses.mean(1)
+        return glimpses[:, 0]
 
 
 class AttentiveContext(Context):

@@ -89,10 +89,14 @@ class Attention:
 
 
 class Context(nn.Module):
-    """Slot `context`: forward(glimpses [B,N,F] of N >= 1 contexts, h_{t-1} [B,D]) -> v_t [B,F] (eq. 4)."""
+    """Slot `context`: forward(glimpses [B,M,F], h_{t-1} [B,D]) -> v_t [B,F] (eq. 4); M images are read, of N contexts."""
 
     def __init__(self, settings: Any, sizes: Sizes, features: int) -> None:
         super().__init__()
+
+    def gather(self, contexts: Tensor) -> Tensor:
+        """The images that are read, once for all T steps: `contexts` [B,N,H,W], N >= 1 -> [B,M,H,W]."""
+        return contexts
 
 
 class Canvas(nn.Module):

@@ -42,7 +42,7 @@ class Drawn(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """x [B,1,H,W], what is read of it (None where that changes with the canvas), and the N B contexts; both prepared.
+    """x [B,1,H,W], what is read of it (None where that changes with the canvas), and the contexts; both prepared.
 
     `x` is None when drawing from the prior, `context` in an unconditional model.
     """
@@ -92,10 +92,11 @@ class SequentialStep(Step):
         if (context is None) != (self.context_reader is None):
             raise ValueError("a conditional model needs context images, an unconditional one takes none")
         read = None if x is None or self.error_image else self.reader.prepare(x)
-        if context is not None and self.context_reader is not None:
+        if context is not None and self.context_reader is not None and self.context is not None:
             if context.shape[1] == 0:  # none is shown as a blank one, which no drawing is
                 context = context.new_zeros(len(context), 1, *context.shape[2:])
-            context = self.context_reader.prepare(context.flatten(0, 1).unsqueeze(1))
+            images = self.context.gather(context)
+            context = self.context_reader.prepare(images.flatten(0, 1).unsqueeze(1))
         return Observed(x, read, context)
 
     def forward(self, t: int, state: State, noise: Tensor, observed: Observed) -> tuple[State, Drawn]:
@@ -125,7 +126,7 @@ class SequentialStep(Step):
         return self.reader.prepare(self.observation.beside_error(observed.x, self.observation(state.canvas)))
 
     def _read_context(self, h: Tensor, observed: Observed) -> Tensor | None:
-        """v_t [B,F]: all contexts are read through one window, and joined."""
+        """v_t [B,F]: the contexts are read through one window, and joined."""
         if self.context_reader is None or self.context is None or observed.context is None:
             return None
         count = len(observed.context) // max(1, len(h))
