@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipelines.artifacts.figures import load_held_out, need_contexts, write_figure
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.evaluate.figures import load_held_out, need_contexts, write_figure
 
 
 def animate(recipe: RecipeOption = None, settings: SetOption = None) -> None:
@@ -16,7 +16,7 @@ def animate(recipe: RecipeOption = None, settings: SetOption = None) -> None:
 
     model, held_out = load_held_out(trained)
     picture = animation(model, held_out, trained.manifest().title, trained.recipe.evaluate.seed)
-    write_figure(trained, "animate", "animate.gif", picture, "New exemplars drawn step by step")
+    write_figure(trained, "animate.gif", picture, "New exemplars drawn step by step")
 
 
 if __name__ == "__main__":

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.artifacts.figures import load_held_out, need_contexts
-from pipelines.artifacts.one_shot import entry, lines, write_table
+from pipelines.artifacts.one_shot import lines
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
-from seqgen.core.files import write_bytes
+from pipelines.evaluate.figures import load_held_out, need_contexts, write_figure
+from pipelines.evaluate.measuring import about_errors, entry_of
+
+if TYPE_CHECKING:
+    from seqgen.evaluation.errors import Clustered
 
 TITLE = "Samples, and people's drawings of the same characters, beside the nearest training image"
+MEANING = (
+    "copies: samples no farther from a training image than the 1 % (at_5: 5 %) of people's drawings that are nearest "
+    "to one; distances: pixels in which two images differ as a share of the ink of both, at the best shift by 1 pixel"
+)
 SamplesOption = Annotated[int, typer.Option("--samples", min=2, help="Samples, each of another context.")]
 
 
@@ -30,22 +37,41 @@ def copies(recipe: RecipeOption = None, settings: SetOption = None, samples: Sam
     from seqgen.drawing.pictures import png
     from seqgen.evaluation import bounds
     from seqgen.evaluation import copies as measures
+    from seqgen.evaluation.errors import clustered
     from seqgen.training.memory import image_memory
 
     seed, data = trained.recipe.evaluate.seed, trained.recipe.data
-    model, held_out = load_held_out(trained)
+    model, everyone = load_held_out(trained)
+    held_out = everyone.take(bounds.subset(len(everyone), samples, seed, "copies"))
     images = load_split(trained.places.shards, "train", memory=image_memory())
     training = bounds.hold_out(images, data, False, seed).x[:, 0]
-    chosen = bounds.subset(len(held_out), samples, seed, "copies")
-    x, context = held_out.x[chosen], held_out.context[chosen]
-    drawn = one_shot.draw(model, len(chosen), seed, "copies", context).gt(0.5).byte()
+    assert held_out.context is not None
+    drawn = one_shot.draw(model, len(held_out), seed, "copies", held_out.context).gt(0.5).byte()
     device = next(model.parameters()).device
-    ours, theirs = (measures.nearest(one[:, 0], training, device) for one in (drawn, x))
+    ours, theirs = (measures.nearest(one[:, 0], training, device) for one in (drawn, held_out.x))
 
-    groupings = [None if of is None else of[chosen] for of in (held_out.groups, held_out.alphabets)]
+    clusters = held_out.groups, held_out.alphabets
+    to_context = [measures.distances(one[:, 0], held_out.context[:, 0]) for one in (drawn, held_out.x)]
+    found = {
+        "copies": measures.share_of_copies(ours.distance, theirs.distance, 0.01, *clusters),
+        "copies_at_5": measures.share_of_copies(ours.distance, theirs.distance, 0.05, *clusters),
+        "nearest_distance_samples": clustered(ours.distance, *clusters),
+        "nearest_distance_people": clustered(theirs.distance, *clusters),
+        "context_distance_samples": clustered(to_context[0], *clusters),
+        "context_distance_people": clustered(to_context[1], *clusters),
+    }
+    entries = {name: entry_of(_percent(one), len(held_out), unit="%") for name, one in found.items()}
+    sheet = one_shot.beside_training(drawn, held_out, training, ours, theirs, trained.manifest().title, seed)
+    for line in lines(entries):
+        print(line)
+    about = {"training_images": len(training), "copies": MEANING, **about_errors(held_out)}
+    write_figure(trained, "copies.png", png(sheet), TITLE, entries, about)
 
-    def both(estimate, unit, **more):
-        first = estimate(groupings[0])
-        several = groupings[1] is not None and len(groupings[1].unique()) > 1
-        by_alphabet = estimate(groupings[1]).se if several else None
-        return entry(first.mean, first.se, len(chosen), unit="%", se_by_alphabet=by_alphabet)
+
+def _percent(share: Clustered) -> Clustered:
+    by_alphabet = None if share.se_by_alphabet is None else 100 * share.se_by_alphabet
+    return share._replace(value=100 * share.value, se=100 * share.se, se_by_alphabet=by_alphabet)
+
+
+if __name__ == "__main__":
+    run(copies)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from pipelines.artifacts.figures import need_contexts, subject, write_figure
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.evaluate.figures import need_contexts, subject, write_figure
 from seqgen.core.errors import BadInput
 
 TITLE = "New exemplars of alphabets never seen"
@@ -25,7 +25,10 @@ def figure10(recipe: RecipeOption = None, settings: SetOption = None, others: Wi
 
     `--with one-shot-40-10 --with one-shot-45-5` puts the three splits side by side.
     """
-    shown = [load_trained_model(recipe, settings or ()), *(load_trained_model(other) for other in others or ())]
+    shown = [
+        load_trained_model(recipe, settings or ()),
+        *(load_trained_model(other) for other in others or ()),
+    ]
     for trained in shown:
         need_contexts(trained, "figure 10")
         if trained.recipe.data.split not in _SPLITS:
@@ -34,7 +37,7 @@ def figure10(recipe: RecipeOption = None, settings: SetOption = None, others: Wi
                 f"{', '.join(_SPLITS)}; use figure9 for the split weak"
             )
 
-    from seqgen.drawing import one_shot
+    from seqgen.drawing import composing, one_shot
     from seqgen.drawing.pictures import png
 
     columns = 10 if len(shown) == 1 else 6
@@ -43,7 +46,7 @@ def figure10(recipe: RecipeOption = None, settings: SetOption = None, others: Wi
         for trained in shown
     ]
     beside = [f"{trained.recipe.name} {trained.weights}" for trained in shown[1:]]
-    write_figure(shown[0], "figure10", "figure10.png", png(one_shot.beside(sheets)), TITLE, beside=beside)
+    write_figure(shown[0], "figure10.png", png(composing.beside(sheets)), TITLE, about={"beside": beside})
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Draw figure 11: new characters of an alphabet never seen, or exemplars of a character, from 1 to 10 drawings."""
+"""Draw figure 11: new characters of an alphabet, or new drawings of a character, given 1 to 10 of it."""
 
 from __future__ import annotations
 
-from pipelines.artifacts.figures import need_contexts, subject, write_figure
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.evaluate.figures import need_contexts, subject, write_figure
 
 
 def figure11(recipe: RecipeOption = None, settings: SetOption = None) -> None:
@@ -21,9 +21,10 @@ def figure11(recipe: RecipeOption = None, settings: SetOption = None) -> None:
 
     config = trained.recipe.train
     picture = one_shot.from_several(subject(trained), config.pairs)
-    what = "characters of an alphabet" if config.pairs == "alphabet" else "exemplars of a character"
-    about = {"pairs": config.pairs, "trained_with": list(config.contexts)}
-    write_figure(trained, "figure11", "figure11.png", png(picture), f"New {what} from 1 to 10 contexts", **about)
+    what = "characters of an alphabet" if config.pairs == "alphabet" else "drawings of a character"
+    title = f"New {what}, given 1 to 10 of it"
+    about = {"pairs": config.pairs, "trained_with_contexts": list(config.contexts)}
+    write_figure(trained, "figure11.png", png(picture), title, about=about)
 
 
 if __name__ == "__main__":

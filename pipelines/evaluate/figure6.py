@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipelines.artifacts.figures import subject, write_figure
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.evaluate.figures import subject, write_figure
 from seqgen.core.errors import BadInput
 
 
@@ -26,7 +26,9 @@ def figure6(recipe: RecipeOption = None, settings: SetOption = None) -> None:
 
     how = "no context, of a model trained with and without" if conditional else "of an unconditional model"
     picture = one_shot.unconditional(subject(trained, 0 if conditional else 1), how)
-    write_figure(trained, "figure6", "figure6.png", png(picture), "Characters drawn from the prior", model=how)
+    write_figure(
+        trained, "figure6.png", png(picture), "Characters drawn from the prior", about={"model": how}
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipelines.artifacts.figures import need_contexts, subject, write_figure
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.evaluate.figures import need_contexts, subject, write_figure
 from seqgen.core.errors import BadInput
 
 TITLE = "New exemplars of characters never seen: the weak split"
@@ -24,7 +24,7 @@ def figure9(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     from seqgen.drawing.pictures import png
 
     picture = one_shot.exemplars(subject(trained), TITLE)
-    write_figure(trained, "figure9", "figure9.png", png(picture), TITLE)
+    write_figure(trained, "figure9.png", png(picture), TITLE)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import torch
 from PIL import Image
@@ -40,8 +43,7 @@ def draw_sheets(model: SequentialModel, held_out: HeldOut, seed: int) -> dict[st
 def _samples(model: SequentialModel, held_out: HeldOut, seed: int, side: int = 10) -> Image.Image:
     contexts = _pick(model, held_out, side * side, seed)[1]
     drawn = model.sample(_noise(model, side * side, seed), contexts)
-    scale = upscale(model.sizes.height, 84)
-    images = [tile(image, scale) for image in _arrays(drawn)]
+    images = tiles(drawn)
     origin = "each given a held-out image of one concept" if contexts is not None else "drawn from the prior"
     return render(
         Sheet(
@@ -57,14 +59,13 @@ def _reconstructions(
 ) -> Image.Image:
     x, context = _pick(model, held_out, columns * bands, seed)
     trace = model.trace(_noise(model, len(x), seed), x, context)
-    scale = upscale(model.sizes.height, 84)
-    originals, drawn = _arrays(x), _arrays(trace.canvas[-1])
+    originals, drawn = tiles(x), tiles(trace.canvas[-1])
     rows = []
     for start in range(0, len(originals), columns):
         part = slice(start, start + columns)
         gap = 10 if start else 0
-        rows.append(Row([tile(image, scale) for image in originals[part]], "x", gap))
-        rows.append(Row([tile(image, scale) for image in drawn[part]], "drawn"))
+        rows.append(Row(originals[part], "x", gap))
+        rows.append(Row(drawn[part], "drawn"))
     return render(
         Sheet(
             rows,
@@ -130,26 +131,30 @@ def _exemplars(
     model: SequentialModel, held_out: HeldOut, seed: int, columns: int = 10, rows: int = 10
 ) -> Image.Image:
     """As in the paper's figures 9 and 10: contexts of different concepts in a red frame, samples below."""
-    first = _first_of_each(held_out.concepts)
+    first = first_of_each(held_out.concepts)
     columns = min(columns, len(first))
     chosen = first[subset(len(first), columns, seed, "pictures")]
     context = held_out.x[chosen].to(next(model.parameters()).device).float()
     drawn = model.sample(_noise(model, rows * columns, seed), context.repeat(rows, 1, 1, 1))
-    scale = upscale(model.sizes.height, 84)
-    images = [tile(image, scale) for image in _arrays(drawn)]
     return render(
         Sheet(
-            [
-                Row([tile(image, scale) for image in _arrays(context)], "x'", frame=FRAME),
-                *(
-                    Row(images[row * columns : (row + 1) * columns], gap=10 if row == 0 else 0)
-                    for row in range(rows)
-                ),
-            ],
+            exemplar_rows(tiles(context), tiles(drawn)),
             title="New exemplars",
             caption="In the frame: one held-out image of each concept. Below it: samples given that alone.",
         )
     )
+
+
+def exemplar_rows(context: Sequence[Image.Image], drawn: Sequence[Image.Image]) -> list[Row]:
+    """The tiles of C contexts in a red frame; below each what was `drawn` of it, R C tiles row by row."""
+    rows = [Row(drawn[start : start + len(context)]) for start in range(0, len(drawn), len(context))]
+    return [Row(context, "x'", frame=FRAME), replace(rows[0], gap=10), *rows[1:]]
+
+
+def tiles(images: Tensor, target: int = 84) -> list[Image.Image]:
+    """`images` [N,1,H,W] of ink in [0,1] as tiles about `target` screen pixels high."""
+    scale = upscale(images.shape[2], target)
+    return [tile(image, scale) for image in _arrays(images)]
 
 
 def chosen_steps(total: int, count: int) -> list[int]:
@@ -159,6 +164,14 @@ def chosen_steps(total: int, count: int) -> list[int]:
     return sorted({round(index) for index in np.linspace(0, total - 1, count)})
 
 
+def first_of_each(concepts: Tensor) -> Tensor:
+    """The index of the first image of every concept, in order: int64."""
+    seen: dict[int, int] = {}
+    for index, concept in enumerate(concepts.tolist()):
+        seen.setdefault(concept, index)
+    return torch.tensor(list(seen.values()))
+
+
 def _pick(model: SequentialModel, held_out: HeldOut, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """`count` held-out images at random (repeated where the split is smaller), on the model's device."""
     device = next(model.parameters()).device
@@ -166,13 +179,6 @@ def _pick(model: SequentialModel, held_out: HeldOut, count: int, seed: int) -> t
     index = index[torch.arange(count) % len(index)]
     context = None if held_out.context is None else held_out.context[index].to(device).float()
     return held_out.x[index].to(device).float(), context
-
-
-def _first_of_each(concepts: Tensor) -> Tensor:
-    seen: dict[int, int] = {}
-    for index, concept in enumerate(concepts.tolist()):
-        seen.setdefault(concept, index)
-    return torch.tensor(list(seen.values()))
 
 
 def _noise(model: SequentialModel, count: int, seed: int) -> Tensor:

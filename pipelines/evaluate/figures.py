@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipelines.artifacts.one_shot import write_table
+from pipelines.artifacts.one_shot import Entry, write_table
 from pipelines.artifacts.trained_model import TrainedModel
 from pipelines.cli.progress import Display
+from pipelines.evaluate.measuring import load_for_measuring
 from pipelines.registry.evaluation import Evaluation, comparable
 from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes
@@ -31,16 +32,12 @@ def need_contexts(trained: TrainedModel, what: str) -> None:
 
 def load_held_out(trained: TrainedModel, contexts: int = 1) -> tuple[SequentialModel, HeldOut]:
     """The model and the held-out images as `pipelines.evaluate` takes them, with so many contexts, if it wants any."""
-    import torch
-
     from seqgen.data.images import load_split
     from seqgen.evaluation.bounds import hold_out
-    from seqgen.models import load_model
     from seqgen.training.memory import image_memory
 
-    trained.manifest()
     recipe, config = trained.recipe, trained.recipe.evaluate
-    model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_for_measuring(trained)
     images = load_split(trained.places.shards, config.split, config.images, memory=image_memory())
     conditional = recipe.model.conditional
     pairs = recipe.train.pairs
@@ -58,14 +55,21 @@ def subject(trained: TrainedModel, contexts: int = 1) -> Subject:
     return Subject(model, held_out, free_energy, trained.manifest().title, trained.recipe.evaluate.seed)
 
 
-def write_figure(trained: TrainedModel, verb: str, name: str, picture: bytes, title: str, **about: Any) -> None:
-    """Write artifacts/<recipe>/one_shot/<name>, and <verb>.json that says which weights drew it, and say where."""
+def write_figure(
+    trained: TrainedModel,
+    name: str,
+    picture: bytes,
+    title: str,
+    entries: Mapping[str, Entry] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write artifacts/<recipe>/one_shot/<verb>.png, `name`, then <verb>.json, which says whose weights drew it."""
     path = trained.places.one_shot / name
     write_bytes(path, picture)
     config = trained.recipe.evaluate
-    choices: Mapping[str, Any] = {"picture": name, "split": config.split, "seed": config.seed, **about}
-    write_table(trained, verb, {}, choices, title)
-    print(f"written: {path}")
+    choices = {"picture": name, "split": config.split, "seed": config.seed, **(about or {})}
+    table = write_table(trained, path.stem, entries or {}, choices, title)
+    print(f"written: {path}, {table.name}")
 
 
 def _evaluated(trained: TrainedModel, held_out: HeldOut) -> Tensor | None:

@@ -1,0 +1,110 @@
+"""What the verbs that measure bounds share: the splits with contexts and common names, and figures as entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pipelines.artifacts.one_shot import Entry, entry
+from pipelines.artifacts.trained_model import TrainedModel
+
+if TYPE_CHECKING:
+    from seqgen.data.images import ImageSet
+    from seqgen.evaluation.bounds import HeldOut
+    from seqgen.evaluation.errors import Clustered
+    from seqgen.models import SequentialModel
+
+SPLITS = ("train", "valid", "test")
+FOREIGN = (
+    "foreign_context_cost: F given another concept's image less F, image by image. A wrong context misleads a model; "
+    "this is not what the right one is worth against none, and not to be set beside a gain such as GMN's."
+)
+
+
+def load_for_measuring(trained: TrainedModel) -> SequentialModel:
+    """The trained model where it is measured: on the GPU, if there is one. Raises BadInput if the shards are others."""
+    import torch
+
+    from seqgen.models import load_model
+    from seqgen.native import keep_freed_memory
+
+    trained.manifest()
+    keep_freed_memory()
+    return load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def whole_split(trained: TrainedModel, split: str, contexts: int = 1) -> HeldOut:
+    """All images of a split as they are measured, each with its contexts if the model is given any."""
+    return _held_out(trained, _images(trained, split), contexts)
+
+
+def whole_splits(trained: TrainedModel) -> dict[str, HeldOut]:
+    """SPLITS, whole, each image with one context; characters and alphabets have the same number in every split."""
+    found: dict[str, HeldOut] = {}
+    numbers: dict[str, int] = {}
+    for split in SPLITS:
+        images = _images(trained, split)
+        held_out = _held_out(trained, images, 1)
+        if held_out.groups is not None and held_out.alphabets is not None:
+            names = images.concept_names
+            held_out = replace(
+                held_out,
+                groups=_numbered(held_out.groups, names, numbers),
+                # A concept is called alphabet/character (data_prep.omniglot).
+                alphabets=_numbered(held_out.groups, [name.rpartition("/")[0] for name in names], numbers),
+            )
+        found[split] = held_out
+    return found
+
+
+def entry_of(found: Clustered, images: int, *, unit: str = "nats", k: int | None = None) -> Entry:
+    """A figure with its errors as an entry of a table."""
+    return entry(found.value, found.se, images, unit=unit, se_by_alphabet=found.se_by_alphabet, k=k)
+
+
+def about_errors(held_out: HeldOut) -> dict[str, Any]:
+    """What the standard errors of a table are of, and how to make intervals of those by alphabet."""
+    from seqgen.evaluation.errors import cluster_count, t_quantile
+
+    characters, alphabets = cluster_count(held_out.groups), cluster_count(held_out.alphabets)
+    if not characters:
+        return {"errors": "se: over images, which are independent"}
+    about: dict[str, Any] = {
+        "errors": "se: clustered by character, right for other characters of the same alphabets; se_by_alphabet: "
+        "clustered by alphabet, right for other alphabets",
+        "characters": characters,
+        "alphabets": alphabets,
+    }
+    if alphabets > 1:
+        about["interval_95"] = f"value ± {t_quantile(alphabets):.2f} se_by_alphabet (Student's t)"
+    return about
+
+
+def _images(trained: TrainedModel, split: str) -> ImageSet:
+    from seqgen.data.images import load_split
+    from seqgen.training.memory import image_memory
+
+    return load_split(trained.places.shards, split, memory=image_memory())
+
+
+def _held_out(trained: TrainedModel, images: ImageSet, contexts: int) -> HeldOut:
+    from seqgen.evaluation.bounds import hold_out
+
+    recipe = trained.recipe
+    return hold_out(
+        images,
+        recipe.data,
+        recipe.model.conditional,
+        recipe.evaluate.seed,
+        pairs=recipe.train.pairs,
+        contexts=contexts,
+    )
+
+
+def _numbered(concepts: Any, names: Sequence[str], numbers: dict[str, int]) -> Any:
+    """The numbers of the images' names, int64 [N]; those of new names are added to `numbers`."""
+    import torch
+
+    known = torch.tensor([numbers.setdefault(name, len(numbers)) for name in names], dtype=torch.int64)
+    return known[concepts]
