@@ -1,0 +1,173 @@
+"""How the context enters: one change at a time, at equal time: `python -m benchmarks.contexts --seconds 120 --seeds 3`.
+
+Every variant is the recipe one-shot with one setting changed, trained from scratch for the same CPU seconds of one
+thread, its rate falling by the recipe's cosine within them, and measured on the same random test images of alphabets
+never seen. What was measured is kept: a second run goes on, and `--only` adds some variants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import page
+from pipelines.artifacts.places import places
+from pipelines.recipes import load_recipe
+from seqgen import native
+from seqgen.core.errors import BadInput, SeqgenError
+from seqgen.data.batches import TrainingBatches, generator_at
+from seqgen.data.images import load_split
+from seqgen.data.manifest import FILE_NAME, read_manifest
+from seqgen.evaluation import bounds
+from seqgen.models import SequentialModel, build
+from seqgen.settings import Recipe
+from seqgen.training.schedule import average_decay
+
+RECIPE = "one-shot"
+# What is different from the recipe; the first is the recipe itself, but for the contexts, of which there is one.
+VARIANTS: dict[str, list[str]] = {
+    "the recipe": [],
+    "x' not in the posterior": ["model.infer_from_context=false"],
+    "no copy path": ["model.copy_context=false"],
+    "one sample a glimpse's pixel": ["model.samples=1"],
+    "none of the three": ["model.infer_from_context=false", "model.copy_context=false", "model.samples=1"],
+    "learned prior": ["model.prior=learned"],
+    "KL warm-up, 500 steps": ["train.kl_warmup_steps=500"],
+    "0 to 10 contexts": ["train.contexts=[0, 1, 1, 1, 1, 1, 2, 3, 5, 10]"],
+    "0 to 10 contexts, attention over them": [
+        "train.contexts=[0, 1, 1, 1, 1, 1, 2, 3, 5, 10]",
+        "model.context=attention",
+    ],
+    "new classes": ["train.new_classes=0.8"],
+    "rate 2e-3": ["train.learning_rate=2e-3"],
+}
+BASE = ["train.contexts=[1]", "train.new_classes=0", "train.learning_rate=1e-3"]
+_IMAGES, _WEIGHTED, _SAMPLES = 1000, 100, 50
+_CPU = torch.device("cpu")
+
+
+def train(recipe: Recipe, shards: Path, seconds: float, seed: int) -> tuple[SequentialModel, int]:
+    """The averaged weights after `seconds` of CPU time, and how many images were seen."""
+    config, manifest = recipe.train, read_manifest(shards)
+    torch.manual_seed(seed)
+    model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
+    average = copy.deepcopy(model).requires_grad_(False).eval()
+    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    images = load_split(shards, "train")
+    plain, mapped = (
+        TrainingBatches(
+            images,
+            recipe.data,
+            config.batch,
+            conditional=True,
+            seed=seed,
+            contexts=config.contexts,
+            new_classes_until=until,
+        )
+        for until in (0, sys.maxsize)
+    )
+    warmup = getattr(config, "kl_warmup_steps", 0)
+    began, step = time.process_time(), 0
+    while (done := (time.process_time() - began) / seconds) < 1:
+        share = config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+        optimiser.param_groups[0]["lr"] = config.learning_rate * share
+        batches = mapped if done < config.new_classes else plain
+        x, context = batches.at(*divmod(step, batches.steps))
+        bound = model(x, context, model.noise(len(x), generator_at(_CPU, seed, "noise", step)))
+        weight = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        (weight * bound.kl.sum(0) - bound.log_likelihood).mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimiser.step()
+        optimiser.zero_grad()
+        decay = average_decay(step, config.ema)
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        step += 1
+    return average, step * config.batch
+
+
+def measure(model: SequentialModel, recipe: Recipe, shards: Path) -> dict[str, float]:
+    """Nats per image on the test split: F, its KL, the importance-weighted bound, what a foreign context costs."""
+    whole = bounds.hold_out(load_split(shards, "test"), recipe.data, True, 0, contexts=1)
+    held_out = whole.take(bounds.subset(len(whole), _IMAGES, 0, "contexts benchmark"))
+    found = bounds.free_energies(model, held_out, 0)
+    foreign = bounds.foreign_context(held_out, 0)
+    assert foreign is not None
+    misled = bounds.free_energies(model, replace(held_out, context=foreign), 0, purpose="foreign")
+    few = torch.arange(0, _IMAGES, _IMAGES // _WEIGHTED)
+    weighted = bounds.importance_bounds(model, held_out.take(few), _SAMPLES, 0)
+    return {
+        "free_energy": found.free_energy.mean().item(),
+        "kl": found.kl.sum().item(),
+        "weighted": (found.free_energy.mean() - (found.free_energy[few] - weighted).mean()).item(),
+        "foreign_context_cost": (misled.free_energy - found.free_energy).mean().item(),
+    }
+
+
+def rows(runs: list[dict[str, Any]]) -> list[list[str]]:
+    """A row a variant: images seen, then mean and standard deviation over the seeds."""
+    table = []
+    for name in VARIANTS:
+        mine = [run for run in runs if run["variant"] == name]
+        if not mine:
+            continue
+        cells = [f"{statistics.mean(run['images'] for run in mine):,.0f}"]
+        for key in ("free_energy", "weighted", "kl", "foreign_context_cost"):
+            values = [run[key] for run in mine]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
+        table.append([name, *cells])
+    return table
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is not there yet, keep each run at once, publish the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--seconds", type=float, default=120, help="CPU seconds of one thread a run")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", type=Path, help="shards of another place")
+    parser.add_argument("--only", action="append", choices=list(VARIANTS), help="may be given several times")
+    options = parser.parse_args(arguments)
+    base = load_recipe(RECIPE, BASE)
+    shards = options.data or places(base).shards
+    if not (shards / FILE_NAME).is_file():
+        raise BadInput(f"{shards}: no shards; run fetch and shard with --recipe {RECIPE}, or name them with --data")
+    torch.set_num_threads(1)
+    native.keep_freed_memory()
+    path = page.RESULTS / "contexts.json"
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    runs = before.get("runs", []) if before.get("seconds") == options.seconds else []
+    for seed in range(options.seeds):
+        for name in options.only or VARIANTS:
+            if any((run["variant"], run["seed"]) == (name, seed) for run in runs):
+                continue
+            recipe = load_recipe(RECIPE, [*BASE, *VARIANTS[name]])
+            model, images = train(recipe, shards, options.seconds, seed)
+            run = {"variant": name, "seed": seed, "images": images, **measure(model, recipe, shards)}
+            runs.append(run)
+            print(json.dumps(run), flush=True)
+            result = {
+                "machine": page.machine(_CPU),
+                "command": page.command(),
+                "seconds": options.seconds,
+                "runs": runs,
+            }
+            header = ["", "images", "F", f"IW-{_SAMPLES}", "KL", "cost of a foreign context"]
+            page.publish("contexts", result, page.table(header, rows(runs)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SeqgenError as error:
+        sys.exit(f"error: {error}")
