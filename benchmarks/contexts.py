@@ -132,7 +132,7 @@ def rows(runs: list[dict[str, Any]]) -> list[list[str]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what is not there yet, keep each run at once, publish the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120, help="CPU seconds of one thread a run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", type=Path, help="shards of another place")
@@ -141,7 +141,9 @@ def main(arguments: list[str] | None = None) -> None:
     base = load_recipe(RECIPE, BASE)
     shards = options.data or places(base).shards
     if not (shards / FILE_NAME).is_file():
-        raise BadInput(f"{shards}: no shards; run fetch and shard with --recipe {RECIPE}, or name them with --data")
+        raise BadInput(
+            f"{shards}: no shards; run fetch and shard with --recipe {RECIPE}, or name them with --data"
+        )
     torch.set_num_threads(1)
     native.keep_freed_memory()
     path = page.RESULTS / "contexts.json"

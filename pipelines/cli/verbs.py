@@ -32,6 +32,74 @@ STAGES = (
     Verb("register", "pipelines.register", "Register the trained model; champion if its bound is better."),
     Verb("report", "pipelines.report", "Write the run's report and print the table of what came out."),
 )
+# What one-shot generation is judged by: a table or a figure each.
+_ONE_SHOT = (
+    Verb(
+        "contexts",
+        "pipelines.evaluate.contexts",
+        "Measure -log p(x | x'_1 ... x'_n) by the number n of contexts.",
+    ),
+    Verb(
+        "gap",
+        "pipelines.evaluate.gap",
+        "Measure bounds on train, valid and test alike.",
+    ),
+    Verb(
+        "complexity",
+        "pipelines.evaluate.complexity",
+        "Measure how complex the images of each split are.",
+    ),
+    Verb(
+        "classify",
+        "pipelines.evaluate.classify",
+        "Classify Lake's 20 runs, 20 characters of one drawing each.",
+    ),
+    Verb(
+        "recogniser",
+        "pipelines.evaluate.recogniser",
+        "Train the critics that judge samples.",
+    ),
+    Verb(
+        "recognise",
+        "pipelines.evaluate.recognise",
+        "Measure how many samples a critic recognises.",
+    ),
+    Verb(
+        "copies",
+        "pipelines.evaluate.copies",
+        "Measure whether samples are copies of training images.",
+    ),
+    Verb(
+        "figure6",
+        "pipelines.evaluate.figure6",
+        "Draw figure 6: samples of a model that is shown nothing.",
+    ),
+    Verb(
+        "figure9",
+        "pipelines.evaluate.figure9",
+        "Draw figure 9: new exemplars, of alphabets known from training.",
+    ),
+    Verb(
+        "figure10",
+        "pipelines.evaluate.figure10",
+        "Draw figure 10: new exemplars, of alphabets never seen.",
+    ),
+    Verb(
+        "figure11",
+        "pipelines.evaluate.figure11",
+        "Draw figure 11: new characters given 1 to 10 of an alphabet.",
+    ),
+    Verb(
+        "animate",
+        "pipelines.evaluate.animate",
+        "Draw new exemplars step by step, as an animated GIF.",
+    ),
+    Verb(
+        "results",
+        "pipelines.evaluate.results",
+        "Gather the tables and figures of recipes into one page.",
+    ),
+)
 _OTHERS = (
     Verb("verify", "pipelines.verify", "Check a sharded set against its manifest, to the last sample."),
     Verb("retrain", "pipelines.retrain", "Retrain if data, code or settings changed; for a schedule."),
@@ -44,4 +112,4 @@ _OTHERS = (
     Verb("recipes", "pipelines.recipes.__main__", "List the recipes that come with the project."),
     Verb("show", "pipelines.show", "Print a recipe in full, as YAML that is itself a recipe."),
 )
-VERBS = {verb.name: verb for verb in (*STAGES, *_OTHERS)}
+VERBS = {verb.name: verb for verb in (*STAGES, *_ONE_SHOT, *_OTHERS)}
