@@ -15,10 +15,12 @@ from torch.nn import functional as F
 from seqgen.models import SequentialModel
 from seqgen.models.attention.gaussian import GaussianReader, GaussianWriter
 from seqgen.models.attention.spatial_transformer import AffineReader, AffineWriter
-from seqgen.models.canvases import AdditiveCanvas, GatedCanvas
+from seqgen.models.canvases import GatedCanvas
+from seqgen.models.contexts import MeanContext
 from seqgen.models.layers import LstmCell
 from seqgen.models.observations import ConvObservation
 from seqgen.models.posteriors import EncoderPosterior, SharedPosterior
+from seqgen.models.priors import StandardNormal
 from seqgen.models.steps.sequential import SequentialStep
 from seqgen.models.transitions import Lstm
 
@@ -191,28 +193,43 @@ class TextbookDraw(Textbook):
 
 
 class _Transformers(Textbook):
-    """What both models with spatial transformers have in common; given a context or not."""
+    """What both models with spatial transformers have in common; given contexts or not."""
 
     def __init__(self, model: SequentialModel) -> None:
         super().__init__()
-        step = _step(model)
+        step, config = _step(model), model.config
         reader, writer, observation = step.reader, step.writer, step.observation
         assert isinstance(reader, AffineReader)
         assert isinstance(writer, AffineWriter)
         assert isinstance(observation, ConvObservation)
-        self.steps, self.channels = model.config.steps, model.config.canvas_channels
+        assert isinstance(step.prior, StandardNormal)
+        self.steps, self.channels = config.steps, config.canvas_channels
         self.height, self.width = model.sizes.height, model.sizes.width
-        self.read_size, self.write_size = model.config.read_size, model.config.write_size
+        self.read_size, self.write_size, self.samples = config.read_size, config.write_size, config.samples
         self.read_head, self.write_head = _linear(reader.window), _linear(writer.window)
         self.sprite = _linear(writer.sprite)
-        self.context_head = None
+        self.context_head, self.gain, self.infer_from_context = None, None, config.infer_from_context
         if step.context_reader is not None:
             assert isinstance(step.context_reader, AffineReader)
+            assert isinstance(step.context, MeanContext)
             self.context_head = _linear(step.context_reader.window)
+        if writer.gain is not None:
+            self.gain = nn.Parameter(writer.gain.detach().clone())
         self.decoder = _lstm(_transition(model).cell)
         self.observation = nn.Conv2d(self.channels, 1, 1)
         self.observation.load_state_dict(observation.conv.state_dict())
         self.start = _start(model)
+        self.gated = isinstance(step.canvas, GatedCanvas)
+        if isinstance(step.canvas, GatedCanvas):
+            channels = self.channels
+            self.update, self.reset, self.candidate = (
+                nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3)
+            )
+            with torch.no_grad():
+                for conv, rows in ((self.update, slice(0, channels)), (self.reset, slice(channels, None))):
+                    conv.weight.copy_(step.canvas.gates.weight[rows])
+                    conv.bias.copy_(step.canvas.gates.bias[rows])  # type: ignore[union-attr, index]
+                self.candidate.load_state_dict(step.canvas.candidate.state_dict())
 
     def transform(self, image: Tensor, parameters: Tensor, height: int, width: int) -> Tensor:
         """ST(x, lambda) (Jaderberg et al. 2015)."""
@@ -220,24 +237,42 @@ class _Transformers(Textbook):
         grid = F.affine_grid(parameters.view(-1, 2, 3), shape, align_corners=False)
         return F.grid_sample(image, grid, align_corners=False)
 
-    def read(self, image: Tensor, h: Tensor) -> Tensor:
-        """The glimpse [B,C*P*P]."""
-        return self.transform(image, self.read_head(h), self.read_size, self.read_size).flatten(1)
+    def glimpse(self, image: Tensor, parameters: Tensor) -> Tensor:
+        """What is read of `image` [B,C,H,W], each number the mean of its samples: [B,C*P*P]."""
+        side = self.read_size * self.samples
+        fine = self.transform(image, parameters, side, side)
+        return F.avg_pool2d(fine, self.samples).flatten(1) if self.samples > 1 else fine.flatten(1)
+
+    def read_context(self, context: Tensor | None, h: Tensor) -> Tensor | None:
+        """v_t, the mean of the glimpses of the contexts [B,N,H,W] one by one, zero of none: [B,P*P]."""
+        if self.context_head is None or context is None:
+            return None
+        parameters = self.context_head(h)
+        seen = [self.glimpse(image.unsqueeze(1), parameters) for image in context.unbind(1)]
+        return torch.stack(seen).mean(0) if seen else h.new_zeros(len(h), self.read_size**2)
+
+    def read(self, image: Tensor, h: Tensor, v: Tensor | None) -> Tensor:
+        """What the posterior sees: the glimpse, and v_t where it is shown."""
+        r = self.glimpse(image, self.read_head(h))
+        return torch.cat([r, v], 1) if self.infer_from_context and v is not None else r
 
     def join(self, canvas: Tensor, written: Tensor) -> Tensor:
-        """The next canvas."""
-        raise NotImplementedError
+        """c + w or CGRU(c + w)."""
+        s = canvas + written
+        if not self.gated:
+            return s
+        update, reset = torch.sigmoid(self.update(s)), torch.sigmoid(self.reset(s))
+        return update * s + (1 - update) * torch.tanh(self.candidate(reset * s))
 
     def draw(
-        self, z: Tensor, context: Tensor | None, h: Tensor, cell: Tensor, canvas: Tensor
+        self, z: Tensor, v: Tensor | None, h: Tensor, cell: Tensor, canvas: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The next h, cell and canvas from z_t [B,K]."""
-        inputs = z
-        if self.context_head is not None and context is not None:
-            v = self.transform(context, self.context_head(h), self.read_size, self.read_size).flatten(1)
-            inputs = torch.cat([z, v], 1)
-        h, cell = self.decoder(inputs, (h, cell))
+        """The next h, cell and canvas from z_t [B,K] and v_t."""
+        h, cell = self.decoder(z if v is None else torch.cat([z, v], 1), (h, cell))
         sprite = self.sprite(h).view(-1, self.channels, self.write_size, self.write_size)
+        if self.gain is not None and v is not None:
+            copied = v.view(-1, 1, self.read_size, self.read_size).expand(-1, self.channels, -1, -1)
+            sprite = sprite + copied * self.gain.view(1, -1, 1, 1)
         written = self.transform(sprite, self.write_head(h), self.height, self.width)
         return h, cell, self.join(canvas, written)
 
@@ -245,36 +280,21 @@ class _Transformers(Textbook):
         """See the base."""
         h, cell, canvas = self.first(z.shape[1])
         for t in range(self.steps):
-            h, cell, canvas = self.draw(z[t], context, h, cell, canvas)
+            h, cell, canvas = self.draw(z[t], self.read_context(context, h), h, cell, canvas)
         return self.observation(canvas)
 
 
 class TextbookSgm(_Transformers):
-    """The paper's model: a shared posterior, a CGRU canvas."""
+    """The paper's model: a shared posterior."""
 
     def __init__(self, model: SequentialModel) -> None:
         super().__init__(model)
-        posterior, canvas = _step(model).posterior, _step(model).canvas
+        posterior = _step(model).posterior
         assert isinstance(posterior, SharedPosterior)
-        assert isinstance(canvas, GatedCanvas)
-        latents, channels = model.config.latents, self.channels
+        latents = model.config.latents
         self.inner = _linear(posterior.inner)
         self.mean = _linear(posterior.head, slice(0, latents))
         self.log_std = _linear(posterior.head, slice(latents, None))
-        self.update, self.reset, self.candidate = (
-            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3)
-        )
-        with torch.no_grad():
-            for conv, rows in ((self.update, slice(0, channels)), (self.reset, slice(channels, None))):
-                conv.weight.copy_(canvas.gates.weight[rows])
-                conv.bias.copy_(canvas.gates.bias[rows])  # type: ignore[union-attr, index]
-            self.candidate.load_state_dict(canvas.candidate.state_dict())
-
-    def join(self, canvas: Tensor, written: Tensor) -> Tensor:
-        """CGRU(c + w)."""
-        s = canvas + written
-        update, reset = torch.sigmoid(self.update(s)), torch.sigmoid(self.reset(s))
-        return update * s + (1 - update) * torch.tanh(self.candidate(reset * s))
 
     def infer(
         self, x: Tensor, noise: Tensor, context: Tensor | None
@@ -283,30 +303,26 @@ class TextbookSgm(_Transformers):
         h, cell, canvas = self.first(len(x))
         steps = []
         for t in range(self.steps):
-            inner = torch.tanh(self.inner(torch.cat([self.read(x, h), h], 1)))
+            v = self.read_context(context, h)
+            inner = torch.tanh(self.inner(torch.cat([self.read(x, h, v), h], 1)))
             mean, log_std = self.mean(inner), self.log_std(inner).clamp(-7, 3)
             z = mean + torch.exp(log_std) * noise[t]
             steps.append((z, mean, log_std))
-            h, cell, canvas = self.draw(z, context, h, cell, canvas)
+            h, cell, canvas = self.draw(z, v, h, cell, canvas)
         return steps, self.observation(canvas)
 
 
 class TextbookTransformerDraw(_Transformers):
-    """What the quickstart trains, DRAW with spatial transformers: error image, an encoder LSTM, an additive canvas."""
+    """DRAW with spatial transformers, as quickstart and one-shot train it: error image, an encoder LSTM."""
 
     def __init__(self, model: SequentialModel) -> None:
         super().__init__(model)
         posterior = _step(model).posterior
         assert isinstance(posterior, EncoderPosterior)
-        assert isinstance(_step(model).canvas, AdditiveCanvas)
         latents = model.config.latents
         self.encoder = _lstm(posterior.cell)
         self.mean = _linear(posterior.head, slice(0, latents))
         self.log_std = _linear(posterior.head, slice(latents, None))
-
-    def join(self, canvas: Tensor, written: Tensor) -> Tensor:
-        """c + w."""
-        return canvas + written
 
     def infer(
         self, x: Tensor, noise: Tensor, context: Tensor | None
@@ -317,12 +333,13 @@ class TextbookTransformerDraw(_Transformers):
         steps = []
         for t in range(self.steps):
             error = x - torch.sigmoid(self.observation(canvas))
-            r = self.read(torch.cat([x, error], 1), h)
+            v = self.read_context(context, h)
+            r = self.read(torch.cat([x, error], 1), h, v)
             h_enc, cell_enc = self.encoder(torch.cat([r, h], 1), (h_enc, cell_enc))
             mean, log_std = self.mean(h_enc), self.log_std(h_enc).clamp(-7, 3)
             z = mean + torch.exp(log_std) * noise[t]
             steps.append((z, mean, log_std))
-            h, cell, canvas = self.draw(z, context, h, cell, canvas)
+            h, cell, canvas = self.draw(z, v, h, cell, canvas)
         return steps, self.observation(canvas)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.artifacts.measurements import bound_rows, read_json, read_measurement
+from pipelines.artifacts.one_shot import read_tables
 from pipelines.artifacts.trained_model import TrainedModel
 from pipelines.cli.verbs import STAGES
 from pipelines.recipes import load_recipe
@@ -26,6 +27,7 @@ _SHEETS = {
     "canvas": "The canvas from the first step to the last, with the windows of attention.",
     "exemplars": "New exemplars: in the red frame one image of each held-out concept, below it samples.",
 }
+_KINDS = {".png": "image/png", ".gif": "image/gif", ".svg": "image/svg+xml"}
 History = dict[str, list[float]]
 
 
@@ -55,6 +57,7 @@ def contents(trained: TrainedModel, tags: Mapping[str, str]) -> dict[str, Any]:
             for name, caption in _SHEETS.items()
             if (path := places.pictures / f"{name}.png").is_file()
         ],
+        "one_shot": one_shot(trained),
         "trials": _trials(places.search / "trials.csv"),
         "found": found,
         "register": read_json(places.register / "register.json"),
@@ -63,6 +66,23 @@ def contents(trained: TrainedModel, tags: Mapping[str, str]) -> dict[str, Any]:
         "commit": tags.get("git_commit", "none"),
         "commands": commands(recipe, found),
     }
+
+
+def one_shot(trained: TrainedModel) -> list[dict[str, Any]]:
+    """The tables of one-shot evaluation that were measured on these weights, each with its pictures."""
+    shown = []
+    for table in read_tables(trained):
+        names = [table["about"].get("picture"), f"{table['verb']}-plane.svg"]
+        pictures = [trained.places.one_shot / name for name in names if name]
+        shown.append(
+            {
+                **table,
+                "pictures": [
+                    _data_uri(path.read_bytes(), _KINDS[path.suffix]) for path in pictures if path.is_file()
+                ],
+            }
+        )
+    return shown
 
 
 def commands(recipe: Recipe, found: dict[str, Any]) -> list[str]:

@@ -42,6 +42,7 @@ def write_table(
     """Write artifacts/<recipe>/one_shot/<verb>.json; `about` are the choices that it was measured with."""
     path = trained.places.one_shot / f"{verb}.json"
     content = {
+        "verb": verb,
         "title": title,
         "recipe": trained.recipe.name,
         "weights": trained.weights,

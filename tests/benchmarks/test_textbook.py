@@ -37,13 +37,33 @@ QUICKSTART = ModelConfig(
     inference="encoder",
     error_image=True,
 )
+ONE_SHOT = ModelConfig(
+    steps=4,
+    latents=5,
+    hidden=24,
+    read_size=6,
+    write_size=6,
+    samples=2,
+    inference="encoder",
+    error_image=True,
+    conditional=True,
+    infer_from_context=True,
+    copy_context=True,
+)
 MEMBERS = {
     "draw": DRAW,
     "sgm": SGM,
     "sgm given a context": SGM.model_copy(update={"conditional": True}),
     "quickstart": QUICKSTART,
     "quickstart given a context": QUICKSTART.model_copy(update={"conditional": True}),
+    "one-shot": ONE_SHOT,
 }
+
+
+def _contexts(config: ModelConfig) -> torch.Tensor | None:
+    """Three contexts an image for the member that is made for several."""
+    count = 3 if config.infer_from_context else 1
+    return (torch.rand(6, count, 20, 20) < 0.2).float() if config.conditional else None
 
 
 def _moved(config: ModelConfig) -> SequentialModel:
@@ -62,7 +82,7 @@ def test_the_bound_and_its_gradients_are_the_textbooks(config: ModelConfig):
     plain = textbook(model)
     assert sum(p.numel() for p in plain.parameters()) >= sum(p.numel() for p in model.parameters())
     x = (torch.rand(6, 1, 20, 20) < 0.2).float()
-    context = (torch.rand(6, 1, 20, 20) < 0.2).float() if config.conditional else None
+    context = _contexts(config)
     noise = model.noise(6, torch.Generator().manual_seed(3))
 
     bound, expected = model(x, context, noise).free_energy(), plain(x, noise, context)
@@ -88,6 +108,8 @@ def test_the_bound_and_its_gradients_are_the_textbooks(config: ModelConfig):
         pairs.append((step.canvas.candidate.weight.grad, plain.candidate.weight.grad))
     if config.observation == "conv":
         pairs.append((step.observation.conv.weight.grad, plain.observation.weight.grad))
+    if config.conditional and config.copy_context:
+        pairs.append((step.writer.gain.grad, plain.gain.grad))
     if config.conditional:
         pairs.append((step.context_reader.window.weight.grad, plain.context_head.weight.grad))
     for ours, theirs in pairs:
@@ -100,7 +122,7 @@ def test_samples_and_importance_weights_are_the_textbooks(config: ModelConfig):
     model = _moved(config)
     plain = textbook(model)
     x = (torch.rand(6, 1, 20, 20) < 0.2).float()
-    context = (torch.rand(6, 1, 20, 20) < 0.2).float() if config.conditional else None
+    context = _contexts(config)
     noise = model.noise(6, torch.Generator().manual_seed(3))
 
     with torch.no_grad():
@@ -134,7 +156,7 @@ def test_fifty_steps_of_training_are_the_textbooks(config: ModelConfig):
     noise_of = torch.Generator().manual_seed(3)
     for _ in range(50):
         x = (torch.rand(6, 1, 20, 20) < 0.2).float()
-        context = (torch.rand(6, 1, 20, 20) < 0.2).float() if config.conditional else None
+        context = _contexts(config)
         noise = model.noise(6, noise_of)
         for module, optimiser, losses in trained:
             bound = model(x, context, noise).free_energy() if module is model else plain(x, noise, context)
