@@ -36,7 +36,8 @@ from seqgen.core.files import write_bytes
 from seqgen.data.batches import TrainingBatches, generator_at
 from seqgen.data.images import ImageSet, load_split
 from seqgen.data.manifest import FILE_NAME, read_manifest
-from seqgen.evaluation.bounds import CHUNK, Estimate, estimate
+from seqgen.evaluation.bounds import CHUNK
+from seqgen.evaluation.errors import Estimate, estimate
 from seqgen.models import SequentialModel, build
 from seqgen.settings import Recipe
 from seqgen.training import Progress, SaveFn, fit

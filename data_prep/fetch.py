@@ -53,18 +53,27 @@ def fetch(
             paths += _draw_strokes(raw, notice)
             continue
         for file in RAW_FILES[source]:
-            path = raw / file.path
-            paths.append(path)
-            if path in paths[:-1]:
-                continue
-            if path.is_file() and file.mismatch(path) is None:
-                notice(f"{file.path}: here already")
-                _tidy(path)
-                continue
-            _make_folder(path.parent)
-            come_from = _fetch_one(file, path, _origins(file, opened), notice, progress)
-            notice(f"{file.path}: {path.stat().st_size:,} bytes from {come_from}")
+            if raw / file.path not in paths:
+                _bring(file, raw / file.path, opened, notice, progress)
+            paths.append(raw / file.path)
     return paths
+
+
+def fetch_file(
+    file: RawFile,
+    raw: Path,
+    mirror: str | None = None,
+    notice: Notice = print,
+    progress: Progress = lambda file, done, total: None,
+) -> Path:
+    """Bring one raw file to `raw/<folder>/<name>` as `fetch` brings those of a source; its path.
+
+    What is there and right is kept without asking any mirror.
+    """
+    path = raw / file.path
+    if not path.is_file() or file.mismatch(path):
+        _bring(file, path, open_mirror(mirror) if mirror else None, notice, progress)
+    return path
 
 
 def checked_files(source: Source, raw: Path) -> dict[str, Path]:
@@ -78,6 +87,17 @@ def checked_files(source: Source, raw: Path) -> dict[str, Path]:
             raise BadInput(f"{path}: {problem}; run `python -m pipelines.fetch --recipe <name>`")
         files[file.name] = path
     return files
+
+
+def _bring(file: RawFile, path: Path, mirror: Mirror | None, notice: Notice, progress: Progress) -> None:
+    """Have the file at `path`, verified, and nothing of earlier attempts beside it."""
+    if path.is_file() and file.mismatch(path) is None:
+        notice(f"{file.path}: here already")
+        _tidy(path)
+        return
+    _make_folder(path.parent)
+    come_from = _fetch_one(file, path, _origins(file, mirror), notice, progress)
+    notice(f"{file.path}: {path.stat().st_size:,} bytes from {come_from}")
 
 
 def _origins(file: RawFile, mirror: Mirror | None) -> list[Origin]:

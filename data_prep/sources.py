@@ -125,4 +125,14 @@ RAW_FILES: dict[Source, tuple[RawFile, ...]] = {
         RawFile("omniglot_strokes", "images_evaluation.zip"),
     ),
 }
+# Lake's 20 official runs of 20-way classification: no part of a set, fetched for the verb that classifies alone
+LAKE_RUNS = RawFile(
+    "omniglot",
+    "all_runs.zip",
+    (
+        "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/one-shot-classification/all_runs.zip",
+    ),
+    ("437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",),
+    "0fcbc08614a48ded289247aa002046843a324c04bc5e34e5aec8e071d701f818",
+)
 FOLDERS = tuple(sorted({file.folder for files in RAW_FILES.values() for file in files if file.urls}))

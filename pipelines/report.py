@@ -38,10 +38,14 @@ def _print_bounds(trained: TrainedModel) -> None:
     table = Table(box=box.ROUNDED if console.is_terminal else None)
     table.add_column(f"{measured['split']}/{measured['binarise']}, {measured['images']:,} images")
     table.add_column("nats per image", justify="right")
-    table.add_column("± SE", justify="right")
-    for row in bound_rows(metrics):
-        error = "" if row["se"] is None else f"{row['se']:.2f}"
-        table.add_row(row["name"], f"{row['value']:.2f}", error)
+    rows = bound_rows(metrics)
+    errors = {"se": "± SE", "se_by_alphabet": "± SE by alphabet"}
+    shown = [key for key in errors if any(row[key] is not None for row in rows)]
+    for key in shown:
+        table.add_column(errors[key], justify="right")
+    for row in rows:
+        cells = ("" if row[key] is None else f"{row[key]:.2f}" for key in shown)
+        table.add_row(row["name"], f"{row['value']:.2f}", *cells)
     console.print(f"\n{trained.recipe.name}: {trained.recipe.description}", markup=False, soft_wrap=True)
     console.print(table)
 

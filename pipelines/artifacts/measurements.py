@@ -61,7 +61,7 @@ def read_measurement(trained: TrainedModel) -> tuple[dict[str, Any], dict[str, f
 
 
 def bound_rows(metrics: dict[str, float]) -> list[dict[str, Any]]:
-    """The table of bounds: name, value and standard error (None where none was made) in nats, meaning."""
+    """The table of bounds: name, value and standard errors (None where none was made) in nats, meaning."""
     weighted = next((key for key in metrics if key.startswith("iwae_") and f"{key}_se" in metrics), "")
     k, images = weighted.removeprefix("iwae_"), int(metrics.get(f"{weighted}_images", 0))
     meanings = {
@@ -83,7 +83,13 @@ def bound_rows(metrics: dict[str, float]) -> list[dict[str, Any]]:
         ),
     }
     return [
-        {"name": name, "value": metrics[key], "se": metrics.get(f"{key}_se"), "meaning": meaning}
+        {
+            "name": name,
+            "value": metrics[key],
+            "se": metrics.get(f"{key}_se"),
+            "se_by_alphabet": metrics.get(f"{key}_se_by_alphabet"),
+            "meaning": meaning,
+        }
         for key, (name, meaning) in meanings.items()
         if key in metrics
     ]
@@ -100,9 +106,10 @@ def metric_lines(metrics: Metrics) -> list[str]:
     for split, parts in metrics.items():
         for binarise, values in parts.items():
             for name, value in values.items():
-                if name.endswith(("_se", "images")):
+                if name.endswith(("_se", "_se_by_alphabet", "images")):
                     continue
-                se = values.get(f"{name}_se")
+                se, by_alphabet = values.get(f"{name}_se"), values.get(f"{name}_se_by_alphabet")
                 error = "" if se is None else f" ± {se:.2f}"
+                error += "" if by_alphabet is None else f" (by alphabet ± {by_alphabet:.2f})"
                 result.append(f"  {split}/{binarise}/{name:<24} {value:9.2f}{error} nats")
     return result

@@ -39,7 +39,10 @@ def entry(
 def write_table(
     trained: TrainedModel, verb: str, entries: Mapping[str, Entry], about: Mapping[str, Any], title: str
 ) -> Path:
-    """Write artifacts/<recipe>/one_shot/<verb>.json; `about` are the choices that it was measured with."""
+    """Write artifacts/<recipe>/one_shot/<verb>.json; `about` are the choices that it was measured with.
+
+    Of those `options` are what the command line had beside the recipe, and `notes` lines that belong under the table.
+    """
     path = trained.places.one_shot / f"{verb}.json"
     content = {
         "verb": verb,
@@ -47,7 +50,7 @@ def write_table(
         "recipe": trained.recipe.name,
         "weights": trained.weights,
         "manifest": trained.run["manifest_digest"],
-        "command": command(trained, verb),
+        "command": " ".join(filter(None, [command(trained, verb), about.get("options")])),
         "about": dict(about),
         "entries": dict(entries),
     }

@@ -71,4 +71,3 @@ def _check_images(recipe: Recipe) -> None:
         raise BadInput(
             f"evaluate.images={config.images}: a standard error needs two drawings of each of 2 concepts, 4"
         )
-

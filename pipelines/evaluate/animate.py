@@ -1,4 +1,4 @@
-"""Draw the canvas step by step as an animated GIF: new exemplars as they come about."""
+"""Draw new exemplars step by step, as an animated GIF."""
 
 from __future__ import annotations
 

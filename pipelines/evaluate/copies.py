@@ -1,4 +1,4 @@
-"""Measure whether samples are copies of training images, and draw them beside the nearest."""
+"""Measure whether samples are copies of training images."""
 
 from __future__ import annotations
 

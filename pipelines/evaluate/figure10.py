@@ -1,4 +1,4 @@
-"""Draw figure 10: new exemplars of characters of alphabets never seen, one split beside the other."""
+"""Draw figure 10: new exemplars, of alphabets never seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw figure 11: new characters of an alphabet, or new drawings of a character, given 1 to 10 of it."""
+"""Draw figure 11: new characters given 1 to 10 of an alphabet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw figure 6: characters from the prior, of a model that is shown nothing."""
+"""Draw figure 6: samples of a model that is shown nothing."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def decide(
     The candidate must be better by more than `min_gain` nats; equal is not better. A bound that is not finite
     never wins, and never defends.
     """
-    from seqgen.evaluation.bounds import estimate
+    from seqgen.evaluation.errors import estimate
 
     if not math.isfinite(candidate.mean):
         return Decision(False, f"its held-out bound is {candidate.mean}")

@@ -13,10 +13,7 @@ from seqgen.core.errors import NumericalError
 from seqgen.data.batches import fixed_set, generator_at
 from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig, Pairs
-from seqgen.evaluation.errors import Estimate as Estimate
-from seqgen.evaluation.errors import by_difference as by_difference
 from seqgen.evaluation.errors import clustered, difference_values
-from seqgen.evaluation.errors import estimate as estimate
 from seqgen.models import Bound, SequentialModel
 from seqgen.objectives import importance_weighted
 from seqgen.settings import EvaluateConfig
@@ -247,9 +244,6 @@ def passes(held_out: HeldOut, config: EvaluateConfig) -> int:
     """How many image passes `measure` makes, which is what its `advance` counts up to."""
     sweeps = 1 if held_out.context is None or foreign_context(held_out, config.seed) is None else 2
     return sweeps * len(held_out) + config.importance_samples * min(len(held_out), config.importance_images)
-
-
-_take = HeldOut.take
 
 
 def _chunks(held_out: HeldOut, device: torch.device, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -14,8 +14,8 @@ from seqgen.models.layers import Linear
 class MeanContext(Context):
     """The mean of the glimpses: their order says nothing.
 
-    Reading is linear in the image, and all contexts are read through one window: the mean of the glimpses is the glimpse
-    of the mean image, and costs as much as that of one.
+    Reading is linear in the image, and all contexts are read through one window: the mean of the glimpses is the
+    glimpse of the mean image, and costs as much as that of one.
     """
 
     def gather(self, contexts: Tensor) -> Tensor:

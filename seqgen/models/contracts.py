@@ -89,7 +89,7 @@ class Attention:
 
 
 class Context(nn.Module):
-    """Slot `context`: forward(glimpses [B,M,F], h_{t-1} [B,D]) -> v_t [B,F] (eq. 4); M images are read, of N contexts."""
+    """Slot `context`: forward(glimpses [B,M,F], h_{t-1} [B,D]) -> v_t [B,F] (eq. 4), M of what `gather` made of N."""
 
     def __init__(self, settings: Any, sizes: Sizes, features: int) -> None:
         super().__init__()

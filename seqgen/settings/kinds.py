@@ -226,7 +226,12 @@ class PathwiseSettings(KindSettings):
 
 
 for _slot, _name, _implementation, _settings in (
-    ("attention", "spatial-transformer", "attention.spatial_transformer:SpatialTransformer", AffineWindowSettings),
+    (
+        "attention",
+        "spatial-transformer",
+        "attention.spatial_transformer:SpatialTransformer",
+        AffineWindowSettings,
+    ),
     ("attention", "gaussian", "attention.gaussian:GaussianAttention", WindowSettings),
     ("attention", "full", "attention.full:FullAttention", KindSettings),
     ("canvas", "additive", "canvases:AdditiveCanvas", KindSettings),

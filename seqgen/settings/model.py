@@ -41,7 +41,9 @@ class ModelConfig(OpenSection):
     observation: str = Field(default="conv", description="f_o: 1x1 convolution or c_T itself")
     error_image: bool = Field(default=False, description="read x - x_hat_{t-1} beside x (DRAW)")
     conditional: bool = Field(default=False, description="draw given a context image x' (eq. 4)")
-    infer_from_context: bool = Field(default=False, description="the posterior sees v_t beside the glimpse of x")
+    infer_from_context: bool = Field(
+        default=False, description="the posterior sees v_t beside the glimpse of x"
+    )
 
     def problems(self, size: int | None = None) -> Iterator[str]:
         """See OpenSection; and no setting of a context without one."""

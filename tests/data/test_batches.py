@@ -169,9 +169,7 @@ def test_more_contexts_begin_with_the_same_ones():
 def test_the_number_of_contexts_is_drawn_for_each_step_and_is_the_same_on_every_rank():
     images = make_set(80, [i // 20 for i in range(80)], levels=2)
     whole, first, second = (
-        TrainingBatches(
-            images, BITS, 8, conditional=True, seed=1, rank=rank, size=size, contexts=(0, 1, 3)
-        )
+        TrainingBatches(images, BITS, 8, conditional=True, seed=1, rank=rank, size=size, contexts=(0, 1, 3))
         for rank, size in ((0, 1), (0, 2), (1, 2))
     )
     seen = []

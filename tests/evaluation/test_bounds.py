@@ -12,7 +12,7 @@ from seqgen.core.errors import BadInput, NumericalError
 from seqgen.data.batches import generator_at
 from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
-from seqgen.evaluation import bounds
+from seqgen.evaluation import bounds, errors
 from seqgen.evaluation.bounds import HeldOut
 from seqgen.models import SequentialModel, build
 from seqgen.settings import EvaluateConfig, ModelConfig
@@ -123,11 +123,11 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
 
 
 def test_standard_error_is_the_sample_deviation_over_root_n():
-    mean, se = bounds.estimate(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    mean, se = errors.estimate(torch.tensor([1.0, 2.0, 3.0, 6.0]))
     assert mean == 3.0
     assert se == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3 / 4))
     with pytest.raises(BadInput, match="at least 2 images"):
-        bounds.estimate(torch.tensor([1.0]))
+        errors.estimate(torch.tensor([1.0]))
 
 
 def test_standard_error_covers_the_mean_of_the_population():
@@ -135,7 +135,7 @@ def test_standard_error_covers_the_mean_of_the_population():
     population = torch.randn(20_000, generator=generator).exp()
     inside = 0
     for _ in range(300):
-        mean, se = bounds.estimate(population[torch.randint(20_000, (200,), generator=generator)])
+        mean, se = errors.estimate(population[torch.randint(20_000, (200,), generator=generator)])
         inside += abs(mean - population.mean().item()) < 2 * se
     assert 0.88 < inside / 300 < 0.99
 
@@ -144,14 +144,14 @@ def test_drawings_of_one_concept_count_as_one_observation():
     generator = torch.Generator().manual_seed(0)
     concept = torch.randn(12, generator=generator)
     values, groups = concept.repeat(20), torch.arange(12).repeat(20) + 100
-    mean, se = bounds.estimate(values, groups)
+    mean, se = errors.estimate(values, groups)
     assert mean == pytest.approx(concept.mean().item(), rel=1e-5)
-    assert se == pytest.approx(bounds.estimate(concept).se, rel=1e-5)
-    assert se > 4 * bounds.estimate(values).se
-    alone = bounds.estimate(values, torch.arange(240))
-    assert alone == pytest.approx(bounds.estimate(values))
+    assert se == pytest.approx(errors.estimate(concept).se, rel=1e-5)
+    assert se > 4 * errors.estimate(values).se
+    alone = errors.estimate(values, torch.arange(240))
+    assert alone == pytest.approx(errors.estimate(values))
     with pytest.raises(BadInput, match="at least 2 concepts"):
-        bounds.estimate(values, torch.zeros(240, dtype=torch.int64))
+        errors.estimate(values, torch.zeros(240, dtype=torch.int64))
 
 
 def test_clustered_error_of_the_difference_estimator_covers_the_population():
@@ -165,9 +165,9 @@ def test_clustered_error_of_the_difference_estimator_covers_the_population():
         chosen = torch.randperm(800, generator=generator)[:200]
         values = 10 + concept
         args = values, (values - gain)[chosen], chosen
-        mean, se = bounds.by_difference(*args, groups)
+        mean, se = errors.by_difference(*args, groups)
         inside += abs(mean - 7) < 2 * se
-        naive += abs(mean - 7) < 2 * bounds.by_difference(*args).se
+        naive += abs(mean - 7) < 2 * errors.by_difference(*args).se
     assert 0.9 < inside / 300 < 0.99
     assert naive / 300 < 0.75
 
@@ -182,20 +182,20 @@ def test_difference_estimator_is_plain_where_all_is_known_and_unbiased_where_not
     generator = torch.Generator().manual_seed(0)
     total = 10 * torch.randn(400, generator=generator, dtype=torch.float64)
     tighter = total - 2 + 0.1 * torch.randn(400, generator=generator, dtype=torch.float64)
-    complete = bounds.by_difference(total, tighter, torch.arange(400))
+    complete = errors.by_difference(total, tighter, torch.arange(400))
     assert complete.mean == pytest.approx(tighter.mean().item())
-    assert complete.se == pytest.approx(bounds.estimate(tighter).se)
+    assert complete.se == pytest.approx(errors.estimate(tighter).se)
 
-    means, errors = [], []
+    means, found = [], []
     for _ in range(300):
         chosen = torch.randperm(400, generator=generator)[:40]
-        mean, se = bounds.by_difference(total, tighter[chosen], chosen)
+        mean, se = errors.by_difference(total, tighter[chosen], chosen)
         means.append(mean)
-        errors.append(se)
+        found.append(se)
     assert sum(means) / 300 == pytest.approx(tighter.mean().item(), abs=0.01)
     # Far closer than the mean of 40 images alone, whose standard error is 10 / sqrt(40) = 1.6 nats.
     assert torch.tensor(means).std() < 0.05
-    assert sum(errors) / 300 == pytest.approx(complete.se, rel=0.1)
+    assert sum(found) / 300 == pytest.approx(complete.se, rel=0.1)
 
 
 def repeated(times: int) -> HeldOut:
@@ -207,7 +207,7 @@ def test_importance_weighted_with_one_sample_is_the_free_energy_in_expectation()
     model, held_out = tiny(), repeated(300)
     one = bounds.importance_bounds(model, held_out, 1, seed=0).view(300, 24)
     free = bounds.free_energies(model, held_out, seed=1).free_energy.view(300, 24)
-    mean, se = bounds.estimate((one - free).mean(1))
+    mean, se = errors.estimate((one - free).mean(1))
     assert abs(mean) < 4 * se
     assert se < 0.05
 
@@ -247,11 +247,11 @@ def test_the_cost_of_a_foreign_context_is_a_difference_image_by_image_with_clust
     theirs = bounds.free_energies(model, exchanged, 0, purpose="foreign").free_energy
     groups = held_out.concepts
     assert metrics["bound"] == pytest.approx(ours.mean().item())
-    assert metrics["bound_se"] == pytest.approx(bounds.estimate(ours, groups).se)
+    assert metrics["bound_se"] == pytest.approx(errors.estimate(ours, groups).se)
     assert metrics["bound_shuffled_context"] == pytest.approx(theirs.mean().item())
-    assert metrics["bound_shuffled_context_se"] == pytest.approx(bounds.estimate(theirs, groups).se)
+    assert metrics["bound_shuffled_context_se"] == pytest.approx(errors.estimate(theirs, groups).se)
     assert metrics["foreign_context_cost"] == pytest.approx((theirs - ours).mean().item())
-    assert metrics["foreign_context_cost_se"] == pytest.approx(bounds.estimate(theirs - ours, groups).se)
+    assert metrics["foreign_context_cost_se"] == pytest.approx(errors.estimate(theirs - ours, groups).se)
 
 
 def test_the_bounds_share_no_random_numbers(monkeypatch):
@@ -319,3 +319,52 @@ def test_a_bound_that_is_not_finite_is_refused_with_the_image():
         model.step.canvas0.fill_(math.nan)
     with pytest.raises(NumericalError, match="held-out image 0 is nan"):
         bounds.free_energies(model, held_out, 0)
+
+
+def test_a_measurement_has_errors_by_alphabet_where_there_are_two_at_least():
+    model, images = tiny(conditional=True), strokes(48, 12)
+    config = EvaluateConfig(importance_samples=2, importance_images=8)
+    alone = bounds.measure(model, bounds.hold_out(images, BITS, True, 0), config).metrics
+    assert not any(name.endswith("_by_alphabet") for name in alone)
+
+    held_out = bounds.hold_out(replace(images, alphabets=images.concepts // 4), BITS, True, 0)
+    metrics = bounds.measure(model, held_out, config).metrics
+    named = {
+        f"{name}_se_by_alphabet"
+        for name in ("bound", "bound_shuffled_context", "foreign_context_cost", "iwae_2")
+    }
+    assert metrics.keys() - alone.keys() == named
+    free = bounds.free_energies(model, held_out, 0).free_energy
+    assert metrics["bound_se_by_alphabet"] == errors.estimate(free, images.concepts // 4).se
+    chosen = bounds.subset(48, 8, 0, "importance subset")
+    weighted = bounds.importance_bounds(model, held_out.take(chosen), 2, 0)
+    expected = errors.by_difference(free, weighted, chosen, images.concepts // 4)
+    assert (metrics["iwae_2"], metrics["iwae_2_se_by_alphabet"]) == expected
+    assert {name: metrics[name] for name in alone} == alone
+
+
+def test_the_noise_of_a_part_is_its_own_and_an_images_that_of_its_place_in_it():
+    model, held_out = tiny(), bounds.hold_out(strokes(), BITS, False, 0)
+    twice = held_out.take(torch.tensor([3, 3, 4]))
+    whole = bounds.importance_bounds(model, twice, 5, 0, part=1)
+    assert whole[0] != whole[1]
+    assert bounds.importance_bounds(model, twice.take(torch.arange(2)), 5, 0, part=1).equal(whole[:2])
+    assert not bounds.importance_bounds(model, twice, 5, 0, part=2).equal(whole)
+    assert not bounds.importance_bounds(model, twice, 5, 0).equal(whole)
+
+
+def test_what_is_taken_keeps_what_it_has_and_fewer_contexts_are_the_first():
+    images = replace(strokes(), alphabets=torch.arange(24) // 12)
+    held_out = bounds.hold_out(images, BITS, True, 0, contexts=3)
+    index = torch.tensor([20, 1, 7])
+    taken = held_out.take(index)
+    for part in ("x", "context", "concepts", "groups", "alphabets"):
+        assert getattr(taken, part).equal(getattr(held_out, part)[index])
+    assert held_out.with_contexts(1).context.equal(bounds.hold_out(images, BITS, True, 0).context)
+    assert held_out.with_contexts(0).context.shape == (24, 0, 4, 3)
+
+
+def test_any_first_few_of_a_random_order_are_the_subset():
+    order = bounds.random_order(50, 3, "some purpose")
+    assert sorted(order.tolist()) == list(range(50))
+    assert order[:20].sort().values.equal(bounds.subset(50, 20, 3, "some purpose"))

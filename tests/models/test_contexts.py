@@ -65,7 +65,7 @@ def test_no_context_is_a_blank_one_and_every_parameter_still_has_a_gradient(atte
 
 
 def test_several_samples_an_image_keep_their_contexts():
-    model, x, contexts, _ = example()
+    model, _, contexts, _ = example()
     noise = model.noise(12, torch.Generator().manual_seed(2))
     together = model.sample(noise, contexts)
     parts = [model.sample(part, contexts) for part in noise.split(4, 1)]
@@ -97,8 +97,14 @@ def test_the_posterior_sees_the_context_at_once_where_it_is_asked_to():
     assert first_mean[1] > 0
 
 
-@pytest.mark.parametrize("setting", ["context: attention", "infer_from_context: true"])
-def test_settings_of_a_context_are_refused_without_one(setting: str):
+@pytest.mark.parametrize(
+    "setting", [{"context": "attention"}, {"infer_from_context": True}, {"copy_context": True}]
+)
+def test_settings_of_a_context_are_refused_without_one(setting: dict):
     with pytest.raises(ValueError, match="only for conditional=true"):
-        key, value = setting.split(": ")
-        ModelConfig(**{key: True if value == "true" else value})
+        ModelConfig(**setting)
+
+
+def test_what_is_copied_is_as_large_as_what_is_written():
+    with pytest.raises(ValueError, match="copy_context=true needs read_size=4 to be write_size=5"):
+        ModelConfig(conditional=True, copy_context=True, read_size=4, write_size=5)

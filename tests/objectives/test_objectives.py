@@ -12,7 +12,6 @@ from seqgen.models import build
 from seqgen.objectives import importance, importance_weighted
 from seqgen.settings import ModelConfig
 
-
 WINDOWS = {"read_size": 2, "write_size": 2}
 MEMBERS = {
     "spatial-transformer": WINDOWS,

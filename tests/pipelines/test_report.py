@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
+from pipelines.artifacts.one_shot import entry, write_table
 from pipelines.artifacts.report_page import view_command
 from pipelines.evaluate import evaluate_trained
+from pipelines.evaluate.figure10 import figure10
 from pipelines.report import report
 from pipelines.tracking import runs
 from seqgen.core.errors import BadInput
@@ -128,3 +130,22 @@ def test_how_to_view_the_runs_shows_no_password():
     assert (
         view_command("sqlite:////a b/mlflow.db") == "mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db'"
     )
+
+
+def test_the_report_shows_what_one_shot_verbs_left_of_these_weights(project):
+    trained = finished_run(tiny_recipe(project, conditional=True))
+    evaluate_trained(trained)
+    figure10(str(project / "tiny.yaml"), None)
+    entries = {"nll_1_context": entry(86.25, 0.5, 200, unit="nats", se_by_alphabet=1.75, k=1000)}
+    write_table(trained, "contexts", entries, {"notes": ["a <note>"]}, "NLL by contexts")
+    report(str(project / "tiny.yaml"), None)
+    html = (trained.places.report / "report.html").read_text()
+    page = Page(html)
+    for text in ("NLL by contexts", "86.25", "1.75", "1,000", "a <note>", "pipelines.evaluate.figure10"):
+        assert text in page.text
+    assert len([link for link in page.links if link.startswith("data:image/png")]) >= 5
+    write_table(trained, "contexts", entries, {}, "Other weights")
+    table = trained.places.one_shot / "contexts.json"
+    table.write_text(table.read_text().replace(trained.weights, "other"))
+    report(str(project / "tiny.yaml"), None)
+    assert "Other weights" not in (trained.places.report / "report.html").read_text()

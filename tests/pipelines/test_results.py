@@ -39,7 +39,13 @@ def test_numbers_have_their_errors_command_and_the_recipe_in_their_name(project)
     results([str(main), str(other)], project / "docs" / "results", "two cores")
     content = json.loads((project / "docs" / "results" / "one_shot.json").read_text())
     one = content["nll_1_context"]
-    assert (one["value"], one["se"], one["se_by_alphabet"], one["images"], one["k"]) == (80, 0.5, 1.5, 200, 1000)
+    assert (one["value"], one["se"], one["se_by_alphabet"], one["images"], one["k"]) == (
+        80,
+        0.5,
+        1.5,
+        200,
+        1000,
+    )
     assert one["command"] == "python -m pipelines.evaluate.contexts --recipe one-shot"
     assert content["nll_1_context_weak"]["value"] == 90
     assert content["foreign_context_cost_28"]["value"] == 20

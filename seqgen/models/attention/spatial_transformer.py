@@ -56,8 +56,8 @@ class AffineWriter(Writer):
     """Writes a P x P sprite: f_w(h) = ST(sprite(h), lambda(h)), zero outside the window (sec. 3.2.3).
 
     lambda maps canvas coordinates to sprite coordinates directly (no inversion), so the window on the canvas is
-    its inverse. With `copies` the sprite is sprite(h) + gain v_t: what was read of x' may be drawn again, elsewhere; the
-    gain, one number a channel, starts at zero.
+    its inverse. With `copies` the sprite is sprite(h) + gain v_t: what was read of x' may be drawn again,
+    elsewhere; the gain, one number a channel, starts at zero.
     """
 
     def __init__(self, sizes: Sizes, size: int, copies: bool = False) -> None:

@@ -1,0 +1,250 @@
+"""Measure -log p(x | x'_1 ... x'_n) by the number n of contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.artifacts.one_shot import Entry, lines, write_table
+from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
+from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.progress import Display
+from pipelines.cli.signals import check_stop, raise_on_stop
+from pipelines.evaluate.kept import Kept
+from pipelines.evaluate.measuring import FOREIGN, about_errors, entry_of, load_for_measuring, whole_split
+from seqgen.core.errors import BadInput
+from seqgen.settings import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from seqgen.evaluation.bounds import HeldOut
+    from seqgen.models import SequentialModel
+
+_PART = 16  # images between two savings; a constant because the noise of an image depends on it
+# Omniglot 30-20 at 28x28, nearest neighbour: nats by the number of contexts.
+PUBLISHED: tuple[dict[str, Any], ...] = (
+    {
+        "model": "VMA",
+        "source": "Bornschein et al. 2017",
+        "nll": {"1": 86.5, "2": 83.0, "5": 76.5, "10": 76.2, "19": 73.9},
+        "note": "k = 1,000; the target is never in its own context",
+    },
+    {
+        "model": "GMN, trained with 1 context",
+        "source": "Bartunov & Vetrov 2018, table 1",
+        "nll": {"0": 90.9, "1": 82.8, "2": 78.8, "3": 76.4, "4": 74.2, "9": 64.6},
+        "note": "k = 1,000; its target is in its own context 5 % of the time with 1, 9.8 % with 2, 37 % with 9",
+    },
+)
+
+
+def contexts(
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+    contexts: Annotated[
+        str, typer.Option("--contexts", help="Numbers of contexts, separated by commas.")
+    ] = "0,1,2,5,10",
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="k of the importance-weighted bound.")
+    ] = 1000,
+    images: Annotated[int, typer.Option("--images", min=2, help="Images for that bound, at random.")] = 500,
+) -> None:
+    """Measure -log p(x | x'_1 ... x'_n) by the number n of contexts, on the whole of evaluate.split.
+
+    F is measured on all images, the importance-weighted bound on --images of them, the same for every n; the first
+    contexts of an image are the same for every n, too. What was measured is kept below artifacts/<recipe>/one_shot and
+    a second run goes on from there; more --images add to it. Writes artifacts/<recipe>/one_shot/contexts.json.
+    """
+    raise_on_stop()
+    trained = load_trained_model(recipe, settings or ())
+    counts, notes = _counts(trained.recipe, _parsed(contexts))
+    entries, about = measure_contexts(trained, counts, samples, images)
+    about |= {
+        "options": f"--contexts {','.join(map(str, counts))} --samples {samples} --images {images}",
+        "notes": notes + about["notes"],
+        "published": list(PUBLISHED) if _is_published(trained.recipe) else [],
+    }
+    for line in [*lines(entries), *about["notes"], *_published_lines(about["published"])]:
+        print(line)
+    path = write_table(trained, "contexts", entries, about, "Conditional NLL by the number of contexts")
+    print(f"written: {path}")
+
+
+def measure_contexts(
+    trained: TrainedModel, counts: Sequence[int], samples: int, images: int
+) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """The entries of the table and what they were measured with; goes on from what is kept."""
+    from seqgen.evaluation import bounds
+    from seqgen.evaluation.errors import clustered, difference_values
+
+    config = trained.recipe.evaluate
+    model = load_for_measuring(trained)
+    held_out = whole_split(trained, config.split, max(counts))
+    chosen = bounds.random_order(len(held_out), config.seed, "contexts subset")[:images]
+    weighted_images = len(chosen)
+    kept = Kept(
+        trained.places.one_shot / "contexts",
+        trained.weights[:16],
+        f"{config.split}-seed{config.seed}-k{samples}",
+    )
+    entries: dict[str, Entry] = {}
+    values: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    plain = {}
+
+    def add(name: str, of_images: torch.Tensor, count: int, k: int | None = None) -> None:
+        found = clustered(of_images, held_out.groups, held_out.alphabets)
+        entries[name] = entry_of(found, count, k=k)
+
+    device = next(model.parameters()).device
+    print(
+        f"contexts: {weighted_images:,} of {len(held_out):,} images of {config.split} on {device}", flush=True
+    )
+    with Display("passes") as display:
+        total = len(counts) * (len(held_out) + samples * weighted_images)
+        total += len(held_out) if 1 in counts else 0
+        advance = display.counter("contexts", total)
+        for count in counts:
+            given = held_out.with_contexts(count)
+            free = _free_energy(kept, f"free-energy-{count}", model, given, config.seed, advance)
+            weighted = _weighted(
+                kept, f"nll-{count}", model, given.take(chosen), samples, config.seed, advance
+            )
+            values[count] = free, difference_values(free, weighted, chosen)
+            plain[str(count)] = weighted.mean().item()
+            add(f"nll_{count}_context", values[count][1], weighted_images, samples)
+            add(f"free_energy_{count}_context", free, len(held_out))
+        foreign = bounds.foreign_context(held_out.with_contexts(1), config.seed) if 1 in counts else None
+        if foreign is not None:
+            exchanged = replace(held_out, context=foreign)
+            shown = _free_energy(
+                kept, "free-energy-foreign", model, exchanged, config.seed, advance, "foreign"
+            )
+            add("foreign_context_cost", shown - values[1][0], len(held_out))
+    for count in counts:
+        if 0 in counts and count:
+            add(f"gain_{count}_context", values[0][1] - values[count][1], weighted_images, samples)
+            add(f"free_energy_gain_{count}_context", values[0][0] - values[count][0], len(held_out))
+    notes = [
+        f"nll: k = {samples:,} on {weighted_images:,} random images, carried to all {len(held_out):,} of the split by "
+        "their difference to F; the target is never among its contexts",
+        *([FOREIGN] if foreign is not None else []),
+    ]
+    errors = about_errors(held_out)
+    if "interval_95" in errors:
+        notes.append(f"95 % interval for other alphabets: {errors['interval_95']}")
+    about = {
+        "split": config.split,
+        "split_images": len(held_out),
+        "seed": config.seed,
+        "trained_with": list(trained.recipe.train.contexts),
+        "pairs": trained.recipe.train.pairs,
+        "plain_mean": plain,  # of the weighted images alone, without F of the others
+        "notes": notes,
+        **errors,
+    }
+    return entries, about
+
+
+def _free_energy(
+    kept: Kept,
+    name: str,
+    model: SequentialModel,
+    held_out: HeldOut,
+    seed: int,
+    advance: Callable[[int], None],
+    purpose: str = "free energy",
+) -> torch.Tensor:
+    """F of every image, kept once all are measured."""
+    from seqgen.evaluation.bounds import free_energies
+
+    values = kept.read(name, len(held_out))
+    if len(values) == len(held_out):
+        advance(len(held_out))
+        return values
+    values = free_energies(model, held_out, seed, advance, purpose=purpose).free_energy
+    kept.write(name, values)
+    check_stop()
+    return values
+
+
+def _weighted(
+    kept: Kept,
+    name: str,
+    model: SequentialModel,
+    held_out: HeldOut,
+    samples: int,
+    seed: int,
+    advance: Callable[[int], None],
+) -> torch.Tensor:
+    """The importance-weighted bound of every image, kept part by part; the noise is the same for any contexts."""
+    import torch
+
+    from seqgen.evaluation.bounds import importance_bounds
+
+    values = kept.read(name, len(held_out))
+    advance(len(values) * samples)
+    if len(values) == len(held_out):
+        return values
+    for part in range(len(values) // _PART, -(-len(held_out) // _PART)):
+        index = torch.arange(part * _PART, min(len(held_out), (part + 1) * _PART))
+        measured = importance_bounds(model, held_out.take(index), samples, seed, advance, part=part)
+        values = torch.cat([values[: part * _PART], measured])
+        kept.write(name, values)
+        check_stop()
+    return values
+
+
+def _parsed(text: str) -> list[int]:
+    try:
+        counts = sorted({int(word) for word in text.split(",")})
+    except ValueError:
+        counts = [-1]
+    if counts[0] < 0:
+        raise BadInput(f"--contexts={text}: numbers of contexts are needed, as in 0,1,2")
+    return counts
+
+
+def _counts(recipe: Recipe, wanted: Iterable[int]) -> tuple[list[int], list[str]]:
+    """What of `wanted` can be measured, and what there is to say about it. Raises BadInput if nothing can."""
+    if not recipe.model.conditional:
+        raise BadInput(f"{recipe.name}: model.conditional=false: there are no contexts; use another recipe")
+    trained, counts, notes = recipe.train.contexts, list(wanted), []
+    if 0 in counts and 0 not in trained:
+        counts.remove(0)
+        shown = ", ".join(map(str, trained))
+        notes.append(
+            f"0 contexts left out, and so the gains: trained with {shown} (train.contexts), the null context was "
+            "never learned"
+        )
+        if not counts:
+            raise BadInput(
+                f"--contexts=0: {recipe.name} was trained with {shown}; train with 0 among train.contexts"
+            )
+    if more := [str(count) for count in counts if count > max(trained)]:
+        notes.append(f"{', '.join(more)} contexts: more than the {max(trained)} it was trained with at most")
+    return counts, notes
+
+
+def _is_published(recipe: Recipe) -> bool:
+    """Whether the published numbers are on this data: set, size, rule, split, pairs."""
+    data = recipe.data
+    return (data.source, data.size, data.split, data.rule) == ("omniglot", 28, "30-20", "nearest") and (
+        recipe.evaluate.split == "test" and recipe.train.pairs == "character"
+    )
+
+
+def _published_lines(published: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        f"  {one['model']} ({one['source']}): "
+        + ", ".join(f"{nll} with {count}" for count, nll in one["nll"].items())
+        + f"; {one['note']}"
+        for one in published
+    ]
+
+
+if __name__ == "__main__":
+    run(contexts)

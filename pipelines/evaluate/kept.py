@@ -1,0 +1,46 @@
+"""What a long measurement has measured so far, so that a second run goes on from there."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seqgen.core.files import write_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Kept:
+    """Values of images, float64, one file a name, below `directory`/`weights`/`choices`.
+
+    What was measured on other weights is removed.
+    """
+
+    def __init__(self, directory: Path, weights: str, choices: str) -> None:
+        self._directory = directory / weights / choices
+        for other in directory.glob("*"):
+            if other.name != weights:
+                shutil.rmtree(other)
+
+    def read(self, name: str, most: int) -> torch.Tensor:
+        """The first values, at most `most`; none if there are none."""
+        import numpy as np
+        import torch
+
+        path = self._path(name)
+        found = np.load(path, allow_pickle=False) if path.is_file() else np.empty(0)
+        return torch.from_numpy(found[:most])
+
+    def write(self, name: str, values: torch.Tensor) -> None:
+        """Keep `values`, whole or not at all."""
+        import numpy as np
+
+        stream = io.BytesIO()
+        np.save(stream, values.numpy())
+        write_bytes(self._path(name), stream.getvalue())
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.npy"

@@ -1,0 +1,155 @@
+"""Measure how many samples a critic recognises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.artifacts.one_shot import Entry, entry, lines, write_table
+from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
+from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.progress import Display
+from pipelines.cli.signals import raise_on_stop
+from pipelines.evaluate.recogniser import critics_of
+from seqgen.core.errors import BadInput
+from seqgen.core.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seqgen.evaluation.recognition import Critics, Summary
+
+SAMPLES = 20  # of each character, as many as people drew
+_PROTOCOL = (
+    "Boutin et al. 2022. Recognised: a drawing goes to the nearest of 20 exemplars in a prototypical network, one of "
+    "them what was given, the others of random characters: averaged over all such tasks. Exemplars are random drawings "
+    "or, as in what is published, typical ones: nearest to the mean of the character's drawings in the embedding. "
+    "People's other drawings of the character are measured the same way. Samples are mean images, ink where above 1/2. "
+    "Originality: the standard deviation over the drawings of a character, mean over the features of a SimCLR "
+    "embedding, which are standardised over all training drawings."
+)
+TemperatureOption = Annotated[
+    list[float] | None,
+    typer.Option("--temperature", help="Scale of the prior's noise; give it again for several. Default: 1."),
+]
+
+
+def recognise(
+    recipe: RecipeOption = None, settings: SetOption = None, temperature: TemperatureOption = None
+) -> None:
+    """Measure how many of the model's samples a critic recognises, and how much they differ.
+
+    Writes artifacts/<recipe>/one_shot/recognise.json, with people's drawings measured the same way, and
+    recognise-plane.svg. Needs the critics: `python -m pipelines.evaluate.recogniser`.
+    """
+    raise_on_stop()
+    trained = load_trained_model(recipe, settings or ())
+    for line in lines(measure_recognition(trained, temperature or [1.0])):
+        print(line)
+    print(f"written: {trained.places.one_shot}")
+
+
+def measure_recognition(trained: TrainedModel, temperatures: list[float]) -> dict[str, Entry]:
+    """Draw, judge and write; returns the table's entries. Raises BadInput before anything is drawn."""
+    recipe = trained.recipe
+    config, split = recipe.evaluate, recipe.data.split
+    _check(trained, temperatures)
+    critics = _critics(trained)
+
+    import torch
+
+    from seqgen.data.images import load_split
+    from seqgen.drawing.plane import PEOPLE, Judged, plane
+    from seqgen.evaluation import recognition
+    from seqgen.models import load_model
+
+    model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    characters = recognition.by_character(load_split(trained.places.shards, config.split))
+    features = recognition.encode(critics.embedding, characters.drawings)
+    given = {
+        "": recognition.random_exemplars(characters, config.seed),
+        "typical_": recognition.typical_exemplars(characters, features),
+    }
+    entries: dict[str, Entry] = {}
+    points: list[Judged] = []
+
+    def add(who: str, kind: str, name: str, drawings: Tensor, k: int | None = None) -> None:
+        found = recognition.judge(critics, given[kind].support, drawings)
+        recognised = recognition.summary(100 * found.recognised, characters.alphabets)
+        originality = recognition.summary(found.originality, characters.alphabets)
+        images = drawings.shape[0] * drawings.shape[1]
+        entries[f"recognised_{kind}{name}"] = _entry(recognised, images, "%", k)
+        entries[f"originality_{kind}{name}"] = _entry(originality, images, "of the spread of all drawings", k)
+        errors = recognised.se, originality.se
+        points.append(Judged(who, recognised.value, originality.value, *errors, typical=bool(kind)))
+
+    with Display("samples") as display:
+        total = len(given) * len(temperatures) * len(characters.drawings) * SAMPLES
+        advance = display.counter("samples", total)
+        for kind, exemplars in given.items():
+            for temperature in temperatures:
+                samples = recognition.draw_samples(
+                    model, exemplars.support, SAMPLES, config.seed, temperature, advance
+                )
+                suffix = "" if temperature == 1 else f"_temperature_{temperature:g}"
+                who = recipe.name if len(temperatures) == 1 else f"temperature {temperature:g}"
+                add(who, kind, f"{split}{suffix}", samples, SAMPLES)
+            add(PEOPLE, kind, f"people_{split}", exemplars.others)
+    accuracy = recognition.Summary(**critics.about["accuracy"][config.split])
+    entries[f"protonet_accuracy_{split}"] = _entry(accuracy, characters.drawings[:, :, 0, 0].numel(), "%")
+    about = {
+        "protocol": _PROTOCOL,
+        "split": config.split,
+        "characters": len(characters.drawings),
+        "seed": config.seed,
+        "temperatures": temperatures,
+        "critics": critics.about["sha256"],
+    }
+    write_table(trained, "recognise", entries, about, "Recognisability and originality of samples")
+    write_bytes(trained.places.one_shot / "recognise-plane.svg", plane(points))
+    return entries
+
+
+def _critics(trained: TrainedModel) -> Critics:
+    """The recipe's critics. Raises BadInput unless they are of the shards that the model was trained on."""
+    from seqgen.evaluation.recognition import load_critics, read_description
+
+    directory, manifest = critics_of(trained.places), trained.manifest()
+    remedy = f"run `python -m pipelines.evaluate.recogniser --recipe {trained.recipe.name}`"
+    description = read_description(directory)
+    if description is None:
+        raise BadInput(f"{directory}: no critics here; {remedy}")
+    if (before := description["identity"]["data"]) != manifest.digest:
+        raise BadInput(
+            f"{directory}: critics of other shards (manifest {before[:12]}, here {manifest.digest[:12]}); {remedy}"
+        )
+    return load_critics(directory)
+
+
+def _entry(found: Summary, images: int, unit: str, k: int | None = None) -> Entry:
+    return entry(found.value, found.se, images, unit=unit, se_by_alphabet=found.se_by_alphabet, k=k)
+
+
+def _check(trained: TrainedModel, temperatures: list[float]) -> None:
+    recipe = trained.recipe
+    if not recipe.data.is_omniglot:
+        raise BadInput(
+            f"data.source={recipe.data.source}: critics recognise characters; use a recipe of Omniglot's"
+        )
+    if not recipe.model.conditional:
+        raise BadInput(
+            "model.conditional=false: samples are recognised by the drawing they were given; use true"
+        )
+    if recipe.train.pairs != "character":
+        raise BadInput(
+            f"train.pairs={recipe.train.pairs}: samples are of other characters than the one given; use character"
+        )
+    if any(not temperature >= 0 for temperature in temperatures) or len(set(temperatures)) < len(
+        temperatures
+    ):
+        raise BadInput(f"--temperature {' '.join(map(str, temperatures))}: give each once, 0 or more")
+
+
+if __name__ == "__main__":
+    run(recognise)
