@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipelines.artifacts.held_out import evaluated_images
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import write_json
-
-if TYPE_CHECKING:
-    from seqgen.data.images import ImageSet
 
 
 def register(recipe: RecipeOption = None, settings: SetOption = None) -> None:
@@ -47,12 +45,12 @@ def register_trained(trained: TrainedModel) -> dict[str, Any]:
             raise BadInput(
                 f"{path}: missing; run `python -m pipelines.evaluate --recipe {trained.recipe.name}`"
             )
-    evaluation, images = Evaluation.read(trained.places.evaluate), _evaluated(trained)
-    evaluation.check(trained, len(images))
+    evaluation, held_out = Evaluation.read(trained.places.evaluate), evaluated_images(trained)
+    evaluation.check(trained, len(held_out))
     client = runs.connect()
     try:
         version = versions.add_version(client, trained, evaluation)
-        decision = promote(client, version, trained, evaluation, images)
+        decision = promote(client, version, trained, evaluation, held_out)
         holder = versions.by_alias(client, version.name, versions.CHAMPION)
     except runs.server_errors() as error:
         raise OperationalError(runs.explain(client.tracking_uri, error)) from error
@@ -68,15 +66,6 @@ def register_trained(trained: TrainedModel) -> dict[str, Any]:
     }
     write_json(trained.places.register / "register.json", result)
     return result
-
-
-def _evaluated(trained: TrainedModel) -> ImageSet:
-    """The images that the evaluation was made on."""
-    from seqgen.data.images import load_split
-    from seqgen.training.memory import image_memory
-
-    config = trained.recipe.evaluate
-    return load_split(trained.places.shards, config.split, config.images, memory=image_memory())
 
 
 if __name__ == "__main__":

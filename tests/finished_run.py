@@ -15,14 +15,14 @@ import pytest
 import torch
 import yaml
 
+from pipelines.artifacts.held_out import evaluated_images
 from pipelines.artifacts.places import places
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.recipes import load_recipe
 from pipelines.registry.evaluation import comparable
 from pipelines.tracking import lineage, runs
-from seqgen.data.images import load_split
 from seqgen.data.manifest import read_manifest
-from seqgen.evaluation.bounds import free_energies, hold_out
+from seqgen.evaluation.bounds import free_energies
 from seqgen.models import build, save_model
 from tests.sets import write_digits, write_strokes
 
@@ -94,8 +94,7 @@ def write_evaluation(trained: TrainedModel) -> None:
 
     config = trained.recipe.evaluate
     model = load_model(trained.model)
-    images = load_split(trained.places.shards, config.split, config.images)
-    held_out = hold_out(images, trained.recipe.data, model.config.conditional, config.seed)
+    held_out = evaluated_images(trained)
     bounds = free_energies(model, held_out, config.seed).free_energy
     about = {"weights": trained.weights, "free_energy": bounds.mean().item()}
     data = comparable(trained, len(bounds)) | about

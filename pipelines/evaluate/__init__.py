@@ -5,6 +5,7 @@ The tables and figures of one-shot generation are this package's other modules, 
 
 from __future__ import annotations
 
+from pipelines.artifacts.held_out import evaluated_images
 from pipelines.artifacts.measurements import Metrics, metric_lines, write_measurement
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption
@@ -43,17 +44,12 @@ def evaluate_trained(trained: TrainedModel) -> Metrics:
 
     import torch
 
-    from seqgen.data.images import load_split
     from seqgen.drawing import galleries
     from seqgen.evaluation import bounds
     from seqgen.models import load_model
-    from seqgen.training.memory import image_memory
 
     model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    images = load_split(trained.places.shards, config.split, config.images, memory=image_memory())
-    held_out = bounds.hold_out(
-        images, trained.recipe.data, model.config.conditional, config.seed, pairs=trained.recipe.train.pairs
-    )
+    held_out = evaluated_images(trained)
     device = next(model.parameters()).device
     print(f"evaluate: {len(held_out):,} images of {config.split} on {device}", flush=True)
     with Display("images") as display:
@@ -69,5 +65,5 @@ def _check_images(recipe: Recipe) -> None:
             raise BadInput(f"evaluate.{key}=1: a standard error needs at least 2 images")
     if recipe.data.is_omniglot and config.images is not None and config.images < 4:
         raise BadInput(
-            f"evaluate.images={config.images}: a standard error needs two drawings of each of 2 concepts, 4"
+            f"evaluate.images={config.images}: a standard error needs drawings of several characters, 4 at least"
         )

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.artifacts.held_out import whole_split
 from pipelines.artifacts.one_shot import Entry, lines, write_table
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.progress import Display
 from pipelines.cli.signals import check_stop, raise_on_stop
 from pipelines.evaluate.kept import Kept
-from pipelines.evaluate.measuring import FOREIGN, about_errors, entry_of, load_for_measuring, whole_split
+from pipelines.evaluate.measuring import FOREIGN, about_errors, entry_of, load_for_measuring
 from seqgen.core.errors import BadInput
 from seqgen.settings import Recipe
 

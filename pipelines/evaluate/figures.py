@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipelines.artifacts.held_out import evaluated_images
 from pipelines.artifacts.one_shot import Entry, write_table
 from pipelines.artifacts.trained_model import TrainedModel
 from pipelines.cli.progress import Display
@@ -32,16 +33,7 @@ def need_contexts(trained: TrainedModel, what: str) -> None:
 
 def load_held_out(trained: TrainedModel, contexts: int = 1) -> tuple[SequentialModel, HeldOut]:
     """The model and the held-out images as `pipelines.evaluate` takes them, with so many contexts, if it wants any."""
-    from seqgen.data.images import load_split
-    from seqgen.evaluation.bounds import hold_out
-    from seqgen.training.memory import image_memory
-
-    recipe, config = trained.recipe, trained.recipe.evaluate
-    model = load_for_measuring(trained)
-    images = load_split(trained.places.shards, config.split, config.images, memory=image_memory())
-    conditional = recipe.model.conditional
-    pairs = recipe.train.pairs
-    return model, hold_out(images, recipe.data, conditional, config.seed, pairs=pairs, contexts=contexts)
+    return load_for_measuring(trained), evaluated_images(trained, contexts)
 
 
 def subject(trained: TrainedModel, contexts: int = 1) -> Subject:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pipelines.artifacts.held_out import held_out_of, images_of
 from pipelines.artifacts.one_shot import Entry, entry
 from pipelines.artifacts.trained_model import TrainedModel
 
 if TYPE_CHECKING:
-    from seqgen.data.images import ImageSet
     from seqgen.evaluation.bounds import HeldOut
     from seqgen.evaluation.errors import Clustered
     from seqgen.models import SequentialModel
@@ -34,18 +34,13 @@ def load_for_measuring(trained: TrainedModel) -> SequentialModel:
     return load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def whole_split(trained: TrainedModel, split: str, contexts: int = 1) -> HeldOut:
-    """All images of a split as they are measured, each with its contexts if the model is given any."""
-    return _held_out(trained, _images(trained, split), contexts)
-
-
 def whole_splits(trained: TrainedModel) -> dict[str, HeldOut]:
     """SPLITS, whole, each image with one context; characters and alphabets have the same number in every split."""
     found: dict[str, HeldOut] = {}
     numbers: dict[str, int] = {}
     for split in SPLITS:
-        images = _images(trained, split)
-        held_out = _held_out(trained, images, 1)
+        images = images_of(trained, split)
+        held_out = held_out_of(trained, images, 1)
         if held_out.groups is not None and held_out.alphabets is not None:
             names = images.concept_names
             held_out = replace(
@@ -79,27 +74,6 @@ def about_errors(held_out: HeldOut) -> dict[str, Any]:
     if alphabets > 1:
         about["interval_95"] = f"value ± {t_quantile(alphabets):.2f} se_by_alphabet (Student's t)"
     return about
-
-
-def _images(trained: TrainedModel, split: str) -> ImageSet:
-    from seqgen.data.images import load_split
-    from seqgen.training.memory import image_memory
-
-    return load_split(trained.places.shards, split, memory=image_memory())
-
-
-def _held_out(trained: TrainedModel, images: ImageSet, contexts: int) -> HeldOut:
-    from seqgen.evaluation.bounds import hold_out
-
-    recipe = trained.recipe
-    return hold_out(
-        images,
-        recipe.data,
-        recipe.model.conditional,
-        recipe.evaluate.seed,
-        pairs=recipe.train.pairs,
-        contexts=contexts,
-    )
 
 
 def _numbered(concepts: Any, names: Sequence[str], numbers: dict[str, int]) -> Any:

@@ -24,6 +24,8 @@ def comparable(trained: TrainedModel, images: int) -> dict[str, Any]:
         "binarise": trained.recipe.data.binarise,
         "seed": trained.recipe.evaluate.seed,
         "conditional": trained.recipe.model.conditional,
+        "pairs": trained.recipe.train.pairs,
+        "sample": "simple random",  # before there was this key: equally many images of every concept
         "images": images,
     }
 

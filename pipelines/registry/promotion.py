@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from seqgen.data.images import ImageSet
+    from seqgen.evaluation.bounds import HeldOut
 
 
 class Decision(NamedTuple):
@@ -69,9 +69,9 @@ def promote(
     version: ModelVersion,
     trained: TrainedModel,
     evaluation: Evaluation,
-    images: ImageSet,
+    held_out: HeldOut,
 ) -> Decision:
-    """Decide on `version`, which is `trained` with its `evaluation` on `images`, and move the alias if it won.
+    """Decide on `version`, which is `trained` with its `evaluation` on `held_out`, and move the alias if it won.
 
     A compare-and-set: judged against the champion there is, and again if another was put there meanwhile. The
     decision is written down in the version's tags. Raises OperationalError, BadInput, MLflow's errors.
@@ -79,7 +79,7 @@ def promote(
     with versions.lock(client, version.name):
         while True:
             champion = versions.by_alias(client, version.name, versions.CHAMPION)
-            decision = _judge(client, version, champion, trained, evaluation, images)
+            decision = _judge(client, version, champion, trained, evaluation, held_out)
             if not decision.promoted:
                 tags = {"promotion": "not promoted", "promotion_reason": decision.reason}
                 versions.set_tags(client, version, tags)
@@ -96,10 +96,8 @@ def _judge(
     champion: ModelVersion | None,
     trained: TrainedModel,
     evaluation: Evaluation,
-    images: ImageSet,
+    held_out: HeldOut,
 ) -> Decision:
-    from seqgen.evaluation.bounds import groups_of
-
     min_gain = trained.recipe.register_.min_gain
     if champion is None:
         return decide(evaluation, None, "", min_gain)
@@ -109,10 +107,9 @@ def _judge(
     try:
         defended = versions.fetch_evaluation(client, champion)
         if evaluation.differences(defended):
-            defended = measure_again(client, champion, trained, evaluation, images)
+            defended = measure_again(client, champion, trained, evaluation, held_out)
             title += " measured again on the present data"
-        groups = groups_of(images, trained.recipe.data)
-        return decide(evaluation, defended, title, min_gain, groups)
+        return decide(evaluation, defended, title, min_gain, held_out.groups)
     except (BadInput, OperationalError) as error:
         return Decision(False, f"{title} cannot be compared: {error}")
 
@@ -122,13 +119,13 @@ def measure_again(
     champion: ModelVersion,
     trained: TrainedModel,
     evaluation: Evaluation,
-    images: ImageSet,
+    held_out: HeldOut,
 ) -> Evaluation:
     """Measure the champion as the candidate was measured: same images, binarisation, contexts and noise.
 
     Raises BadInput if the champion is a model of other images.
     """
-    from seqgen.evaluation.bounds import free_energies, hold_out
+    from seqgen.evaluation.bounds import free_energies
     from seqgen.models import load_model
 
     config = trained.recipe.evaluate
@@ -143,7 +140,4 @@ def measure_again(
             f"evaluation has {manifest.height}x{manifest.width}{' with contexts' if conditional else ''}; "
             "use another register.name for another task"
         )
-    held_out = hold_out(
-        images, trained.recipe.data, conditional, config.seed, pairs=trained.recipe.train.pairs
-    )
     return Evaluation(evaluation.data, free_energies(model, held_out, config.seed).free_energy)

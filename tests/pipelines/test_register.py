@@ -18,6 +18,7 @@ import yaml
 
 import seqgen
 from pipelines import register, rollback, trace
+from pipelines.artifacts.held_out import evaluated_images
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.recipes import load_recipe
 from pipelines.registry import promotion, versions
@@ -27,7 +28,6 @@ from pipelines.tracking import runs
 from pipelines.tracking.lineage import request_digest
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.locks import Taken, held
-from seqgen.data.images import load_split
 from seqgen.models import build, save_model
 from tests.finished_run import finished_run, outside, tiny_recipe, work_in, write_bounds, write_evaluation
 from tests.mlflow_server import MlflowServer
@@ -216,8 +216,7 @@ def test_measuring_again_gives_the_bounds_of_the_evaluation(here: Path) -> None:
     client = runs.connect()
     champion = client.get_model_version_by_alias("tiny", "champion")
     evaluation = Evaluation.read(trained.places.evaluate)
-    images = load_split(trained.places.shards, "test")
-    again = promotion.measure_again(client, champion, trained, evaluation, images)
+    again = promotion.measure_again(client, champion, trained, evaluation, evaluated_images(trained))
     assert torch.allclose(again.bounds.float(), evaluation.bounds.float())
 
 
