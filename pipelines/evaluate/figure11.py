@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.artifacts.held_out import whole_split
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.evaluate.figures import need_contexts, subject, write_figure
@@ -20,7 +21,8 @@ def figure11(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     from seqgen.drawing.pictures import png
 
     config = trained.recipe.train
-    picture = one_shot.from_several(subject(trained), config.pairs)
+    given = whole_split(trained, trained.recipe.evaluate.split)
+    picture = one_shot.from_several(subject(trained), given, config.pairs)
     what = "characters of an alphabet" if config.pairs == "alphabet" else "drawings of a character"
     title = f"New {what}, given 1 to 10 of it"
     about = {"pairs": config.pairs, "trained_with_contexts": list(config.contexts)}

@@ -87,17 +87,22 @@ def exemplars(subject: Subject, title: str, columns: int = _COLUMNS) -> Image.Im
     return stacked([render(sheet), *likely(subject, len(chosen))])
 
 
-def from_several(subject: Subject, pairs: Pairs, groups: int = 3, samples: int = 7) -> Image.Image:
-    """Figure 11: samples given 1, 2, 5 and 10 drawings of one character or, by `pairs`, characters of one alphabet."""
-    shown = contexts_of(subject.held_out, pairs, groups, subject.seed)
+def from_several(
+    subject: Subject, given: HeldOut, pairs: Pairs, groups: int = 3, samples: int = 7
+) -> Image.Image:
+    """Figure 11: samples given 1, 2, 5 and 10 drawings of one character or, by `pairs`, characters of one alphabet.
+
+    The contexts are chosen among `given`, the whole split.
+    """
+    shown = contexts_of(given, pairs, groups, subject.seed)
     counts = [count for count in COUNTS if count <= min(map(len, shown))]
     places = (max(counts) + 3) // 4
     rows: list[Row] = []
     for group, index in enumerate(shown):
         for count in counts:
-            context = subject.held_out.x[index[:count]].transpose(0, 1)
+            context = given.x[index[:count]].transpose(0, 1)
             drawn = subject.drawn(samples, f"figure 11, {group}", context)
-            left = mosaics(subject.held_out.x[index[:count]])
+            left = mosaics(given.x[index[:count]])
             right = [centred(PAPER, image, *left[0].size) for image in tiles(drawn, 2 * SMALL)]
             empty = [None] * (places - len(left))
             gap = 0 if not rows else 30 if count == counts[0] else 8

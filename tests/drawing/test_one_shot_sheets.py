@@ -141,7 +141,7 @@ def test_contexts_of_a_character_are_its_drawings_and_of_an_alphabet_different_c
 @pytest.mark.parametrize(("pairs", "most"), [("character", 10), ("alphabet", 5)])
 def test_samples_of_several_contexts_stand_beside_them(pairs, most):
     shown = subject()
-    page = Page(one_shot.from_several(shown, pairs, groups=2, samples=3))
+    page = Page(one_shot.from_several(shown, shown.held_out, pairs, groups=2, samples=3))
     small = [composing.framed(image) for image in tiles(shown.held_out.x, 56)]
     rows = []
     for group, index in enumerate(one_shot.contexts_of(shown.held_out, pairs, 2, 0)):
