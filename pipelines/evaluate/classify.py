@@ -34,7 +34,7 @@ PUBLISHED: tuple[dict[str, Any], ...] = (
     {"model": "VHE", "source": "Hewitt et al. 2018", "accuracy": 81.3},
     {"model": "modified Hausdorff distance", "source": "Lake's demo", "accuracy": 61.2},
 )
-_DRAWER_PAIRS = 4  # runs of each background alphabet
+_DRAWER_PAIRS = 2  # runs of each background alphabet
 
 
 def classify(

@@ -17,7 +17,7 @@ from seqgen.core.files import canonical_digest, directory_writer
 from seqgen.settings import Recipe
 
 if TYPE_CHECKING:
-    from seqgen.evaluation.recognition import Conv4, Embedding, Plan
+    from seqgen.evaluation.recognition import Embedding, Plan, Recogniser
 
 _ASKED = ("valid", "test")
 
@@ -100,7 +100,9 @@ def train_critics(recipe: Recipe, plan: Plan) -> Path:
     return target
 
 
-def _accuracies(network: Conv4 | Embedding, characters: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+def _accuracies(
+    network: Recogniser | Embedding, characters: dict[str, Any]
+) -> dict[str, dict[str, float | None]]:
     """20-way 1-shot accuracy on the characters that were not trained on, in per cent, by split."""
     from seqgen.evaluation.recognition import encode, one_shot_rates, summary
 

@@ -18,7 +18,7 @@ from pipelines.cli.command import run
 from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes, write_json
 
-TEMPLATE = Path(__file__).parents[1] / "artifacts" / "templates" / "results.md"
+TEMPLATE = Path(__file__).parent / "templates" / "results.md"
 _MAIN = "one-shot"
 RecipesArgument = Annotated[
     list[str] | None, typer.Argument(help="Recipes; default: all whose tables are here.")

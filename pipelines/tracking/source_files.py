@@ -24,6 +24,7 @@ PACKAGES = ("seqgen", "data_prep", "pipelines")
 READ = {
     "seqgen.native": ("*.cpp", "*.h", "__main__.py"),  # the last one builds the others
     "pipelines.report": ("artifacts/templates/*.html",),
+    "pipelines.evaluate.results": ("templates/*.md",),
 }
 # Where kinds are imported by the name that a recipe gives, and the section that names them.
 _BY_NAME: dict[str, type[OpenSection]] = {

@@ -24,7 +24,7 @@ WAYS = 20
 VIEWS = 8  # flips and transpositions of a square
 TWO_WAY = "two_way"
 
-_PAIRS, _CUDA_PAIRS = 250, 8192  # (context, sample) pairs at once
+_PASSES, _CUDA_PASSES = 250, 8192  # posterior samples at once
 _CPU = torch.device("cpu")
 
 Advance = Callable[[int], None]
@@ -125,42 +125,56 @@ def _evidence(
     device = next(model.parameters()).device
     test, training = (turned(part, view).to(device).float().unsqueeze(1) for part in (run.test, run.training))
 
-    def noise(side: str, number: int) -> Tensor:
-        return model.noise(samples, generator_at(_CPU, *position, side, number)).to(device)
+    def noise(side: str, count: int) -> Tensor:
+        drawn = (model.noise(samples, generator_at(_CPU, *position, side, i)) for i in range(count))
+        return torch.stack(list(drawn), 2).to(device)
 
-    def bounds(x: Tensor, contexts: Tensor, drawn: Tensor) -> Tensor:
-        found = log_evidence(model, x, contexts, drawn).double().cpu()
-        if advance:
-            advance(samples * len(contexts))
-        return found
+    n, m = len(test), len(training)
+    of_test = log_evidence(model, test, training, noise("test", n), _all_pairs(n, m), advance)
+    drawn = noise("training", m)
+    of_training = log_evidence(model, training, test, drawn, _all_pairs(m, n), advance)
+    if null:
+        nothing, alike = test.new_zeros(1, 0, *test.shape[2:]), torch.arange(m)
+        pairs = torch.stack([alike, torch.zeros_like(alike)], 1)
+        alone = log_evidence(model, training, nothing, drawn, pairs, advance)
+    else:
+        pairs = _all_pairs(m, m)
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+        given_others = log_evidence(model, training, training, drawn, pairs, advance).view(m, m - 1)
+        alone = given_others.logsumexp(1) - math.log(m - 1)
+    return Evidence(of_test.view(n, m), of_training.view(m, n).T, alone)
 
-    of_test = torch.stack([bounds(x, training, noise("test", i)) for i, x in enumerate(test)])
-    nothing = test.new_zeros(1, 0, *test.shape[2:])
-    of_training, alone = [], []
-    for j, x in enumerate(training):
-        drawn = noise("training", j)
-        others = nothing if null else training[torch.arange(len(training), device=device) != j]
-        of_training.append(bounds(x, test, drawn))
-        alone.append(bounds(x, others, drawn).logsumexp(0) - math.log(len(others)))
-    return Evidence(of_test, torch.stack(of_training, 1), torch.stack(alone))
 
+def log_evidence(
+    model: SequentialModel,
+    x: Tensor,
+    contexts: Tensor,
+    noise: Tensor,
+    pairs: Tensor,
+    advance: Advance | None = None,
+) -> Tensor:
+    """L_k of images given contexts: nats, float64 [P] on the CPU.
 
-def log_evidence(model: SequentialModel, x: Tensor, contexts: Tensor, noise: Tensor) -> Tensor:
-    """L_k in nats of one image `x` [1,H,W] given each of `contexts` [C,N,H,W], with one `noise` [T,k,K] for all: [C].
-
-    Memory is bounded: so many (context, sample) pairs at once.
+    `pairs` int64 [P,2] are places in `x` [I,1,H,W] and in `contexts` [C,N,H,W]; `noise` [T,k,I,K] is an image's own.
+    Memory is bounded: so many (pair, sample) at once.
     """
-    at_once = _CUDA_PAIRS if x.device.type == "cuda" else _PAIRS
+    at_once, samples = _CUDA_PASSES if x.device.type == "cuda" else _PASSES, noise.shape[1]
     found = []
-    for part in contexts.split(at_once):
-        images, count = x.expand(len(part), *x.shape), len(part)
-        total = torch.full((count,), -math.inf, device=x.device)
-        for drawn in noise.split(max(1, at_once // count), dim=1):
-            shared = drawn.repeat_interleave(count, 1)  # sample by sample
-            log_weights = log_importance_weights(model, images, part, shared)
-            total = torch.logaddexp(total, log_weights.view(-1, count).logsumexp(0))
-        found.append(total - math.log(noise.shape[1]))
+    for part in pairs.to(x.device).split(max(1, at_once // samples)):
+        images, shown, drawn = x[part[:, 0]], contexts[part[:, 1]], noise[:, :, part[:, 0]]
+        total = torch.full((len(part),), -math.inf, device=x.device)
+        for some in drawn.split(max(1, at_once // len(part)), dim=1):
+            log_weights = log_importance_weights(model, images, shown, some.flatten(1, 2))
+            total = torch.logaddexp(total, log_weights.view(-1, len(part)).logsumexp(0))
+        found.append((total - math.log(samples)).double().cpu())
+        if advance:
+            advance(samples * len(part))
     return torch.cat(found)
+
+
+def _all_pairs(first: int, second: int) -> Tensor:
+    """int64 [first * second, 2], the first number's own one after the other."""
+    return torch.cartesian_prod(torch.arange(first), torch.arange(second))
 
 
 def turned(images: Tensor, view: int) -> Tensor:

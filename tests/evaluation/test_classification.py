@@ -77,9 +77,9 @@ def plain_bound(
 
 
 @pytest.mark.parametrize("null", [True, False])
-@pytest.mark.parametrize("pairs", [250, 3])
-def test_evidence_is_that_of_a_plain_loop_in_any_memory(model, run, monkeypatch, null, pairs):
-    monkeypatch.setattr(classification, "_PAIRS", pairs)
+@pytest.mark.parametrize("at_once", [250, 17, 3])
+def test_evidence_is_that_of_a_plain_loop_in_any_memory(model, run, monkeypatch, null, at_once):
+    monkeypatch.setattr(classification, "_PASSES", at_once)
     done: list[int] = []
     found = evidence(model, run, 7, 5, null=null, advance=done.append)
     assert sum(done) == classification.passes(run, 7, null)
@@ -218,7 +218,7 @@ def test_the_verb_counts_what_is_right_and_goes_on_where_it_was_stopped(trained,
     model, background = load_model(trained.model), []
     sets = (load_split(trained.places.shards, split) for split in ("train", "valid"))
     rights = []
-    for runs in (background := background_runs(*sets, 0, 4), lake):
+    for runs in (background := background_runs(*sets, 0, 2), lake):
         found = [evidence(model, run, 3, 0, null=True) for run in runs]
         rights.append(classification.right(runs, found))
     assert {name.removeprefix("background_accuracy_") for name in entries if "background" in name} == set(

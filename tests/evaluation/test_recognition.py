@@ -23,7 +23,7 @@ from seqgen.data.manifest import Manifest, SourceFile, SplitIndex
 from seqgen.data.settings import DataConfig
 from seqgen.drawing.plane import PEOPLE, PUBLISHED, Judged, apart, plane
 from seqgen.evaluation import recognition
-from seqgen.evaluation.recognition import Conv4, Embedding, Plan, measures, training
+from seqgen.evaluation.recognition import Conv4, Embedding, Plan, Recogniser, measures, training
 from seqgen.models import SequentialModel, build, save_model
 from seqgen.settings import ModelConfig
 from tests.finished_run import tiny_recipe
@@ -168,6 +168,18 @@ def test_the_encoder_sees_any_size_and_pools_before_the_relu_what_it_would_pool_
     assert network(image).shape == (2, 64)
 
 
+def test_a_recogniser_is_asked_about_the_image_and_its_four_neighbours():
+    network, images = Recogniser(), crosses(3)[:, 0].float()
+    assert network.train()(images).equal(network.encoder(images))
+    network.eval()
+    neighbours = [
+        images,
+        *(images.roll(by, axis) for by in (-1, 1) for axis in (1, 2)),
+    ]  # no ink on the border
+    expected = torch.stack([network.encoder(image) for image in neighbours]).mean(0)
+    torch.testing.assert_close(network(images), expected)
+
+
 def test_features_are_the_same_however_many_at_once(monkeypatch):
     drawings, network = crosses(3, 4), Conv4()
     whole = recognition.encode(network, drawings)
@@ -220,7 +232,7 @@ def test_a_typical_exemplar_is_nearest_to_the_mean_of_its_character():
 def test_a_recogniser_learns_to_tell_characters_that_it_has_not_seen():
     plan = Plan(episodes=40, ways=12, drawings=3)
     seen, unseen = crosses(40, seed=1), crosses(30, seed=2)
-    before = recognition.one_shot_rates(recognition.encode(Conv4(), unseen)).mean().item()
+    before = recognition.one_shot_rates(recognition.encode(Recogniser(), unseen)).mean().item()
     network = recognition.train_recogniser(seen, plan, 0)
     after = recognition.one_shot_rates(recognition.encode(network, unseen)).mean().item()
     assert after > 0.75
@@ -292,7 +304,7 @@ def test_critics_come_back_from_disk_and_altered_ones_do_not(tmp_path):
 
 
 def test_copies_are_recognised_and_not_original_and_strangers_are_neither_recognised():
-    critics = recognition.Critics(Conv4(), Embedding(), {})
+    critics = recognition.Critics(Recogniser(), Embedding(), {})
     support = crosses(24, 1)[:, 0]
     copies = recognition.judge(critics, support, support.unsqueeze(1).expand(-1, 4, -1, -1))
     assert copies.recognised.tolist() == pytest.approx([1.0] * 24)

@@ -19,7 +19,7 @@ from seqgen.evaluation.recognition.measures import (
     recognition_rates,
     summary,
 )
-from seqgen.evaluation.recognition.networks import Conv4, Embedding, encode
+from seqgen.evaluation.recognition.networks import Conv4, Embedding, Recogniser, encode
 from seqgen.evaluation.recognition.training import Plan, keeper, train_embedding, train_recogniser
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Exemplars",
     "Judgement",
     "Plan",
+    "Recogniser",
     "Summary",
     "by_character",
     "draw_samples",

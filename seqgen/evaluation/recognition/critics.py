@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import file_sha256, write_bytes, write_json
-from seqgen.evaluation.recognition.networks import Conv4, Embedding
+from seqgen.evaluation.recognition.networks import Embedding, Recogniser
 
 DESCRIPTION = "critics.json"
 _FORMAT = "seqgen-critics-1"
@@ -26,7 +26,7 @@ _PARTS = ("recogniser", "embedding")
 class Critics:
     """`about` has at least `data`, the digest of the manifest that they were trained on, and `seed`."""
 
-    recogniser: Conv4
+    recogniser: Recogniser
     embedding: Embedding
     about: Mapping[str, Any]
 
@@ -60,7 +60,7 @@ def load_critics(directory: Path) -> Critics:
     description = read_description(directory)
     if description is None:
         raise BadInput(f"{directory / DESCRIPTION}: no critics of format {_FORMAT} here")
-    networks: dict[str, nn.Module] = {"recogniser": Conv4(), "embedding": Embedding()}
+    networks: dict[str, nn.Module] = {"recogniser": Recogniser(), "embedding": Embedding()}
     for part, network in networks.items():
         path = directory / _file(part)
         if not path.is_file() or file_sha256(path) != description["sha256"][part]:

@@ -15,8 +15,7 @@ _AT_ONCE = 500  # images
 class Conv4(nn.Module):
     """The encoder of Snell et al. 2017: forward(images [B,H,W], 0 to 1) -> features [B,64].
 
-    Four blocks of a 3 x 3 convolution to 64 channels, batch norm, ReLU and 2 x 2 max-pooling. Other sizes than 28 x 28
-    are brought there by the mean over areas.
+    Four blocks of a 3 x 3 convolution to 64 channels, batch norm, ReLU and 2 x 2 max-pooling, on 28 x 28 pixels.
     """
 
     def __init__(self) -> None:
@@ -30,10 +29,25 @@ class Conv4(nn.Module):
         self.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster by a third
 
     def forward(self, images: Tensor) -> Tensor:
-        images = images.unsqueeze(1)
-        if images.shape[-2:] != (SIDE, SIDE):
-            images = functional.adaptive_avg_pool2d(images, SIDE)
-        return self.blocks(images.contiguous(memory_format=torch.channels_last)).flatten(1)
+        return self.blocks(seen(images).unsqueeze(1).contiguous(memory_format=torch.channels_last)).flatten(1)
+
+
+class Recogniser(nn.Module):
+    """A prototypical network: forward(images [B,H,W]) -> features [B,64], of which the nearest is the same character.
+
+    When it is asked, not trained, features are the mean over the image and the same moved by one pixel to each side.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Conv4()
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            return self.encoder(images)
+        wide = functional.pad(seen(images), (1, 1, 1, 1))
+        moved = [wide[:, y : y + SIDE, x : x + SIDE] for y, x in ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))]
+        return torch.stack([self.encoder(image) for image in moved]).mean(0)
 
 
 class Embedding(nn.Module):
@@ -66,6 +80,11 @@ class Embedding(nn.Module):
         deviation = features.std(0)
         self.mean.copy_(features.mean(0))
         self.deviation.copy_(torch.where(deviation > 0, deviation, torch.inf))
+
+
+def seen(images: Tensor) -> Tensor:
+    """`images` [B,H,W] as critics see them, [B,28,28]: other sizes are brought there by the mean over areas."""
+    return images if images.shape[1:] == (SIDE, SIDE) else functional.adaptive_avg_pool2d(images, SIDE)
 
 
 @torch.no_grad()
