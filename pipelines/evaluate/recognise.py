@@ -24,7 +24,8 @@ SAMPLES = 20  # of each character, as many as people drew
 _PROTOCOL = (
     "Boutin et al. 2022. Recognised: a drawing goes to the nearest of 20 exemplars in a prototypical network, one of "
     "them what was given, the others of random characters: averaged over all such tasks. Exemplars are random drawings "
-    "or, as in what is published, typical ones: nearest to the mean of the character's drawings in the embedding. "
+    "or typical ones, nearest to the mean of the character's drawings in the embedding (published results have "
+    "prototypes, chosen by a rule that was not published). "
     "People's other drawings of the character are measured the same way. Samples are mean images, ink where above 1/2. "
     "Originality: the standard deviation over the drawings of a character, mean over the features of a SimCLR "
     "embedding, which are standardised over all training drawings."
@@ -103,7 +104,9 @@ def measure_recognition(trained: TrainedModel, temperatures: list[float]) -> dic
         "split": config.split,
         "characters": len(characters.drawings),
         "seed": config.seed,
-        "temperatures": temperatures,
+        "options": ""
+        if temperatures == [1.0]
+        else " ".join(f"--temperature {one:g}" for one in temperatures),
         "critics": critics.about["sha256"],
     }
     write_table(trained, "recognise", entries, about, "Recognisability and originality of samples")

@@ -27,7 +27,7 @@ _LETTERS = 0.045  # the height of a label as a share of the axis
 class Judged(NamedTuple):
     """Who drew, recognised in %, originality in the embedding's unit, with standard errors by character.
 
-    typical: the exemplars were typical drawings, as in what is published, not random ones.
+    typical: the exemplars were typical drawings, as in published results, not random ones.
     """
 
     name: str
