@@ -26,7 +26,7 @@ _MEMBER = re.compile(r"run\d\d/(test/item\d\d\.png|training/class\d\d\.png|class
 
 
 class LakeRun(NamedTuple):
-    """Drawings as bool [20,105,105], ink True; answers int64 [20], the training drawing of each test one's character."""
+    """Drawings bool [20,105,105], ink True; int64 [20], each test drawing's answer among the training drawings."""
 
     name: str
     test: np.ndarray

@@ -50,8 +50,8 @@ def classify(
     Which score is best is measured on characters of the training alphabets that were not trained on; that one is
     reported on Lake's runs beside the plain two-way score. The runs are fetched and verified when they are not here.
     What was measured of a run is kept below artifacts/<recipe>/one_shot/classify, and a second call goes on from there.
-    Writes artifacts/<recipe>/one_shot/classify.json. At 28x28, k = 10 takes half an hour of one core, and more k as much
-    longer; a mean over views has 8 times k samples.
+    Writes artifacts/<recipe>/one_shot/classify.json. At 28x28, k = 10 takes half an hour of one core, and more in
+    proportion; a mean over views has 8 times k samples.
     """
     raise_on_stop()
     trained = load_trained_model(recipe, settings or ())
