@@ -121,11 +121,7 @@ def _named(name: str, source: Source) -> str:
     if name == "foreign_context_cost":
         split = "" if recipe.data.split == "30-20" else f"_{recipe.data.split.replace('-', '_')}"
         return f"{name}_{recipe.data.size}{split}"
-    return (
-        name
-        if source.label in ("", f"_{recipe.data.split}") and name.endswith(source.label)
-        else name + source.label
-    )
+    return name if f"{source.label}_" in f"{name}_" else name + source.label
 
 
 def _pictures(source: Source) -> list[tuple[str, bytes]]:
