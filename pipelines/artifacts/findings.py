@@ -69,19 +69,13 @@ def contents(trained: TrainedModel, tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 def one_shot(trained: TrainedModel) -> list[dict[str, Any]]:
-    """The tables of one-shot evaluation that were measured on these weights, each with its pictures."""
+    """The tables of one-shot evaluation that were measured on these weights, each with its picture, if it has one."""
     shown = []
     for table in read_tables(trained):
-        names = [table["about"].get("picture"), f"{table['verb']}-plane.svg"]
-        pictures = [trained.places.one_shot / name for name in names if name]
-        shown.append(
-            {
-                **table,
-                "pictures": [
-                    _data_uri(path.read_bytes(), _KINDS[path.suffix]) for path in pictures if path.is_file()
-                ],
-            }
-        )
+        name = table["about"].get("picture")
+        path = trained.places.one_shot / (name or "")
+        picture = _data_uri(path.read_bytes(), _KINDS[path.suffix]) if name and path.is_file() else None
+        shown.append({**table, "picture": picture})
     return shown
 
 

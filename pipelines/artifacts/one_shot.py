@@ -45,7 +45,6 @@ def write_table(
     """
     path = trained.places.one_shot / f"{verb}.json"
     content = {
-        "verb": verb,
         "title": title,
         "recipe": trained.recipe.name,
         "weights": trained.weights,
@@ -54,7 +53,6 @@ def write_table(
         "about": dict(about),
         "entries": dict(entries),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
     return path
 

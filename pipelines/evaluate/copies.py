@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.artifacts.held_out import images_of
 from pipelines.artifacts.one_shot import lines
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
@@ -32,19 +33,16 @@ def copies(recipe: RecipeOption = None, settings: SetOption = None, samples: Sam
     trained = load_trained_model(recipe, settings or ())
     need_contexts(trained, "a sample beside its own context")
 
-    from seqgen.data.images import load_split
     from seqgen.drawing import one_shot
     from seqgen.drawing.pictures import png
     from seqgen.evaluation import bounds
     from seqgen.evaluation import copies as measures
     from seqgen.evaluation.errors import clustered
-    from seqgen.training.memory import image_memory
 
     seed, data = trained.recipe.evaluate.seed, trained.recipe.data
     model, everyone = load_held_out(trained)
     held_out = everyone.take(bounds.subset(len(everyone), samples, seed, "copies"))
-    images = load_split(trained.places.shards, "train", memory=image_memory())
-    training = bounds.hold_out(images, data, False, seed).x[:, 0]
+    training = bounds.hold_out(images_of(trained, "train"), data, False, seed).x[:, 0]
     assert held_out.context is not None
     drawn = one_shot.draw(model, len(held_out), seed, "copies", held_out.context).gt(0.5).byte()
     device = next(model.parameters()).device

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.artifacts.one_shot import Entry, entry, lines, write_table
+from pipelines.artifacts.held_out import images_of
+from pipelines.artifacts.one_shot import Entry, lines, write_table
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.progress import Display
 from pipelines.cli.signals import raise_on_stop
+from pipelines.evaluate.measuring import entry_of, load_for_measuring
 from pipelines.evaluate.recogniser import critics_of
 from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes
@@ -18,8 +20,9 @@ from seqgen.core.files import write_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from seqgen.evaluation.recognition import Critics, Summary
+    from seqgen.evaluation.recognition import Critics
 
+PICTURE = "recognise.svg"
 SAMPLES = 20  # of each character, as many as people drew
 _PROTOCOL = (
     "Boutin et al. 2022. Recognised: a drawing goes to the nearest of 20 exemplars in a prototypical network, one of "
@@ -42,7 +45,7 @@ def recognise(
     """Measure how many of the model's samples a critic recognises, and how much they differ.
 
     Writes artifacts/<recipe>/one_shot/recognise.json, with people's drawings measured the same way, and
-    recognise-plane.svg. Needs the critics: `python -m pipelines.evaluate.recogniser`.
+    recognise.svg. Needs the critics: `python -m pipelines.evaluate.recogniser`.
     """
     raise_on_stop()
     trained = load_trained_model(recipe, settings or ())
@@ -58,15 +61,12 @@ def measure_recognition(trained: TrainedModel, temperatures: list[float]) -> dic
     _check(trained, temperatures)
     critics = _critics(trained)
 
-    import torch
-
-    from seqgen.data.images import load_split
     from seqgen.drawing.plane import PEOPLE, Judged, plane
     from seqgen.evaluation import recognition
-    from seqgen.models import load_model
+    from seqgen.evaluation.errors import Clustered, clustered
 
-    model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    characters = recognition.by_character(load_split(trained.places.shards, config.split))
+    model = load_for_measuring(trained)
+    characters = recognition.by_character(images_of(trained, config.split))
     features = recognition.encode(critics.embedding, characters.drawings)
     given = {
         "": recognition.random_exemplars(characters, config.seed),
@@ -77,11 +77,13 @@ def measure_recognition(trained: TrainedModel, temperatures: list[float]) -> dic
 
     def add(who: str, kind: str, name: str, drawings: Tensor, k: int | None = None) -> None:
         found = recognition.judge(critics, given[kind].support, drawings)
-        recognised = recognition.summary(100 * found.recognised, characters.alphabets)
-        originality = recognition.summary(found.originality, characters.alphabets)
+        recognised = clustered(100 * found.recognised, None, characters.alphabets)
+        originality = clustered(found.originality, None, characters.alphabets)
         images = drawings.shape[0] * drawings.shape[1]
-        entries[f"recognised_{kind}{name}"] = _entry(recognised, images, "%", k)
-        entries[f"originality_{kind}{name}"] = _entry(originality, images, "of the spread of all drawings", k)
+        entries[f"recognised_{kind}{name}"] = entry_of(recognised, images, unit="%", k=k)
+        entries[f"originality_{kind}{name}"] = entry_of(
+            originality, images, unit="of the spread of all drawings", k=k
+        )
         errors = recognised.se, originality.se
         points.append(Judged(who, recognised.value, originality.value, *errors, typical=bool(kind)))
 
@@ -97,9 +99,12 @@ def measure_recognition(trained: TrainedModel, temperatures: list[float]) -> dic
                 who = recipe.name if len(temperatures) == 1 else f"temperature {temperature:g}"
                 add(who, kind, f"{split}{suffix}", samples, SAMPLES)
             add(PEOPLE, kind, f"people_{split}", exemplars.others)
-    accuracy = recognition.Summary(**critics.about["accuracy"][config.split])
-    entries[f"protonet_accuracy_{split}"] = _entry(accuracy, characters.drawings[:, :, 0, 0].numel(), "%")
+    accuracy = Clustered(**critics.about["accuracy"][config.split])
+    entries[f"protonet_accuracy_{split}"] = entry_of(
+        accuracy, characters.drawings[:, :, 0, 0].numel(), unit="%"
+    )
     about = {
+        "picture": PICTURE,
         "protocol": _PROTOCOL,
         "split": config.split,
         "characters": len(characters.drawings),
@@ -109,8 +114,8 @@ def measure_recognition(trained: TrainedModel, temperatures: list[float]) -> dic
         else " ".join(f"--temperature {one:g}" for one in temperatures),
         "critics": critics.about["sha256"],
     }
+    write_bytes(trained.places.one_shot / PICTURE, plane(points))
     write_table(trained, "recognise", entries, about, "Recognisability and originality of samples")
-    write_bytes(trained.places.one_shot / "recognise-plane.svg", plane(points))
     return entries
 
 
@@ -128,10 +133,6 @@ def _critics(trained: TrainedModel) -> Critics:
             f"{directory}: critics of other shards (manifest {before[:12]}, here {manifest.digest[:12]}); {remedy}"
         )
     return load_critics(directory)
-
-
-def _entry(found: Summary, images: int, unit: str, k: int | None = None) -> Entry:
-    return entry(found.value, found.se, images, unit=unit, se_by_alphabet=found.se_by_alphabet, k=k)
 
 
 def _check(trained: TrainedModel, temperatures: list[float]) -> None:

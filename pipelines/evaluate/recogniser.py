@@ -104,13 +104,14 @@ def _accuracies(
     network: Recogniser | Embedding, characters: dict[str, Any]
 ) -> dict[str, dict[str, float | None]]:
     """20-way 1-shot accuracy on the characters that were not trained on, in per cent, by split."""
-    from seqgen.evaluation.recognition import encode, one_shot_rates, summary
+    from seqgen.evaluation.errors import clustered
+    from seqgen.evaluation.recognition import encode, one_shot_rates
 
     found = {}
     for split in _ASKED:
         drawings, alphabets = characters[split]
         rates = one_shot_rates(encode(network, drawings)).mean(1)
-        found[split] = summary(100 * rates, alphabets)._asdict()
+        found[split] = clustered(100 * rates, None, alphabets)._asdict()
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ class Source:
             "epochs": run["epochs"],
             "minutes": round(seconds / 60, 1),
             "description": recipe.description,
-            "command": shlex.join(["dvc", "exp", "run", "-S", f"recipes=[{recipe.name}]"]),
+            "command": f"python -m pipelines.train --recipe {recipe.name} --workers {recipe.train.workers}",
         }
 
 
@@ -79,14 +78,14 @@ def results(
         n=numbers["numbers"],
         budgets=numbers["budgets"],
         published=numbers["published"],
+        commands=[table["command"] for source in sources for table in source.tables],
         pictures=sorted(pictures),
         folder=to.name,
         machine=machine,
         bar=_bar,
     )
-    write_json(
-        _made(to) / "one_shot.json", {**numbers["numbers"], "budgets": numbers["budgets"], "machine": machine}
-    )
+    about = {"budgets": numbers["budgets"], "machine": machine}
+    write_json(to / "one_shot.json", {**numbers["numbers"], **about})
     for name, content in pictures.items():
         write_bytes(to / name, content)
     write_bytes(to.parent / f"{to.name}.md", page.encode())
@@ -129,7 +128,6 @@ def _pictures(source: Source) -> list[tuple[str, bytes]]:
     folder = source.trained.places.one_shot
     names = {table["about"]["picture"] for table in source.tables if "picture" in table["about"]}
     found = [folder / name for name in sorted(names)]
-    found += sorted(folder.glob("recognise-*.svg"))
     return [
         (f"{source.trained.recipe.name}-{path.name}", path.read_bytes()) for path in found if path.is_file()
     ]
@@ -153,11 +151,6 @@ def _bar(number: Mapping[str, Any] | None, bar: float, *, lower: bool) -> str:
         return "not measured"
     met = number["value"] <= bar if lower else number["value"] >= bar
     return "met" if met else "not met"
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from seqgen.data.manifest import Manifest, SourceFile, SplitIndex
 from seqgen.data.settings import DataConfig
 from seqgen.drawing.plane import PEOPLE, PUBLISHED, Judged, apart, plane
 from seqgen.evaluation import recognition
+from seqgen.evaluation.errors import clustered
 from seqgen.evaluation.recognition import Conv4, Embedding, Plan, Recogniser, measures, training
 from seqgen.models import SequentialModel, build, save_model
 from seqgen.settings import ModelConfig
@@ -338,12 +339,12 @@ def test_samples_are_those_of_the_model_given_each_exemplar_alone(monkeypatch):
 
 def test_errors_are_by_character_and_by_alphabet():
     values, alphabets = points(40).double(), torch.arange(40) // 10
-    found = recognition.summary(values, alphabets)
+    found = clustered(values, None, alphabets)
     assert found.value == pytest.approx(values.mean().item())
     assert found.se == pytest.approx(values.std().item() / math.sqrt(40))
     means = values.view(4, 10).mean(1)
     assert found.se_by_alphabet == pytest.approx(means.std().item() / math.sqrt(4))
-    assert recognition.summary(values, torch.zeros(40)).se_by_alphabet is None
+    assert clustered(values, None, torch.zeros(40)).se_by_alphabet is None
 
 
 def test_the_plane_shows_everyone_and_is_the_same_each_time():
@@ -433,7 +434,7 @@ def test_the_verbs_train_critics_once_and_measure_a_model_with_them(tmp_path, mo
     assert entries["recognised_people_30-20"]["value"] > entries["recognised_30-20"]["value"]
     assert table["command"].endswith("recognise --recipe tiny --temperature 1 --temperature 0.5")
     assert table["about"]["critics"] == description["sha256"]
-    assert (root / "one_shot" / "recognise-plane.svg").stat().st_size > 5000
+    assert (root / "one_shot" / "recognise.svg").stat().st_size > 5000
 
     with pytest.raises(BadInput, match=r"--temperature 1\.0 1\.0: give each once"):
         measure_recognition(trained, [1.0, 1.0])

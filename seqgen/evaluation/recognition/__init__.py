@@ -11,13 +11,11 @@ from seqgen.evaluation.recognition.critics import Critics, load_critics, read_de
 from seqgen.evaluation.recognition.measures import (
     WAYS,
     Judgement,
-    Summary,
     draw_samples,
     judge,
     one_shot_rates,
     originality,
     recognition_rates,
-    summary,
 )
 from seqgen.evaluation.recognition.networks import Conv4, Embedding, Recogniser, encode
 from seqgen.evaluation.recognition.training import Plan, keeper, train_embedding, train_recogniser
@@ -32,7 +30,6 @@ __all__ = [
     "Judgement",
     "Plan",
     "Recogniser",
-    "Summary",
     "by_character",
     "draw_samples",
     "encode",
@@ -45,7 +42,6 @@ __all__ = [
     "read_description",
     "recognition_rates",
     "save_critics",
-    "summary",
     "train_embedding",
     "train_recogniser",
     "typical_exemplars",

@@ -14,7 +14,6 @@ from torch import Tensor
 from seqgen.core.errors import BadInput, NumericalError
 from seqgen.data.batches import generator_at
 from seqgen.evaluation.bounds import CHUNK
-from seqgen.evaluation.errors import estimate
 from seqgen.evaluation.recognition.critics import Critics
 from seqgen.evaluation.recognition.networks import encode
 from seqgen.models import SequentialModel
@@ -30,14 +29,6 @@ class Judgement(NamedTuple):
 
     recognised: Tensor
     originality: Tensor
-
-
-class Summary(NamedTuple):
-    """A mean over characters with its standard error by character and, of 2 alphabets or more, by alphabet."""
-
-    value: float
-    se: float
-    se_by_alphabet: float | None
 
 
 @torch.no_grad()
@@ -108,13 +99,6 @@ def originality(features: Tensor) -> Tensor:
     much as drawings of any characters differ.
     """
     return features.double().std(1, correction=1).mean(1)
-
-
-def summary(values: Tensor, alphabets: Tensor) -> Summary:
-    """The mean of `values` [C], one of each character, whose `alphabets` are int64 [C]."""
-    by_character = estimate(values)
-    several = len(alphabets.unique()) > 1
-    return Summary(*by_character, estimate(values, alphabets).se if several else None)
 
 
 def _log_choose(n: Tensor, k: int) -> Tensor:
