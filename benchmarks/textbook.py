@@ -208,13 +208,15 @@ class _Transformers(Textbook):
         self.read_size, self.write_size, self.samples = config.read_size, config.write_size, config.samples
         self.read_head, self.write_head = _linear(reader.window), _linear(writer.window)
         self.sprite = _linear(writer.sprite)
-        self.context_head, self.gain, self.infer_from_context = None, None, config.infer_from_context
+        self.context_head, self.infer_from_context = None, config.infer_from_context
         if step.context_reader is not None:
             assert isinstance(step.context_reader, AffineReader)
             assert isinstance(step.context, MeanContext)
             self.context_head = _linear(step.context_reader.window)
-        if writer.gain is not None:
-            self.gain = nn.Parameter(writer.gain.detach().clone())
+        self.bends = writer.copy is not None
+        if writer.copy is not None:
+            self.displacement, self.gate = _linear(writer.copy.displacement), _linear(writer.copy.gate)
+            self.grid = config.copy_grid
         self.decoder = _lstm(_transition(model).cell)
         self.observation = nn.Conv2d(self.channels, 1, 1)
         self.observation.load_state_dict(observation.conv.state_dict())
@@ -251,6 +253,16 @@ class _Transformers(Textbook):
         seen = [self.glimpse(image.unsqueeze(1), parameters) for image in context.unbind(1)]
         return torch.stack(seen).mean(0) if seen else h.new_zeros(len(h), self.read_size**2)
 
+    def bend(self, context: Tensor, h: Tensor) -> Tensor:
+        """The mean of the contexts [B,N,H,W], each bent by the displacements of a grid of points, and gated by channel."""
+        field = self.displacement(h).view(-1, 2, self.grid, self.grid)
+        field = F.interpolate(field, (self.height, self.width), mode="bilinear", align_corners=True)
+        still = torch.eye(2, 3, device=h.device).expand(len(h), 2, 3)
+        points = F.affine_grid(still, [len(h), 1, self.height, self.width], align_corners=False)
+        points = points + field.permute(0, 2, 3, 1)
+        bent = [F.grid_sample(image.unsqueeze(1), points, align_corners=False) for image in context.unbind(1)]
+        return self.gate(h).view(-1, self.channels, 1, 1) * torch.stack(bent).mean(0)
+
     def read(self, image: Tensor, h: Tensor, v: Tensor | None) -> Tensor:
         """What the posterior sees: the glimpse, and v_t where it is shown."""
         r = self.glimpse(image, self.read_head(h))
@@ -265,22 +277,21 @@ class _Transformers(Textbook):
         return update * s + (1 - update) * torch.tanh(self.candidate(reset * s))
 
     def draw(
-        self, z: Tensor, v: Tensor | None, h: Tensor, cell: Tensor, canvas: Tensor
+        self, z: Tensor, v: Tensor | None, context: Tensor | None, h: Tensor, cell: Tensor, canvas: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The next h, cell and canvas from z_t [B,K] and v_t."""
+        """The next h, cell and canvas from z_t [B,K], v_t and the contexts."""
         h, cell = self.decoder(z if v is None else torch.cat([z, v], 1), (h, cell))
         sprite = self.sprite(h).view(-1, self.channels, self.write_size, self.write_size)
-        if self.gain is not None and v is not None:
-            copied = v.view(-1, 1, self.read_size, self.read_size).expand(-1, self.channels, -1, -1)
-            sprite = sprite + copied * self.gain.view(1, -1, 1, 1)
         written = self.transform(sprite, self.write_head(h), self.height, self.width)
+        if self.bends and context is not None and context.shape[1]:
+            written = written + self.bend(context, h)
         return h, cell, self.join(canvas, written)
 
     def generate(self, z: Tensor, context: Tensor | None) -> Tensor:
         """See the base."""
         h, cell, canvas = self.first(z.shape[1])
         for t in range(self.steps):
-            h, cell, canvas = self.draw(z[t], self.read_context(context, h), h, cell, canvas)
+            h, cell, canvas = self.draw(z[t], self.read_context(context, h), context, h, cell, canvas)
         return self.observation(canvas)
 
 
@@ -308,7 +319,7 @@ class TextbookSgm(_Transformers):
             mean, log_std = self.mean(inner), self.log_std(inner).clamp(-7, 3)
             z = mean + torch.exp(log_std) * noise[t]
             steps.append((z, mean, log_std))
-            h, cell, canvas = self.draw(z, v, h, cell, canvas)
+            h, cell, canvas = self.draw(z, v, context, h, cell, canvas)
         return steps, self.observation(canvas)
 
 
@@ -339,7 +350,7 @@ class TextbookTransformerDraw(_Transformers):
             mean, log_std = self.mean(h_enc), self.log_std(h_enc).clamp(-7, 3)
             z = mean + torch.exp(log_std) * noise[t]
             steps.append((z, mean, log_std))
-            h, cell, canvas = self.draw(z, v, h, cell, canvas)
+            h, cell, canvas = self.draw(z, v, context, h, cell, canvas)
         return steps, self.observation(canvas)
 
 

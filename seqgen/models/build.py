@@ -26,7 +26,7 @@ def build(config: ModelConfig, height: int, width: int, mean: float = 0.5) -> Se
         sizes,
         reader=reader,
         context_reader=context_reader,
-        context=make("context", shown) if context_reader else None,
+        context=make("context") if context_reader else None,
         posterior=make(
             "inference",
             reader.features + (shown if config.infer_from_context else 0),

@@ -62,7 +62,7 @@ class Reader(nn.Module):
 
 
 class Writer(nn.Module):
-    """Writes on the canvas, f_w: forward(h [B,D], v_t [B,F] or None) -> [B,Cc,H,W] (sec. 3.2.3)."""
+    """Writes on the canvas, f_w: forward(h [B,D], x' [B,1,H,W] or None) -> [B,Cc,H,W] (sec. 3.2.3)."""
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor | None:
         """The window's corners on the canvas in pixels, [B,4,2] as (x, y); None if there is no window."""
@@ -89,14 +89,16 @@ class Attention:
 
 
 class Context(nn.Module):
-    """Slot `context`: forward(glimpses [B,M,F], h_{t-1} [B,D]) -> v_t [B,F] (eq. 4), M of what `gather` made of N."""
+    """Slot `context`: forward(gathered, h_{t-1} [B,D]) -> the image x' [B,1,H,W] that is read at step t (eq. 4)."""
 
-    def __init__(self, settings: Any, sizes: Sizes, features: int) -> None:
+    fixed = False  # whether it is the same at every step
+
+    def __init__(self, settings: Any, sizes: Sizes) -> None:
         super().__init__()
 
-    def gather(self, contexts: Tensor) -> Tensor:
-        """The images that are read, once for all T steps: `contexts` [B,N,H,W], N >= 1 -> [B,M,H,W]."""
-        return contexts
+    def gather(self, contexts: Tensor) -> tuple[Tensor, ...]:
+        """What does not depend on h, each [B,...], from `contexts` [B,N,H,W], N >= 1: once for all T steps."""
+        raise NotImplementedError
 
 
 class Canvas(nn.Module):

@@ -193,15 +193,18 @@ class AffineWindowSettings(WindowSettings):
         description="samples a side of each of a glimpse's pixels, averaged: 2 sees what lies between the pixels of a "
         "window twice as wide as its glimpse",
     )
-    copy_context: bool = Field(default=False, description="what is read of x' is added to what is written")
+    copy_grid: int = Field(
+        default=0,
+        ge=0,
+        description="control points a side of the grid that bends x' before it is drawn again on the canvas; 0: it is "
+        "not drawn again",
+    )
 
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
-        """What is copied is as large as what is written."""
+        """There is something to copy."""
         yield from super().problems(section, size)
-        if self.copy_context and not section.conditional:
-            yield "copy_context=true: only for conditional=true; leave it out"
-        if self.copy_context and self.read_size != self.write_size:
-            yield f"copy_context=true needs read_size={self.read_size} to be write_size={self.write_size}"
+        if self.copy_grid and not section.conditional:
+            yield f"copy_grid={self.copy_grid}: only for conditional=true; leave it out"
 
 
 class SharedPosteriorSettings(KindSettings):

@@ -42,13 +42,13 @@ ONE_SHOT = ModelConfig(
     latents=5,
     hidden=24,
     read_size=6,
-    write_size=6,
+    write_size=7,
     samples=2,
     inference="encoder",
     error_image=True,
     conditional=True,
     infer_from_context=True,
-    copy_context=True,
+    copy_grid=3,
 )
 MEMBERS = {
     "draw": DRAW,
@@ -108,8 +108,9 @@ def test_the_bound_and_its_gradients_are_the_textbooks(config: ModelConfig):
         pairs.append((step.canvas.candidate.weight.grad, plain.candidate.weight.grad))
     if config.observation == "conv":
         pairs.append((step.observation.conv.weight.grad, plain.observation.weight.grad))
-    if config.conditional and config.copy_context:
-        pairs.append((step.writer.gain.grad, plain.gain.grad))
+    if config.conditional and config.copy_grid:
+        pairs.append((step.writer.copy.gate.weight.grad, plain.gate.weight.grad))
+        pairs.append((step.writer.copy.displacement.weight.grad, plain.displacement.weight.grad))
     if config.conditional:
         pairs.append((step.context_reader.window.weight.grad, plain.context_head.weight.grad))
     for ours, theirs in pairs:

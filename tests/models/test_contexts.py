@@ -46,12 +46,49 @@ def test_copies_of_one_context_are_that_context(attention: str):
 
 
 def test_the_mean_of_glimpses_is_that_of_a_plain_loop():
-    model, _, contexts, noise = example()
+    model, _, contexts, _ = example()
     step = model.step
-    observed, h = step.observe(None, contexts), step.start(4).h
-    step(0, step.start(4), noise[0], observed)
+    h = step.start(4).h
     plain = torch.stack([step.context_reader(image.unsqueeze(1), h) for image in contexts.unbind(1)]).mean(0)
-    torch.testing.assert_close(step._read_context(h, observed), plain)
+    _, v = step._read_context(h, step.observe(None, contexts))
+    torch.testing.assert_close(v, plain)
+
+
+def test_attention_weighs_contexts_by_the_softmax_of_their_keys():
+    model, _, contexts, _ = example(context="attention")
+    step = model.step
+    h = torch.randn(4, 12)
+    image, _ = step._read_context(h, step.observe(None, contexts))
+    for drawn, shown, state in zip(image, contexts, h, strict=True):
+        query = step.context.query.weight @ state + step.context.query.bias
+        scores = [
+            (step.context.key.weight @ each.flatten() + step.context.key.bias) @ query / 8 for each in shown
+        ]
+        weights = [score.exp() / sum(other.exp() for other in scores) for score in scores]
+        expected = sum(weight * each for weight, each in zip(weights, shown, strict=True))
+        torch.testing.assert_close(drawn[0], expected)
+
+
+def test_a_bend_of_control_points_moves_what_lies_between_them_bilinearly():
+    model, x, _, _ = example(copy_grid=2)
+    copy = model.step.writer.copy
+    with torch.no_grad():
+        copy.displacement.weight.zero_()
+        copy.gate.weight.zero_()
+        copy.gate.bias.fill_(2.0)
+        torch.testing.assert_close(copy(x, torch.zeros(4, 12)), 2 * x.expand(-1, 4, -1, -1))
+        copy.displacement.bias[:4] = 2 / 10  # a pixel in x, for all four corners
+        moved = copy(x, torch.zeros(4, 12))
+        torch.testing.assert_close(moved[..., :-1], 2 * x.expand(-1, 4, -1, -1)[..., 1:])
+        copy.displacement.bias[:4] = torch.tensor([-1.0, 1.0, -1.0, 1.0])  # twice as wide about the middle
+        wide = copy(x, torch.zeros(4, 12))[:, 0]
+    offsets = (torch.arange(10) + 0.5) / 5 - 1
+    places = (offsets + torch.linspace(-1, 1, 10) + 1) * 5 - 0.5
+    left = places.floor().long()
+    padded = torch.nn.functional.pad(x[:, 0], (20, 20))
+    share = places - left
+    expected = 2 * ((1 - share) * padded[..., left + 20] + share * padded[..., left + 21])
+    torch.testing.assert_close(wide, expected)
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
@@ -98,13 +135,8 @@ def test_the_posterior_sees_the_context_at_once_where_it_is_asked_to():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"context": "attention"}, {"infer_from_context": True}, {"copy_context": True}]
+    "setting", [{"context": "attention"}, {"infer_from_context": True}, {"copy_grid": 4}]
 )
 def test_settings_of_a_context_are_refused_without_one(setting: dict):
     with pytest.raises(ValueError, match="only for conditional=true"):
         ModelConfig(**setting)
-
-
-def test_what_is_copied_is_as_large_as_what_is_written():
-    with pytest.raises(ValueError, match="copy_context=true needs read_size=4 to be write_size=5"):
-        ModelConfig(conditional=True, copy_context=True, read_size=4, write_size=5)

@@ -66,6 +66,6 @@ class FullWriter(Writer):
         self.shape = (sizes.canvas_channels, sizes.height, sizes.width)
         self.sprite = Linear(sizes.hidden, sizes.canvas_channels * sizes.height * sizes.width)
 
-    def forward(self, h: Tensor, v: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
         """`h` [B,D] -> [B,Cc,H,W]."""
         return self.sprite(h).view(-1, *self.shape)

@@ -77,7 +77,7 @@ class GaussianWriter(Writer):
         stride = ops.full_stride(size, sizes.height, sizes.width)
         self.window = _Grid(sizes, size, log_gamma=-2 * math.log(stride) if stride else 0.0)
 
-    def forward(self, h: Tensor, v: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
         """`h` [B,D] -> [B,Cc,H,W]."""
         sprite = self.sprite(h).view(-1, self.sizes.canvas_channels, self.size, self.size)
         return ops.filterbank_write(sprite, self.window(h), self.sizes.height, self.sizes.width)

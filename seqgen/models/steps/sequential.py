@@ -42,14 +42,16 @@ class Drawn(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """x [B,1,H,W], what is read of it (None where that changes with the canvas), and the contexts; both prepared.
+    """x [B,1,H,W] and what is read of it, prepared (None where that changes with the canvas); what was gathered of the
+    contexts, and x' and what is read of it, prepared (None where they change with h).
 
-    `x` is None when drawing from the prior, `context` in an unconditional model.
+    `x` is None when drawing from the prior, what is of contexts in an unconditional model.
     """
 
     x: Tensor | None
     read: Tensor | None
-    context: Tensor | None
+    gathered: tuple[Tensor, ...] | None
+    shown: tuple[Tensor, Tensor] | None
 
 
 class SequentialStep(Step):
@@ -92,17 +94,19 @@ class SequentialStep(Step):
         if (context is None) != (self.context_reader is None):
             raise ValueError("a conditional model needs context images, an unconditional one takes none")
         read = None if x is None or self.error_image else self.reader.prepare(x)
-        if context is not None and self.context_reader is not None and self.context is not None:
+        gathered = shown = None
+        if context is not None and self.context is not None:
             if context.shape[1] == 0:  # none is shown as a blank one, which no drawing is
                 context = context.new_zeros(len(context), 1, *context.shape[2:])
-            images = self.context.gather(context)
-            context = self.context_reader.prepare(images.flatten(0, 1).unsqueeze(1))
-        return Observed(x, read, context)
+            gathered = self.context.gather(context)
+            if self.context.fixed:
+                shown = self._show(gathered, self.transition.start(len(context))[0])
+        return Observed(x, read, gathered, shown)
 
     def forward(self, t: int, state: State, noise: Tensor, observed: Observed) -> tuple[State, Drawn]:
         """The equations of one step; they are the same at every t."""
         h, inference = state.h, state.inference
-        v = self._read_context(h, observed)  # (4)
+        context, v = self._read_context(h, observed)  # (4)
         p = self.prior(h, v)  # (3)
         q: tuple[Tensor, ...] = ()
         if observed.x is None:
@@ -116,7 +120,7 @@ class SequentialStep(Step):
                 parameters = parameters + torch.cat(p, 1)
             z, q = self.latents.draw(parameters, noise)  # (12)
         h, memory = self.transition([z] if v is None else [z, v], h, state.memory)  # (5)
-        canvas = self.canvas(state.canvas, self.writer(h, v))  # (6)
+        canvas = self.canvas(state.canvas, self.writer(h, context))  # (6)
         return State(h, memory, canvas, inference), Drawn(z, q, p)
 
     def _read(self, state: State, observed: Observed) -> Tensor | None:
@@ -125,13 +129,18 @@ class SequentialStep(Step):
             return observed.read
         return self.reader.prepare(self.observation.beside_error(observed.x, self.observation(state.canvas)))
 
-    def _read_context(self, h: Tensor, observed: Observed) -> Tensor | None:
-        """v_t [B,F]: the contexts are read through one window, and joined."""
-        if self.context_reader is None or self.context is None or observed.context is None:
-            return None
-        count = len(observed.context) // max(1, len(h))
-        seen = self.context_reader(observed.context, h if count == 1 else h.repeat_interleave(count, 0))
-        return self.context(seen.view(len(h), count, self.context_reader.features), h)
+    def _read_context(self, h: Tensor, observed: Observed) -> tuple[Tensor | None, Tensor | None]:
+        """x' [B,1,H,W], the image of the contexts at this step, and v_t [B,F], what is read of it."""
+        if self.context_reader is None or observed.gathered is None:
+            return None, None
+        image, prepared = observed.shown or self._show(observed.gathered, h)
+        return image, self.context_reader(prepared, h)
+
+    def _show(self, gathered: tuple[Tensor, ...], h: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.context is not None
+        assert self.context_reader is not None
+        image = self.context(gathered, h)
+        return image, self.context_reader.prepare(image)
 
     def windows(self, before: State, after: State, observed: Observed) -> Windows:
         """The windows that the state before read through, and the one that the state after wrote through."""
