@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from seqgen.data.affine_maps import affine_maps
+
 _SHARE = 0.5  # of the images; and of those, the share that is also turned and stretched
 _TURN, _SHEAR, _STRETCH, _SHIFT = math.radians(12), 0.15, 0.15, 0.08  # the largest; shifts in half images
 
@@ -28,13 +30,10 @@ def random_maps(batch: int, generator: torch.Generator) -> Tensor:
     amount = (uniform(batch, 6) * 2 - 1) * warped.unsqueeze(1)
     identity = torch.eye(2, device=device).expand(batch, 2, 2)
     square = torch.where(transposed.view(-1, 1, 1), identity.flip(1), identity) * signs.unsqueeze(1)
-    turn, shear = _TURN * amount[:, 0], _SHEAR * amount[:, 1]
-    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
-    slant = torch.stack([torch.ones_like(shear), shear, torch.zeros_like(shear), torch.ones_like(shear)], 1)
-    stretch = torch.diag_embed((_STRETCH * amount[:, 2:4]).exp())
-    maps = torch.cat(
-        [square @ rotation @ slant.view(-1, 2, 2) @ stretch, _SHIFT * amount[:, 4:].unsqueeze(2)], 2
+    maps = affine_maps(
+        _TURN * amount[:, 0], _SHEAR * amount[:, 1], _STRETCH * amount[:, 2:4], _SHIFT * amount[:, 4:]
     )
+    maps = torch.cat([square @ maps[:, :, :2], maps[:, :, 2:]], 2)
     nothing = torch.eye(2, 3, device=device).expand(batch, 2, 3)
     return torch.where(mapped.view(-1, 1, 1), maps, nothing)
 

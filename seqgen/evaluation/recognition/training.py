@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from seqgen.core.errors import BadInput, NumericalError, OperationalError
 from seqgen.core.files import canonical_digest, write_bytes
+from seqgen.data.affine_maps import affine_maps
 from seqgen.data.batches import generator_at
 from seqgen.evaluation.recognition.networks import Embedding, Recogniser
 
@@ -170,12 +171,12 @@ def random_maps(count: int, generator: torch.Generator, share: float = 1.0, stre
     """
     warped = torch.rand(count, 1, generator=generator) < share
     amount = (torch.rand(count, 6, generator=generator) * 2 - 1) * warped * strength
-    turn, shear = _TURN * amount[:, 0], (_SHEAR * amount[:, 1]).tan()
-    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
-    slant = torch.eye(2).repeat(count, 1, 1)
-    slant[:, 0, 1] = shear
-    stretch = torch.diag_embed((_STRETCH * amount[:, 2:4]).exp())
-    return torch.cat([rotation @ slant @ stretch, _SHIFT * amount[:, 4:].unsqueeze(2)], 2)
+    return affine_maps(
+        _TURN * amount[:, 0],
+        (_SHEAR * amount[:, 1]).tan(),
+        _STRETCH * amount[:, 2:4],
+        _SHIFT * amount[:, 4:],
+    )
 
 
 def warp(images: Tensor, maps: Tensor) -> Tensor:

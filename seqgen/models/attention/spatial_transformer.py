@@ -117,5 +117,7 @@ class Copy(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             points = torch.addmm(self.start, self.displacement(h), self.displaced)
             shape = (-1, self.sizes.height, self.sizes.width, 2)
-            bent = functional.grid_sample(ops.full_precision(context), points.view(shape), align_corners=False)
+            bent = functional.grid_sample(
+                ops.full_precision(context), points.view(shape), align_corners=False
+            )
         return self.gate(h)[:, :, None, None] * bent
