@@ -1,6 +1,6 @@
 """How the context enters: one change at a time, at equal time: `python -m benchmarks.contexts --seconds 120 --seeds 3`.
 
-Every variant is the recipe one-shot with one setting changed, trained from scratch for the same CPU seconds of one
+Every variant is the recipe (--recipe) with one setting changed, trained from scratch for the same CPU seconds of one
 thread, its rate falling by the recipe's cosine within them, and measured on the same random test images of alphabets
 never seen. What was measured is kept: a second run goes on, and `--only` adds some variants.
 """
@@ -34,7 +34,7 @@ from seqgen.models import SequentialModel, build
 from seqgen.settings import Recipe
 from seqgen.training.schedule import average_decay
 
-RECIPE = "one-shot"
+RECIPES = {"one-shot": "contexts", "one-shot-52": "contexts-52"}  # and the table of each
 _SEVERAL = "train.contexts=[0, 1, 1, 1, 1, 1, 2, 3, 5, 10]"
 # What is different from the recipe; the first is the recipe itself, but for the contexts, of which there is one.
 VARIANTS: dict[str, list[str]] = {
@@ -137,25 +137,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120, help="CPU seconds of one thread a run")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipe", choices=list(RECIPES), default="one-shot")
     parser.add_argument("--data", type=Path, help="shards of another place")
     parser.add_argument("--only", action="append", choices=list(VARIANTS), help="may be given several times")
     options = parser.parse_args(arguments)
-    base = load_recipe(RECIPE, BASE)
+    table = RECIPES[options.recipe]
+    base = load_recipe(options.recipe, BASE)
     shards = options.data or places(base).shards
     if not (shards / FILE_NAME).is_file():
         raise BadInput(
-            f"{shards}: no shards; run fetch and shard with --recipe {RECIPE}, or name them with --data"
+            f"{shards}: no shards; run fetch and shard with --recipe {options.recipe}, or name them with --data"
         )
     torch.set_num_threads(1)
     native.keep_freed_memory()
-    path = page.RESULTS / "contexts.json"
+    path = page.RESULTS / f"{table}.json"
     before = json.loads(path.read_text()) if path.is_file() else {}
     runs = before.get("runs", []) if before.get("seconds") == options.seconds else []
     for seed in range(options.seeds):
         for name in options.only or VARIANTS:
             if any((run["variant"], run["seed"]) == (name, seed) for run in runs):
                 continue
-            recipe = load_recipe(RECIPE, [*BASE, *VARIANTS[name]])
+            recipe = load_recipe(options.recipe, [*BASE, *VARIANTS[name]])
             model, images = train(recipe, shards, options.seconds, seed)
             run = {"variant": name, "seed": seed, "images": images, **measure(model, recipe, shards)}
             runs.append(run)
@@ -167,7 +169,8 @@ def main(arguments: list[str] | None = None) -> None:
                 "runs": runs,
             }
             header = ["", "images", "F", "F, 5 contexts", f"IW-{_SAMPLES}", "KL", "cost of a foreign context"]
-            page.publish("contexts", result, page.table(header, rows(runs)))
+            below = f"\n\n`{result['command']}`; {result['machine']}."
+            page.publish(table, result, page.table(header, rows(runs)) + below)
 
 
 if __name__ == "__main__":

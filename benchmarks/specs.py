@@ -36,6 +36,7 @@ SPECIFICATIONS = {
     "sgm-80": Specification("sgm-mnist"),
     "sgm-52": Specification("sgm-omniglot-30-20", ("model.conditional=false",)),
     "sgm-52-conditional": Specification("sgm-omniglot-30-20"),
+    "one-shot": Specification("one-shot", ("model.context=mean",)),
     "mnist-first": Specification("mnist-first"),
     "quickstart": Specification("quickstart"),
 }

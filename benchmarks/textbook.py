@@ -254,7 +254,7 @@ class _Transformers(Textbook):
         return torch.stack(seen).mean(0) if seen else h.new_zeros(len(h), self.read_size**2)
 
     def bend(self, context: Tensor, h: Tensor) -> Tensor:
-        """The mean of the contexts [B,N,H,W], each bent by the displacements of a grid of points, and gated by channel."""
+        """The mean of the contexts [B,N,H,W], each bent by a grid of displacements; gated by channel."""
         field = self.displacement(h).view(-1, 2, self.grid, self.grid)
         field = F.interpolate(field, (self.height, self.width), mode="bilinear", align_corners=True)
         still = torch.eye(2, 3, device=h.device).expand(len(h), 2, 3)
