@@ -34,7 +34,7 @@ class ModelConfig(OpenSection):
     transition: str = Field(default="lstm", description="h_t from h_{t-1}, z_t and the context")
     latent: str = Field(default="gaussian", description="what z_t is")
     prior: str = Field(default="standard-normal", description="where z_t comes from without x")
-    context: str = Field(default="mean", description="how several contexts become one v_t")
+    context: str = Field(default="mean", description="which image is read of several contexts")
     inference: str = Field(
         default="shared", description="posterior from h_{t-1} (the paper) or from an encoder LSTM (DRAW)"
     )
