@@ -1,8 +1,9 @@
 """How the context enters: one change at a time, at equal time: `python -m benchmarks.contexts --seconds 120 --seeds 3`.
 
 Every variant is the recipe (--recipe) with one setting changed, trained from scratch for the same CPU seconds of one
-thread, its rate falling by the recipe's cosine within them, and measured on the same random test images of alphabets
-never seen. What was measured is kept: a second run goes on, and `--only` adds some variants.
+thread, its rate falling by the recipe's cosine within them, and measured on the same random images of valid, that is of
+characters held back: recipes are chosen by it, test is not looked at. What was measured is kept: a second run goes on,
+and `--only` adds some variants.
 """
 
 from __future__ import annotations
@@ -95,15 +96,15 @@ def train(recipe: Recipe, shards: Path, seconds: float, seed: int) -> tuple[Sequ
 
 
 def measure(model: SequentialModel, recipe: Recipe, shards: Path) -> dict[str, float]:
-    """Nats per image on the test split: F with one context and with five, KL, IW bound, a foreign context's cost."""
-    whole = bounds.hold_out(load_split(shards, "test"), recipe.data, True, 0, contexts=1)
+    """Nats per image on the valid split: F with one context and with five, KL, IW bound, a foreign context's cost."""
+    whole = bounds.hold_out(load_split(shards, "valid"), recipe.data, True, 0, contexts=1)
     chosen = bounds.subset(len(whole), _IMAGES, 0, "contexts benchmark")
     held_out = whole.take(chosen)
     found = bounds.free_energies(model, held_out, 0)
     foreign = bounds.foreign_context(held_out, 0)
     assert foreign is not None
     misled = bounds.free_energies(model, replace(held_out, context=foreign), 0, purpose="foreign")
-    several = bounds.hold_out(load_split(shards, "test"), recipe.data, True, 0, contexts=5)
+    several = bounds.hold_out(load_split(shards, "valid"), recipe.data, True, 0, contexts=5)
     of_five = bounds.free_energies(model, several.take(chosen), 0)
     few = torch.arange(0, _IMAGES, _IMAGES // _WEIGHTED)
     weighted = bounds.importance_bounds(model, held_out.take(few), _SAMPLES, 0)
@@ -152,24 +153,28 @@ def main(arguments: list[str] | None = None) -> None:
     native.keep_freed_memory()
     path = page.RESULTS / f"{table}.json"
     before = json.loads(path.read_text()) if path.is_file() else {}
-    runs = before.get("runs", []) if before.get("seconds") == options.seconds else []
+    kept = before.get("runs", [])
     for seed in range(options.seeds):
         for name in options.only or VARIANTS:
-            if any((run["variant"], run["seed"]) == (name, seed) for run in runs):
-                continue
             recipe = load_recipe(options.recipe, [*BASE, *VARIANTS[name]])
-            model, images = train(recipe, shards, options.seconds, seed)
-            run = {"variant": name, "seed": seed, "images": images, **measure(model, recipe, shards)}
-            runs.append(run)
-            print(json.dumps(run), flush=True)
-            result = {
-                "machine": page.machine(_CPU),
-                "command": page.command(),
+            identity = {
+                "variant": name,
+                "seed": seed,
                 "seconds": options.seconds,
-                "runs": runs,
+                "settings": recipe.digest(),
+                "machine": page.machine(_CPU),
             }
+            if any(identity.items() <= run.items() for run in kept):
+                continue
+            model, images = train(recipe, shards, options.seconds, seed)
+            run = {**identity, "images": images, **measure(model, recipe, shards)}
+            kept.append(run)
+            print(json.dumps(run), flush=True)
+            same = ("seconds", "machine")
+            runs = [one for one in kept if all(one[key] == run[key] for key in same)]
+            result = {"command": page.command(), "runs": kept}
             header = ["", "images", "F", "F, 5 contexts", f"IW-{_SAMPLES}", "KL", "cost of a foreign context"]
-            below = f"\n\n`{result['command']}`; {result['machine']}."
+            below = f"\n\n`{result['command']}`; {run['machine']}."
             page.publish(table, result, page.table(header, rows(runs)) + below)
 
 

@@ -41,7 +41,8 @@ def write_table(
 ) -> Path:
     """Write artifacts/<recipe>/one_shot/<verb>.json; `about` are the choices that it was measured with.
 
-    Of those `options` are what the command line had beside the recipe, and `notes` lines that belong under the table.
+    Of those `options` are what the command line had beside recipe and settings, `needs` a command that has to be run
+    before, and `notes` lines that belong under the table.
     """
     path = trained.places.one_shot / f"{verb}.json"
     content = {
@@ -49,6 +50,7 @@ def write_table(
         "recipe": trained.recipe.name,
         "weights": trained.weights,
         "manifest": trained.run["manifest_digest"],
+        "split": trained.recipe.evaluate.split,
         "command": " ".join(filter(None, [command(trained, verb), about.get("options")])),
         "about": dict(about),
         "entries": dict(entries),
@@ -64,8 +66,8 @@ def read_tables(trained: TrainedModel) -> list[dict[str, Any]]:
 
 
 def command(trained: TrainedModel, verb: str) -> str:
-    """The command that writes a table of `verb` again, with the recipe's own settings."""
-    return shlex.join(["python", "-m", f"pipelines.evaluate.{verb}", "--recipe", trained.recipe.name])
+    """The command that measures the same model by `verb`."""
+    return shlex.join(["python", "-m", f"pipelines.evaluate.{verb}", *trained.asked])
 
 
 def lines(entries: Mapping[str, Entry]) -> list[str]:

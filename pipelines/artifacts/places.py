@@ -47,8 +47,13 @@ class Places:
 
     @property
     def one_shot(self) -> Path:
-        """The tables and sheets of one-shot generation, `<verb>.json` and `<verb>-*.png`, each made by one verb."""
+        """Tables and sheets of one-shot generation, `<verb>.json` and its picture, and what long verbs keep."""
         return self.root / "one_shot"
+
+    @property
+    def critics(self) -> Path:
+        """The networks that judge samples, of the recipe's training characters."""
+        return self.root / "critics"
 
     @property
     def register(self) -> Path:

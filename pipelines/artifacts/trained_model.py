@@ -26,6 +26,7 @@ class TrainedModel:
     recipe: Recipe
     run: dict[str, Any]
     places: Places
+    asked: tuple[str, ...] = ()  # the recipe and the settings it was asked for by, as on a command line
 
     @property
     def model(self) -> Path:
@@ -92,7 +93,8 @@ def load_trained_model(name: str | None, assignments: Iterable[str] = ()) -> Tra
                 f"--set {key}={value}: the model was trained with {trained.get(key)}; {remedy} with it"
             )
     later = {"evaluate": asked.evaluate, "register_": asked.register_}
-    return TrainedModel(recipe.model_copy(update=later), run, where)
+    given = ("--recipe", name or asked.name, *(part for one in assignments for part in ("--set", one)))
+    return TrainedModel(recipe.model_copy(update=later), run, where, given)
 
 
 def _read(path: Path, remedy: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from pipelines.artifacts.history import Row
+from pipelines.cli.signals import check_stop
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -58,12 +59,13 @@ class Display:
         return True
 
     def counter(self, name: str, total: float) -> Callable[[float], None]:
-        """What to call with how much more of `name` is done, instead of `at`."""
+        """What to call with how much more of `name` is done, instead of `at`; a stop that was asked for comes then."""
         done = 0.0
         self.at(name, done, total)
 
         def advance(more: float) -> None:
             nonlocal done
+            check_stop()
             done += more
             self.at(name, done, total)
 

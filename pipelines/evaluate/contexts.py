@@ -88,13 +88,10 @@ def measure_contexts(
     chosen = bounds.random_order(len(held_out), config.seed, "contexts subset")[:images]
     weighted_images = len(chosen)
     kept = Kept(
-        trained.places.one_shot / "contexts",
-        trained.weights[:16],
-        f"{config.split}-seed{config.seed}-k{samples}",
+        trained.places.one_shot / "contexts", trained.weights[:16], f"{config.split}-seed{config.seed}"
     )
     entries: dict[str, Entry] = {}
     values: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    plain = {}
 
     def add(name: str, of_images: torch.Tensor, count: int, k: int | None = None) -> None:
         found = clustered(of_images, held_out.groups, held_out.alphabets)
@@ -112,10 +109,9 @@ def measure_contexts(
             given = held_out.with_contexts(count)
             free = _free_energy(kept, f"free-energy-{count}", model, given, config.seed, advance)
             weighted = _weighted(
-                kept, f"nll-{count}", model, given.take(chosen), samples, config.seed, advance
+                kept, f"nll-k{samples}-{count}", model, given.take(chosen), samples, config.seed, advance
             )
             values[count] = free, difference_values(free, weighted, chosen)
-            plain[str(count)] = weighted.mean().item()
             add(f"nll_{count}_context", values[count][1], weighted_images, samples)
             add(f"free_energy_{count}_context", free, len(held_out))
         foreign = bounds.foreign_context(held_out.with_contexts(1), config.seed) if 1 in counts else None
@@ -143,7 +139,6 @@ def measure_contexts(
         "seed": config.seed,
         "trained_with": list(trained.recipe.train.contexts),
         "pairs": trained.recipe.train.pairs,
-        "plain_mean": plain,  # of the weighted images alone, without F of the others
         "notes": notes,
         **errors,
     }

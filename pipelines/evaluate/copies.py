@@ -10,6 +10,7 @@ from pipelines.artifacts.held_out import images_of
 from pipelines.artifacts.one_shot import lines
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.signals import raise_on_stop
 from pipelines.evaluate.figures import load_held_out, need_contexts, write_figure
 from pipelines.evaluate.measuring import about_errors, entry_of
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 TITLE = "Samples, and people's drawings of the same characters, beside the nearest training image"
 MEANING = (
     "copies: samples no farther from a training image than the 1 % (at_5: 5 %) of people's drawings that are nearest "
-    "to one; distances: pixels in which two images differ as a share of the ink of both, at the best shift by 1 pixel"
+    "to one, with the errors of the difference to people's share; distances: pixels in which two images differ as a "
+    "share of the ink of both, at the best shift by 1 pixel"
 )
 SamplesOption = Annotated[int, typer.Option("--samples", min=2, help="Samples, each of another context.")]
 
@@ -30,6 +32,7 @@ def copies(recipe: RecipeOption = None, settings: SetOption = None, samples: Sam
     Each sample is given the context of one held-out drawing; that drawing is the person's that it is compared with.
     Distances are the share of the ink of two images that they do not have in common, in percent.
     """
+    raise_on_stop()
     trained = load_trained_model(recipe, settings or ())
     need_contexts(trained, "a sample beside its own context")
 
@@ -62,7 +65,12 @@ def copies(recipe: RecipeOption = None, settings: SetOption = None, samples: Sam
     sheet = one_shot.beside_training(drawn, held_out, training, ours, theirs, trained.manifest().title, seed)
     for line in lines(entries):
         print(line)
-    about = {"training_images": len(training), "copies": MEANING, **about_errors(held_out)}
+    about = {
+        "options": f"--samples {samples}",
+        "training_images": len(training),
+        "copies": MEANING,
+        **about_errors(held_out),
+    }
     write_figure(trained, "copies.png", png(sheet), TITLE, entries, about)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
 
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.signals import raise_on_stop
 from pipelines.evaluate.figures import need_contexts, subject, write_figure
 from seqgen.core.errors import BadInput
 
@@ -25,6 +27,7 @@ def figure10(recipe: RecipeOption = None, settings: SetOption = None, others: Wi
 
     `--with one-shot-40-10 --with one-shot-45-5` puts the three splits side by side.
     """
+    raise_on_stop()
     shown = [
         load_trained_model(recipe, settings or ()),
         *(load_trained_model(other) for other in others or ()),
@@ -46,7 +49,8 @@ def figure10(recipe: RecipeOption = None, settings: SetOption = None, others: Wi
         for trained in shown
     ]
     beside = [f"{trained.recipe.name} {trained.weights}" for trained in shown[1:]]
-    write_figure(shown[0], "figure10.png", png(composing.beside(sheets)), TITLE, about={"beside": beside})
+    about = {"beside": beside, "options": shlex.join(f"--with={other}" for other in others or ())}
+    write_figure(shown[0], "figure10.png", png(composing.beside(sheets)), TITLE, about=about)
 
 
 if __name__ == "__main__":

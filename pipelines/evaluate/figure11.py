@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines.artifacts.held_out import whole_split
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.signals import raise_on_stop
 from pipelines.evaluate.figures import need_contexts, subject, write_figure
 
 
@@ -14,8 +15,9 @@ def figure11(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     alphabet: each context is another character of one alphabet, and so is what is drawn. character: all are drawings
     of one character.
     """
+    raise_on_stop()
     trained = load_trained_model(recipe, settings or ())
-    need_contexts(trained, "figure 11")
+    need_contexts(trained, "figure 11", of_character=False)
 
     from seqgen.drawing import one_shot
     from seqgen.drawing.pictures import png

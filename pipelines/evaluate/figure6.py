@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.signals import raise_on_stop
 from pipelines.evaluate.figures import subject, write_figure
 from seqgen.core.errors import BadInput
 
@@ -13,6 +14,7 @@ def figure6(recipe: RecipeOption = None, settings: SetOption = None) -> None:
 
     The recipe is unconditional, or has 0 among `train.contexts`: its model has learned what to do without a context.
     """
+    raise_on_stop()
     trained = load_trained_model(recipe, settings or ())
     conditional, contexts = trained.recipe.model.conditional, trained.recipe.train.contexts
     if conditional and 0 not in contexts:

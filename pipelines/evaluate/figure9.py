@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.signals import raise_on_stop
 from pipelines.evaluate.figures import need_contexts, subject, write_figure
 from seqgen.core.errors import BadInput
 
@@ -12,6 +13,7 @@ TITLE = "New exemplars of characters never seen: the weak split"
 
 def figure9(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     """Draw new exemplars of ten characters never seen of known alphabets (figure 9), given one drawing of each."""
+    raise_on_stop()
     trained = load_trained_model(recipe, settings or ())
     need_contexts(trained, "figure 9")
     if trained.recipe.data.split != "weak":

@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from seqgen.models import SequentialModel
 
 
-def need_contexts(trained: TrainedModel, what: str) -> None:
-    """Raises BadInput for an unconditional model; `what` needs contexts."""
+def need_contexts(trained: TrainedModel, what: str, *, of_character: bool = True) -> None:
+    """Raises BadInput for an unconditional model; `what` needs contexts, `of_character` the image's own character's."""
     if not trained.recipe.model.conditional:
         raise BadInput(
             f"model.conditional=false in {trained.recipe.name}: {what} needs contexts; "
             "name a recipe with conditional=true"
+        )
+    if of_character and trained.recipe.train.pairs != "character":
+        raise BadInput(
+            f"train.pairs={trained.recipe.train.pairs} in {trained.recipe.name}: {what} shows drawings of the "
+            "character that was given; name a recipe with pairs=character"
         )
 
 

@@ -61,7 +61,7 @@ def measure_gap(trained: TrainedModel, images: int) -> tuple[dict[str, Entry], d
             found = clustered(values, one.held_out.groups, one.held_out.alphabets)
             weighted = name == "iwae"
             count = one.weighted if weighted else len(one.held_out)
-            entries[f"{name}_{split}"] = entry_of(found, count, k=k if weighted else None)
+            entries[f"gap_{name}_{split}"] = entry_of(found, count, k=k if weighted else None)
     for before, after in itertools.pairwise(SPLITS):
         pair = measured[before], measured[after]
         held_out = [one.held_out for one in pair]
@@ -74,13 +74,13 @@ def measure_gap(trained: TrainedModel, images: int) -> tuple[dict[str, Entry], d
             found = splits.with_errors(splits.difference([one.values[name] for one in pair]))
             weighted = name == "iwae"
             count = sum(one.weighted if weighted else len(one.held_out) for one in pair)
-            entries[f"{name}_{after}_less_{before}"] = entry_of(found, count, k=k if weighted else None)
+            entries[f"gap_{name}_{after}_less_{before}"] = entry_of(found, count, k=k if weighted else None)
     about = {
         "options": f"--images {images}",
         "seed": trained.recipe.evaluate.seed,
         "notes": [
-            "free_energy_less_predictor: image by image, F less what the pixel predictor, fitted on train, pays",
-            "iwae: measured on fewer images, carried to the others by their difference to F",
+            "gap_free_energy_less_predictor: image by image, F less what the pixel predictor, fitted on train, pays",
+            "gap_iwae: measured on fewer images, carried to the others by their difference to F",
         ],
         **{f"errors_{split}": about_errors(one.held_out) for split, one in measured.items()},
     }

@@ -13,16 +13,20 @@ if TYPE_CHECKING:
     import torch
 
 
+_METHOD = "1"  # to be raised where the same choices give other values: partners, noise, estimators
+
+
 class Kept:
     """Values of images, float64, one file a name, below `directory`/`weights`/`choices`.
 
-    What was measured on other weights is removed.
+    What was measured on other weights, or by another method, is removed.
     """
 
     def __init__(self, directory: Path, weights: str, choices: str) -> None:
-        self._directory = directory / weights / choices
+        measured = f"{weights}-{_METHOD}"
+        self._directory = directory / measured / choices
         for other in directory.glob("*"):
-            if other.name != weights:
+            if other.name != measured and other.is_dir():
                 shutil.rmtree(other)
 
     def read(self, name: str, most: int) -> torch.Tensor:

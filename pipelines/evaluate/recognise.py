@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.artifacts.held_out import images_of
-from pipelines.artifacts.one_shot import Entry, lines, write_table
+from pipelines.artifacts.one_shot import Entry, command, lines, write_table
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.progress import Display
 from pipelines.cli.signals import raise_on_stop
 from pipelines.evaluate.measuring import entry_of, load_for_measuring
-from pipelines.evaluate.recogniser import critics_of
 from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes
 
@@ -105,6 +104,7 @@ def measure_recognition(trained: TrainedModel, temperatures: list[float]) -> dic
     )
     about = {
         "picture": PICTURE,
+        "needs": command(trained, "recogniser"),
         "protocol": _PROTOCOL,
         "split": config.split,
         "characters": len(characters.drawings),
@@ -123,8 +123,8 @@ def _critics(trained: TrainedModel) -> Critics:
     """The recipe's critics. Raises BadInput unless they are of the shards that the model was trained on."""
     from seqgen.evaluation.recognition import load_critics, read_description
 
-    directory, manifest = critics_of(trained.places), trained.manifest()
-    remedy = f"run `python -m pipelines.evaluate.recogniser --recipe {trained.recipe.name}`"
+    directory, manifest = trained.places.critics, trained.manifest()
+    remedy = f"run `{command(trained, 'recogniser')}`"
     description = read_description(directory)
     if description is None:
         raise BadInput(f"{directory}: no critics here; {remedy}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.artifacts.places import Places, places, state_root
+from pipelines.artifacts.places import places, state_root
 from pipelines.artifacts.shards import checked_manifest
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.progress import Display
@@ -17,7 +16,7 @@ from seqgen.core.files import canonical_digest, directory_writer
 from seqgen.settings import Recipe
 
 if TYPE_CHECKING:
-    from seqgen.evaluation.recognition import Embedding, Plan, Recogniser
+    from seqgen.evaluation.recognition import Plan, Recogniser
 
 _ASKED = ("valid", "test")
 
@@ -34,11 +33,6 @@ def recogniser(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     train_critics(load_recipe(recipe, settings or ()), Plan())
 
 
-def critics_of(where: Places) -> Path:
-    """Where a recipe's critics lie."""
-    return where.root / "critics"
-
-
 def train_critics(recipe: Recipe, plan: Plan) -> Path:
     """Train both critics, from evaluate.seed, and write them whole or not at all; returns their directory.
 
@@ -52,7 +46,7 @@ def train_critics(recipe: Recipe, plan: Plan) -> Path:
             f"data.source={recipe.data.source}: critics recognise characters; use a recipe of Omniglot's"
         )
     manifest = checked_manifest(recipe)
-    seed, target = recipe.evaluate.seed, critics_of(places(recipe))
+    seed, target = recipe.evaluate.seed, places(recipe).critics
     identity = plan.identity(manifest.digest, seed)
     before = recognition.read_description(target)
     if before is not None and before["identity"] == identity:
@@ -69,7 +63,6 @@ def train_critics(recipe: Recipe, plan: Plan) -> Path:
             )
     drawings = characters["train"].drawings
     state = state_root() / "critics" / canonical_digest(identity)[:16]
-    started = time.process_time()
     with Display("steps") as display:
         arguments = (drawings, plan, seed)
         recogniser = recognition.train_recogniser(
@@ -86,9 +79,7 @@ def train_critics(recipe: Recipe, plan: Plan) -> Path:
     about = {
         "identity": identity,
         "set": manifest.title,
-        "cpu_minutes": round((time.process_time() - started) / 60, 1),
         "accuracy": accuracies,
-        "accuracy_in_embedding": _accuracies(embedding, characters),
     }
     with directory_writer(target) as fresh:
         recognition.save_critics(recognition.Critics(recogniser, embedding, about), fresh)
@@ -100,9 +91,7 @@ def train_critics(recipe: Recipe, plan: Plan) -> Path:
     return target
 
 
-def _accuracies(
-    network: Recogniser | Embedding, characters: dict[str, Any]
-) -> dict[str, dict[str, float | None]]:
+def _accuracies(network: Recogniser, characters: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     """20-way 1-shot accuracy on the characters that were not trained on, in per cent, by split."""
     from seqgen.evaluation.errors import clustered
     from seqgen.evaluation.recognition import encode, one_shot_rates

@@ -12,8 +12,11 @@ import typer
 
 from pipelines.artifacts.history import FILE_NAME, read_history
 from pipelines.artifacts.one_shot import read_tables
+from pipelines.artifacts.places import places
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.cli.command import run
+from pipelines.evaluate.contexts import PUBLISHED
+from pipelines.recipes import load_recipe, recipe_names
 from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes, write_json
 
@@ -77,8 +80,8 @@ def results(
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         n=numbers["numbers"],
         budgets=numbers["budgets"],
-        published=numbers["published"],
-        commands=[table["command"] for source in sources for table in source.tables],
+        published=PUBLISHED,
+        commands=[line for source in sources for table in source.tables for line in _commands(table)],
         pictures=sorted(pictures),
         folder=to.name,
         machine=machine,
@@ -93,34 +96,46 @@ def results(
 
 
 def read(name: str) -> Source:
-    """A recipe's source. Raises BadInput if it was not trained."""
+    """A recipe's source. Raises BadInput if it was not trained as the recipe is now, or not measured on test."""
     trained = load_trained_model(name)
-    return Source(trained, read_tables(trained))
+    if trained.recipe.digest() != load_recipe(name).digest():
+        raise BadInput(
+            f"{trained.places.train}: trained with other settings than {name} has now; train and measure again"
+        )
+    tables = read_tables(trained)
+    for table in tables:
+        if table["split"] != "test":
+            raise BadInput(f"measured on {table['split']}: {table['command']}; measure on test")
+    return Source(trained, tables)
 
 
 def gather(sources: Sequence[Source]) -> dict[str, Any]:
-    """All numbers by name, the budgets by recipe, and the published numbers that stand beside them."""
+    """All numbers by name, and the budgets by recipe. Raises BadInput where two numbers would have one name."""
     numbers: dict[str, Any] = {}
-    published: list[dict[str, Any]] = []
     for source in sources:
         for table in source.tables:
-            published += table["about"].get("published", [])
             for name, one in table["entries"].items():
                 extra = {"command": table["command"], "recipe": source.trained.recipe.name}
-                numbers[_named(name, source)] = {**one, **extra}
+                named = _named(name, source)
+                if named in numbers:
+                    raise BadInput(
+                        f"{named}: both of `{numbers[named]['command']}` and of `{table['command']}`"
+                    )
+                numbers[named] = {**one, **extra}
     return {
         "numbers": dict(sorted(numbers.items())),
         "budgets": {source.trained.recipe.name: source.budget() for source in sources},
-        "published": published,
     }
 
 
 def _named(name: str, source: Source) -> str:
-    recipe = source.trained.recipe
     if name == "foreign_context_cost":
-        split = "" if recipe.data.split == "30-20" else f"_{recipe.data.split.replace('-', '_')}"
-        return f"{name}_{recipe.data.size}{split}"
+        name = f"{name}_{source.trained.recipe.data.size}"
     return name if f"{source.label}_" in f"{name}_" else name + source.label
+
+
+def _commands(table: Mapping[str, Any]) -> list[str]:
+    return [*filter(None, [table["about"].get("needs")]), table["command"]]
 
 
 def _pictures(source: Source) -> list[tuple[str, bytes]]:
@@ -135,9 +150,6 @@ def _pictures(source: Source) -> list[tuple[str, bytes]]:
 
 def _known() -> list[str]:
     """The recipes that come with the project and were trained and measured here."""
-    from pipelines.artifacts.places import places
-    from pipelines.recipes import load_recipe, recipe_names
-
     return [
         name
         for name in recipe_names()

@@ -10,6 +10,14 @@ from seqgen.data.images import ImageSet
 from seqgen.data.settings import Pairs
 
 
+def with_partners(images: ImageSet, pairs: Pairs) -> Tensor:
+    """Which images have one: bool [N]. Of unknown concepts and alphabets none has."""
+    within = images.concepts if pairs == "character" else images.alphabets
+    _, count = _runs(within)
+    _, own = _runs(images.concepts)
+    return (within >= 0) & (count > (1 if pairs == "character" else own))
+
+
 class Partners:
     """Draws contexts for images of a set, uniformly over what `pairs` allows, without replacement.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from seqgen.core.errors import NumericalError
 from seqgen.data.batches import fixed_set, generator_at
 from seqgen.data.images import ImageSet
+from seqgen.data.partners import with_partners
 from seqgen.data.settings import DataConfig, Pairs
 from seqgen.evaluation.errors import clustered, difference_values
 from seqgen.models import Bound, SequentialModel
@@ -30,10 +31,13 @@ class HeldOut:
     """A split as it is measured: binarised once, each image with its context, in the set's order."""
 
     x: Tensor  # uint8 [N,1,H,W] in {0, 1}
-    context: Tensor | None  # uint8 [N,n,H,W] in {0, 1}, n other images of the same concept
+    context: (
+        Tensor | None
+    )  # uint8 [N,n,H,W] in {0, 1}, n images of the same concept, or of others of its alphabet
     concepts: Tensor  # int64 [N]
     groups: Tensor | None = None  # int64 [N], images of one group are not independent; None: all are
     alphabets: Tensor | None = None  # int64 [N], a coarser grouping: characters of an alphabet are alike
+    pairs: Pairs = "character"  # what of an image its contexts share
 
     def __len__(self) -> int:
         return len(self.x)
@@ -43,7 +47,7 @@ class HeldOut:
         context, groups, alphabets = (
             None if part is None else part[index] for part in (self.context, self.groups, self.alphabets)
         )
-        return HeldOut(self.x[index], context, self.concepts[index], groups, alphabets)
+        return HeldOut(self.x[index], context, self.concepts[index], groups, alphabets, self.pairs)
 
     def with_contexts(self, count: int) -> HeldOut:
         """The same images with the first `count` of their contexts."""
@@ -94,23 +98,30 @@ def hold_out(
     pairs: Pairs = "character",
     contexts: int = 1,
 ) -> HeldOut:
-    """Binarise `images` once and give each its `contexts`, all from `seed`; the first are the same for any number."""
+    """Binarise `images` once and give each its `contexts`, all from `seed`; the first are the same for any number.
+
+    With `pairs` alphabet the images whose alphabet has no other character here are left out.
+    """
+    if conditional and pairs == "alphabet":
+        images = images.take(with_partners(images, pairs).nonzero().squeeze(1))
     x, partners = fixed_set(images, data, conditional, seed, pairs=pairs, contexts=contexts)
     x = x.cpu()
     context = None if partners is None else x[partners.cpu()]
     alphabets = images.alphabets.cpu() if data.is_omniglot else None
-    return HeldOut(x.unsqueeze(1), context, images.concepts.cpu(), groups_of(images, data), alphabets)
+    concepts = images.concepts.cpu()
+    return HeldOut(x.unsqueeze(1), context, concepts, groups_of(images, data), alphabets, pairs)
 
 
 def foreign_context(held_out: HeldOut, seed: int) -> Tensor | None:
-    """The same contexts dealt out anew, so that none has its image's concept: uint8 [N,n,H,W].
+    """The same contexts dealt out anew, so that none has its image's concept (or alphabet): uint8 [N,n,H,W].
 
-    Concepts are put in a random order and the contexts moved on by the largest concept's size. None where
-    that cannot be (one concept has more than half of the images).
+    What contexts are drawn within, concepts or alphabets, is put in a random order and the contexts moved on by the
+    largest one's size. None where that cannot be (one has more than half of the images).
     """
-    if held_out.context is None:
+    within = held_out.concepts if held_out.pairs == "character" else held_out.alphabets
+    if held_out.context is None or within is None:
         return None
-    _, concept, counts = held_out.concepts.unique(return_inverse=True, return_counts=True)
+    _, concept, counts = within.unique(return_inverse=True, return_counts=True)
     if 2 * int(counts.max()) > len(held_out):
         return None
     generator = generator_at(_CPU, seed, "foreign context")
@@ -212,8 +223,8 @@ def measure(
 ) -> Measurement:
     """All bounds of `model` on `held_out`, in nats per image; each bounds -log p(x) from above.
 
-    For a conditional model `foreign_context_cost` is the bound with a context of another concept less the
-    bound, image by image.
+    For a conditional model `foreign_context_cost` is the bound with a context of another concept (of another
+    alphabet, where contexts are of the image's) less the bound, image by image.
     """
     bounds = free_energies(model, held_out, config.seed, advance)
     metrics = _with_errors("bound", bounds.free_energy, held_out)

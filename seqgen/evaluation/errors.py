@@ -73,11 +73,6 @@ def difference_values(bounds: Tensor, tighter: Tensor, chosen: Tensor) -> Tensor
     return values - gain.mean()
 
 
-def by_difference(bounds: Tensor, tighter: Tensor, chosen: Tensor, groups: Tensor | None = None) -> Estimate:
-    """The mean over all N images of a bound that is known for n of them only (`difference_values`)."""
-    return estimate(difference_values(bounds, tighter, chosen), groups)
-
-
 def t_quantile(clusters: int) -> float:
     """How many standard errors of `clusters` clusters a 95 % interval reaches to each side.
 

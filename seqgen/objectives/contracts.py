@@ -12,7 +12,7 @@ State = dict[str, Tensor]
 
 
 class Batch(NamedTuple):
-    """x and the context (None if unconditional), [B,1,H,W]; the latents' noise, [T,kB,K], k samples an image."""
+    """x [B,1,H,W] and its contexts [B,N,H,W] (None if unconditional); the latents' noise, [T,kB,K], k an image."""
 
     x: Tensor
     context: Tensor | None

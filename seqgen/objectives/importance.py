@@ -20,7 +20,7 @@ def importance_weighted(
 ) -> Tensor:
     """L_k = log (1/k) sum_i p(x, z_i) / q(z_i | x), [B] in nats: a lower bound of log p(x), tighter as k grows.
 
-    `x` and `context` are [B,1,H,W]. At most `chunk` (image, sample) pairs are computed at once, over which what
+    `x` is [B,1,H,W], `context` [B,N,H,W]. At most `chunk` (image, sample) pairs are computed at once, over which what
     depends on x alone is shared by an image's samples; the sum runs in the log domain, so neither k nor T can
     overflow it. An image's noise is drawn for all its k samples from `generator`, a CPU generator: the same whatever
     the chunk and the device. Raises ValueError if not even one sample of every image fits a chunk.

@@ -14,6 +14,8 @@ from seqgen.data.settings import DataConfig, Pairs
 from seqgen.settings.model import ModelConfig
 from seqgen.settings.section import OpenSection
 
+_SHAPES = 7  # torch.compile gives up after 8; one is for the last batch of an evaluation
+
 
 class TrainConfig(OpenSection):
     """One training run; its objective owns settings here. Rates are for Adam on nats per image."""
@@ -134,6 +136,12 @@ class Recipe(Strict):
             for key, default in (("pairs", "character"), ("contexts", (1,)), ("new_classes", 0.0)):
                 if (value := getattr(self.train, key)) != default:
                     yield f"train.{key}={value}: only for model.conditional=true; leave it out"
+        shapes = len({max(1, count) for count in self.train.contexts})
+        if self.train.compile and self.model.context != "mean" and shapes > _SHAPES:
+            yield (
+                f"train.compile=true: a step is compiled for each of at most {_SHAPES} numbers of contexts, and "
+                f"train.contexts has {shapes}; leave some out, or compile=false"
+            )
         yield from (f"model.{problem}" for problem in self.model.problems(self.data.size))
         if self.search is not None:
             if self.train.batch % self.search.workers:

@@ -154,6 +154,10 @@ def test_drawings_of_one_concept_count_as_one_observation():
         errors.estimate(values, torch.zeros(240, dtype=torch.int64))
 
 
+def by_difference(bounds_of_all, tighter, chosen, groups=None):
+    return errors.estimate(errors.difference_values(bounds_of_all, tighter, chosen), groups)
+
+
 def test_clustered_error_of_the_difference_estimator_covers_the_population():
     """Bounds and gains of concepts of 10 drawings each; a new population and a new subset each time."""
     generator = torch.Generator().manual_seed(0)
@@ -165,9 +169,9 @@ def test_clustered_error_of_the_difference_estimator_covers_the_population():
         chosen = torch.randperm(800, generator=generator)[:200]
         values = 10 + concept
         args = values, (values - gain)[chosen], chosen
-        mean, se = errors.by_difference(*args, groups)
+        mean, se = by_difference(*args, groups)
         inside += abs(mean - 7) < 2 * se
-        naive += abs(mean - 7) < 2 * errors.by_difference(*args).se
+        naive += abs(mean - 7) < 2 * by_difference(*args).se
     assert 0.9 < inside / 300 < 0.99
     assert naive / 300 < 0.75
 
@@ -182,14 +186,14 @@ def test_difference_estimator_is_plain_where_all_is_known_and_unbiased_where_not
     generator = torch.Generator().manual_seed(0)
     total = 10 * torch.randn(400, generator=generator, dtype=torch.float64)
     tighter = total - 2 + 0.1 * torch.randn(400, generator=generator, dtype=torch.float64)
-    complete = errors.by_difference(total, tighter, torch.arange(400))
+    complete = by_difference(total, tighter, torch.arange(400))
     assert complete.mean == pytest.approx(tighter.mean().item())
     assert complete.se == pytest.approx(errors.estimate(tighter).se)
 
     means, found = [], []
     for _ in range(300):
         chosen = torch.randperm(400, generator=generator)[:40]
-        mean, se = errors.by_difference(total, tighter[chosen], chosen)
+        mean, se = by_difference(total, tighter[chosen], chosen)
         means.append(mean)
         found.append(se)
     assert sum(means) / 300 == pytest.approx(tighter.mean().item(), abs=0.01)
@@ -228,6 +232,26 @@ def test_foreign_contexts_are_the_same_contexts_and_never_of_the_images_concept(
     assert sorted(foreign.tolist()) == list(range(60))
     assert not (images.concepts[foreign] == images.concepts).any()
     assert not foreign.equal(bounds.foreign_context(held_out, seed=1).flatten().long())
+
+
+def test_a_foreign_context_of_an_alphabet_is_of_another_alphabet():
+    images = replace(strokes(60, 6), alphabets=strokes(60, 6).concepts // 3)
+    held_out = bounds.hold_out(images, BITS, True, 0, pairs="alphabet")
+    assert held_out.pairs == held_out.take(torch.arange(5)).pairs == "alphabet"
+    numbered = replace(held_out, context=torch.arange(60, dtype=torch.uint8).view(-1, 1, 1, 1))
+    foreign = bounds.foreign_context(numbered, seed=0).flatten().long()
+    assert sorted(foreign.tolist()) == list(range(60))
+    assert not (images.alphabets[foreign] == images.alphabets).any()
+
+
+def test_a_character_alone_in_its_alphabet_is_left_out_where_contexts_are_others_of_the_alphabet():
+    images = replace(strokes(60, 6), alphabets=strokes(60, 6).concepts.clamp(max=1))
+    alone = images.alphabets == 0
+    assert 0 < int(alone.sum()) < 60
+    held_out = bounds.hold_out(images, BITS, True, 0, pairs="alphabet", contexts=2)
+    assert held_out.concepts.equal(images.concepts[~alone])
+    assert held_out.groups.equal(images.concepts[~alone])
+    assert len(bounds.hold_out(images, BITS, True, 0)) == 60
 
 
 def test_no_foreign_context_where_one_concept_has_most_images():
@@ -338,7 +362,7 @@ def test_a_measurement_has_errors_by_alphabet_where_there_are_two_at_least():
     assert metrics["bound_se_by_alphabet"] == errors.estimate(free, images.concepts // 4).se
     chosen = bounds.subset(48, 8, 0, "importance subset")
     weighted = bounds.importance_bounds(model, held_out.take(chosen), 2, 0)
-    expected = errors.by_difference(free, weighted, chosen, images.concepts // 4)
+    expected = by_difference(free, weighted, chosen, images.concepts // 4)
     assert (metrics["iwae_2"], metrics["iwae_2_se_by_alphabet"]) == expected
     assert {name: metrics[name] for name in alone} == alone
 

@@ -17,7 +17,7 @@ from seqgen.core.errors import BadInput
 from seqgen.data.batches import fixed_set, generator_at
 from seqgen.data.images import load_split
 from seqgen.evaluation import bounds
-from seqgen.evaluation.errors import by_difference, estimate
+from seqgen.evaluation.errors import difference_values, estimate
 from seqgen.models import load_model
 from tests.finished_run import finished_run, tiny_recipe, work_in
 
@@ -78,7 +78,7 @@ def test_nll_and_gains_are_those_of_a_plain_loop(trained):
                 total.append(one.likelihood.log_prob(x[image : image + 1]).item() + prior - posterior)
             weighted.append(math.log(7) - torch.tensor(total, dtype=torch.float64).logsumexp(0).item())
         values[count] = free, torch.tensor(weighted, dtype=torch.float64)
-        expected = by_difference(free, values[count][1], order, images.concepts)
+        expected = estimate(difference_values(free, values[count][1], order), images.concepts)
         entry = entries[f"nll_{count}_context"]
         assert (entry["value"], entry["se"]) == pytest.approx(expected, rel=1e-5)
         assert (entry["images"], entry["k"], entry["se_by_alphabet"]) == (12, 7, None)
@@ -86,8 +86,8 @@ def test_nll_and_gains_are_those_of_a_plain_loop(trained):
         assert (entry["value"], entry["se"]) == pytest.approx(estimate(free, images.concepts))
         assert entry["images"] == 16
     for count in (1, 2):
-        gain = by_difference(*(none - given for none, given in zip(values[0], values[count], strict=True)),
-                             order, images.concepts)  # fmt: skip
+        gains = (none - given for none, given in zip(values[0], values[count], strict=True))
+        gain = estimate(difference_values(*gains, order), images.concepts)
         entry = entries[f"gain_{count}_context"]
         assert (entry["value"], entry["se"]) == pytest.approx(gain, rel=1e-4)
     assert entries["foreign_context_cost"]["images"] == 16
@@ -105,7 +105,7 @@ def test_the_foreign_cost_is_the_evaluations(trained):
 def test_a_second_run_goes_on_and_ends_with_the_same_bytes(trained, monkeypatch):
     whole = measure(trained)
     files = {path.name: path.read_bytes() for path in kept(trained)}
-    assert {f"{kind}-{count}.npy" for kind in ("nll", "free-energy") for count in (0, 1, 2)} < set(files)
+    assert {f"{kind}-{count}.npy" for kind in ("nll-k7", "free-energy") for count in (0, 1, 2)} < set(files)
     for path in kept(trained):
         path.unlink()
 
@@ -124,8 +124,8 @@ def test_a_second_run_goes_on_and_ends_with_the_same_bytes(trained, monkeypatch)
     assert {path.name for path in kept(trained)} == {
         "free-energy-0.npy",
         "free-energy-1.npy",
-        "nll-0.npy",
-        "nll-1.npy",
+        "nll-k7-0.npy",
+        "nll-k7-1.npy",
     }
     assert measure(trained) == whole
     assert calls[5:] == [1, 2, 0, 1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -20,21 +21,24 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def measured(project, name: str, nll: float, **about):
+def measured(project, name: str, nll: float):
     recipe = tiny_recipe(project, name=name, conditional=True)
-    trained = finished_run(recipe)
+    trained = replace(finished_run(recipe), asked=("--recipe", name))
     write_history(trained.places.train / FILE_NAME, [{"epoch": 1, "step": 4, "seconds": 90.0}])
     entries = {
         "nll_1_context": entry(nll, 0.5, 200, unit="nats", se_by_alphabet=1.5, k=1000),
         "foreign_context_cost": entry(20.0, 0.1, 100, unit="nats"),
     }
-    write_table(trained, "contexts", entries, about, "NLL")
+    write_table(trained, "contexts", entries, {}, "NLL")
     return recipe, trained
 
 
 def test_numbers_have_their_errors_command_and_the_recipe_in_their_name(project):
-    published = [{"model": "VMA", "source": "2017", "nll": {"1": 86.5}, "note": "k = 1,000"}]
-    main, _ = measured(project, "one-shot", 80.0, published=published)
+    main, trained = measured(project, "one-shot", 80.0)
+    classified = {"lake_accuracy": entry(70.0, 1.0, 400, unit="%")}
+    write_table(trained, "classify", classified, {"published": [{"model": "people", "accuracy": 95.5}]}, "")
+    judged = {"recognised_weak": entry(60.0, 1.0, 400, unit="%")}
+    write_table(trained, "recognise", judged, {"needs": "python -m pipelines.evaluate.recogniser"}, "")
     other, _ = measured(project, "one-shot-weak", 90.0)
     results([str(main), str(other)], project / "docs" / "results", "two cores")
     content = json.loads((project / "docs" / "results" / "one_shot.json").read_text())
@@ -51,10 +55,33 @@ def test_numbers_have_their_errors_command_and_the_recipe_in_their_name(project)
     assert content["foreign_context_cost_28"]["value"] == 20
     assert content["budgets"]["one-shot"]["images"] == 4 * 16
     page = (project / "docs" / "results.md").read_text()
-    assert "| 1 | - | 80.0 ± 0.5 (± 1.5) | 1,000, 200 | 86.5 |" in page
+    assert "| 1 | - | 80.0 ± 0.5 (± 1.5) | 1,000, 200 | 86.5 | 82.8 |" in page
     assert "after an hour of two cores: **met**" in page
     assert "| `one-shot-weak` | 64 | 1 | 1.5 |" in page
     assert "81.3 %: **not measured**" in page
+    assert page.index("evaluate.recogniser\n") < page.index("evaluate.recognise ")
+
+
+def test_a_model_of_other_settings_than_the_recipe_has_now_is_refused(project):
+    recipe, _ = measured(project, "one-shot", 80.0)
+    changed = recipe.read_text().replace("hidden: ", "hidden: 1")
+    assert changed != recipe.read_text()
+    recipe.write_text(changed)
+    with pytest.raises(
+        BadInput, match=r"trained with other settings than .* has now; train and measure again"
+    ):
+        results([str(recipe)], project / "docs" / "results", "")
+
+
+def test_numbers_of_valid_and_two_of_one_name_are_refused(project):
+    recipe, trained = measured(project, "one-shot", 80.0)
+    write_table(trained, "gap", {"nll_1_context": entry(70.0, 1.0, 4, unit="nats")}, {}, "")
+    with pytest.raises(BadInput, match=r"nll_1_context: both of .*evaluate.contexts.* and of .*evaluate.gap"):
+        results([str(recipe)], project / "docs" / "results", "")
+    table = trained.places.one_shot / "contexts.json"
+    table.write_text(json.dumps(json.loads(table.read_text()) | {"split": "valid"}))
+    with pytest.raises(BadInput, match=r"measured on valid: .*evaluate.contexts.*; measure on test"):
+        results([str(recipe)], project / "docs" / "results", "")
 
 
 def test_pictures_come_along_and_what_was_not_drawn_is_not_shown(project):

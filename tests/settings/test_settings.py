@@ -62,6 +62,13 @@ def test_bad_settings_are_named(assignment, expected):
     assert expected in refused(assignment)
 
 
+def test_a_step_is_not_compiled_for_more_shapes_than_torch_keeps():
+    attention = ("model.conditional=true", "model.context=attention", "train.compile=true")
+    message = refused(*attention, "train.contexts=[0, 1, 2, 3, 4, 5, 6, 7, 8]")
+    assert "train.compile=true: a step is compiled for each of at most 7 numbers of contexts" in message
+    assert "train.contexts has 8; leave some out" in message
+
+
 def test_all_problems_come_together():
     message = refused("train.batch=63", "model.read_size=40", "model.write_size=50")
     assert "train.batch=63" in message

@@ -70,7 +70,7 @@ class AffineWriter(Writer):
         """See Writer."""
         sprite = self.sprite(h).view(-1, self.sizes.canvas_channels, self.size, self.size)
         written = ops.affine_sample(sprite, self.window(h), self.sizes.height, self.sizes.width)
-        return written if self.copy is None or context is None else written + self.copy(context, h)
+        return written if self.copy is None else written + self.copy(context, h)
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor:
         """The window on the canvas, [B,4,2]: the sprite's corners mapped by the inverse matrix."""

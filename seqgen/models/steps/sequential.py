@@ -42,16 +42,16 @@ class Drawn(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """x [B,1,H,W] and what is read of it, prepared (None where that changes with the canvas); what was gathered of the
-    contexts, and x' and what is read of it, prepared (None where they change with h).
+    """x [B,1,H,W] and what is read of it, prepared (None where that changes with the canvas); of the contexts x' and
+    what is read of it, prepared, or, where these change with h, what they are made of.
 
-    `x` is None when drawing from the prior, what is of contexts in an unconditional model.
+    `x` is None when drawing from the prior; an unconditional model has no contexts.
     """
 
     x: Tensor | None
     read: Tensor | None
-    gathered: tuple[Tensor, ...] | None
     shown: tuple[Tensor, Tensor] | None
+    gathered: tuple[Tensor, ...] | None
 
 
 class SequentialStep(Step):
@@ -100,8 +100,8 @@ class SequentialStep(Step):
                 context = context.new_zeros(len(context), 1, *context.shape[2:])
             gathered = self.context.gather(context)
             if self.context.fixed:
-                shown = self._show(gathered, self.transition.start(len(context))[0])
-        return Observed(x, read, gathered, shown)
+                shown, gathered = self._show(gathered, self.transition.start(len(context))[0]), None
+        return Observed(x, read, shown, gathered)
 
     def forward(self, t: int, state: State, noise: Tensor, observed: Observed) -> tuple[State, Drawn]:
         """The equations of one step; they are the same at every t."""
@@ -131,9 +131,10 @@ class SequentialStep(Step):
 
     def _read_context(self, h: Tensor, observed: Observed) -> tuple[Tensor | None, Tensor | None]:
         """x' [B,1,H,W], the image of the contexts at this step, and v_t [B,F], what is read of it."""
-        if self.context_reader is None or observed.gathered is None:
+        shown = observed.shown if observed.gathered is None else self._show(observed.gathered, h)
+        if self.context_reader is None or shown is None:
             return None, None
-        image, prepared = observed.shown or self._show(observed.gathered, h)
+        image, prepared = shown
         return image, self.context_reader(prepared, h)
 
     def _show(self, gathered: tuple[Tensor, ...], h: Tensor) -> tuple[Tensor, Tensor]:
