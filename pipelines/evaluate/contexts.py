@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,6 +43,15 @@ PUBLISHED: tuple[dict[str, Any], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """Of every image, [N] in nats: F and NLL by the number of contexts, and F given a foreign one."""
+
+    free: dict[int, torch.Tensor]
+    nll: dict[int, torch.Tensor]
+    foreign: torch.Tensor | None
+
+
 def contexts(
     recipe: RecipeOption = None,
     settings: SetOption = None,
@@ -79,62 +88,21 @@ def measure_contexts(
     trained: TrainedModel, counts: Sequence[int], samples: int, images: int
 ) -> tuple[dict[str, Entry], dict[str, Any]]:
     """The entries of the table and what they were measured with; goes on from what is kept."""
-    from seqgen.evaluation import bounds
-    from seqgen.evaluation.errors import clustered, difference_values
+    from seqgen.evaluation.bounds import random_order
 
     config = trained.recipe.evaluate
-    model = load_for_measuring(trained)
     held_out = whole_split(trained, config.split, max(counts))
-    chosen = bounds.random_order(len(held_out), config.seed, "contexts subset")[:images]
-    weighted_images = len(chosen)
-    kept = Kept(
-        trained.places.one_shot / "contexts", trained.weights[:16], f"{config.split}-seed{config.seed}"
-    )
-    entries: dict[str, Entry] = {}
-    values: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def add(name: str, of_images: torch.Tensor, count: int, k: int | None = None) -> None:
-        found = clustered(of_images, held_out.groups, held_out.alphabets)
-        entries[name] = entry_of(found, count, k=k)
-
-    device = next(model.parameters()).device
-    print(
-        f"contexts: {weighted_images:,} of {len(held_out):,} images of {config.split} on {device}", flush=True
-    )
-    with Display("passes") as display:
-        total = len(counts) * (len(held_out) + samples * weighted_images)
-        total += len(held_out) if 1 in counts else 0
-        advance = display.counter("contexts", total)
-        for count in counts:
-            given = held_out.with_contexts(count)
-            free = _free_energy(kept, f"free-energy-{count}", model, given, config.seed, advance)
-            weighted = _weighted(
-                kept, f"nll-k{samples}-{count}", model, given.take(chosen), samples, config.seed, advance
-            )
-            values[count] = free, difference_values(free, weighted, chosen)
-            add(f"nll_{count}_context", values[count][1], weighted_images, samples)
-            add(f"free_energy_{count}_context", free, len(held_out))
-        foreign = bounds.foreign_context(held_out.with_contexts(1), config.seed) if 1 in counts else None
-        if foreign is not None:
-            exchanged = replace(held_out, context=foreign)
-            shown = _free_energy(
-                kept, "free-energy-foreign", model, exchanged, config.seed, advance, "foreign"
-            )
-            add("foreign_context_cost", shown - values[1][0], len(held_out))
-    for count in counts:
-        if 0 in counts and count:
-            add(f"gain_{count}_context", values[0][1] - values[count][1], weighted_images, samples)
-            add(f"free_energy_gain_{count}_context", values[0][0] - values[count][0], len(held_out))
+    chosen = random_order(len(held_out), config.seed, "contexts subset")[:images]
+    found = _measure(trained, held_out, chosen, counts, samples)
     notes = [
-        f"nll: k = {samples:,} on {weighted_images:,} random images, carried to all {len(held_out):,} of the split by "
+        f"nll: k = {samples:,} on {len(chosen):,} random images, carried to all {len(held_out):,} of the split by "
         "their difference to F; the target is never among its contexts",
-        *([FOREIGN] if foreign is not None else []),
+        *([FOREIGN] if found.foreign is not None else []),
     ]
     errors = about_errors(held_out)
     if "interval_95" in errors:
         notes.append(f"95 % interval for other alphabets: {errors['interval_95']}")
     about = {
-        "split": config.split,
         "split_images": len(held_out),
         "seed": config.seed,
         "trained_with": list(trained.recipe.train.contexts),
@@ -142,7 +110,55 @@ def measure_contexts(
         "notes": notes,
         **errors,
     }
-    return entries, about
+    return _entries(found, held_out, len(chosen), samples), about
+
+
+def _entries(found: _Measured, held_out: HeldOut, weighted_images: int, samples: int) -> dict[str, Entry]:
+    from seqgen.evaluation.errors import clustered
+
+    entries: dict[str, Entry] = {}
+
+    def add(name: str, of_images: torch.Tensor, count: int, k: int | None = None) -> None:
+        entries[name] = entry_of(clustered(of_images, held_out.groups, held_out.alphabets), count, k=k)
+
+    for count in found.free:
+        add(f"nll_{count}_context", found.nll[count], weighted_images, samples)
+        add(f"free_energy_{count}_context", found.free[count], len(held_out))
+    if found.foreign is not None:
+        add("foreign_context_cost", found.foreign - found.free[1], len(held_out))
+    for count in found.free:
+        if 0 in found.free and count:
+            add(f"gain_{count}_context", found.nll[0] - found.nll[count], weighted_images, samples)
+            add(f"free_energy_gain_{count}_context", found.free[0] - found.free[count], len(held_out))
+    return entries
+
+
+def _measure(
+    trained: TrainedModel, held_out: HeldOut, chosen: torch.Tensor, counts: Sequence[int], samples: int
+) -> _Measured:
+    from seqgen.evaluation.bounds import foreign_context
+    from seqgen.evaluation.errors import difference_values
+
+    config = trained.recipe.evaluate
+    model, seed = load_for_measuring(trained), config.seed
+    kept = Kept(trained.places.one_shot / "contexts", trained.weights[:16], f"{config.split}-seed{seed}")
+    device = next(model.parameters()).device
+    print(f"contexts: {len(chosen):,} of {len(held_out):,} images of {config.split} on {device}", flush=True)
+    free, nll, foreign = {}, {}, None
+    with Display("passes") as display:
+        total = len(counts) * (len(held_out) + samples * len(chosen)) + len(held_out) * (1 in counts)
+        advance = display.counter("contexts", total)
+        for count in counts:
+            given = held_out.with_contexts(count)
+            free[count] = _free_energy(kept, f"free-energy-{count}", model, given, seed, advance)
+            some = given.take(chosen)
+            weighted = _weighted(kept, f"nll-k{samples}-{count}", model, some, samples, seed, advance)
+            nll[count] = difference_values(free[count], weighted, chosen)
+        misleading = foreign_context(held_out.with_contexts(1), seed) if 1 in counts else None
+        if misleading is not None:
+            exchanged = replace(held_out, context=misleading)
+            foreign = _free_energy(kept, "free-energy-foreign", model, exchanged, seed, advance, "foreign")
+    return _Measured(free, nll, foreign)
 
 
 def _free_energy(
