@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,9 +18,7 @@ from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from seqgen.evaluation.recognition import Critics
+    from seqgen.evaluation.recognition import Characters, Critics, Judgement
 
 PICTURE = "recognise.svg"
 SAMPLES = 20  # of each character, as many as people drew
@@ -55,8 +54,6 @@ def recognise(
 
 def measure_recognition(trained: TrainedModel, temperatures: list[float]) -> dict[str, Entry]:
     """Draw, judge and write; returns the table's entries. Raises BadInput before anything is drawn."""
-    recipe = trained.recipe
-    config, split = recipe.evaluate, recipe.data.split
     _check(trained, temperatures)
     critics = _critics(trained)
 
@@ -64,59 +61,71 @@ def measure_recognition(trained: TrainedModel, temperatures: list[float]) -> dic
     from seqgen.evaluation import recognition
     from seqgen.evaluation.errors import Clustered, clustered
 
-    model = load_for_measuring(trained)
+    recipe, config = trained.recipe, trained.recipe.evaluate
     characters = recognition.by_character(images_of(trained, config.split))
-    features = recognition.encode(critics.embedding, characters.drawings)
-    given = {
-        "": recognition.random_exemplars(characters, config.seed),
-        "typical_": recognition.typical_exemplars(characters, features),
-    }
     entries: dict[str, Entry] = {}
     points: list[Judged] = []
-
-    def add(who: str, kind: str, name: str, drawings: Tensor, k: int | None = None) -> None:
-        found = recognition.judge(critics, given[kind].support, drawings)
+    for kind, who, name, found in _judged(trained, critics, characters, temperatures):
         recognised = clustered(100 * found.recognised, None, characters.alphabets)
         originality = clustered(found.originality, None, characters.alphabets)
-        images = drawings.shape[0] * drawings.shape[1]
+        k = None if who == PEOPLE else SAMPLES
+        images = len(characters.drawings) * (SAMPLES if k else characters.drawings.shape[1] - 1)
         entries[f"recognised_{kind}{name}"] = entry_of(recognised, images, unit="%", k=k)
         entries[f"originality_{kind}{name}"] = entry_of(
             originality, images, unit="of the spread of all drawings", k=k
         )
         errors = recognised.se, originality.se
         points.append(Judged(who, recognised.value, originality.value, *errors, typical=bool(kind)))
+    accuracy = Clustered(**critics.about["accuracy"][config.split])
+    drawings = characters.drawings.shape[0] * characters.drawings.shape[1]
+    entries[f"protonet_accuracy_{recipe.data.split}"] = entry_of(accuracy, drawings, unit="%")
+    plain = temperatures == [1.0]
+    about = {
+        "picture": PICTURE,
+        "needs": command(trained, "recogniser"),
+        "protocol": _PROTOCOL,
+        "characters": len(characters.drawings),
+        "seed": config.seed,
+        "options": "" if plain else " ".join(f"--temperature {one:g}" for one in temperatures),
+        "critics": critics.about["sha256"],
+    }
+    write_bytes(trained.places.one_shot / PICTURE, plane(points))
+    write_table(trained, "recognise", entries, about, "Recognisability and originality of samples")
+    return entries
 
+
+def _judged(
+    trained: TrainedModel, critics: Critics, characters: Characters, temperatures: list[float]
+) -> Iterator[tuple[str, str, str, Judgement]]:
+    """The kind of exemplars, who drew, how the figures' names end, and what the critics say of each character."""
+    from seqgen.drawing.plane import PEOPLE
+    from seqgen.evaluation import recognition
+
+    recipe, seed = trained.recipe, trained.recipe.evaluate.seed
+    split, model = recipe.data.split, load_for_measuring(trained)
+    features = recognition.encode(critics.embedding, characters.drawings)
+    given = {
+        "": recognition.random_exemplars(characters, seed),
+        "typical_": recognition.typical_exemplars(characters, features),
+    }
     with Display("samples") as display:
         total = len(given) * len(temperatures) * len(characters.drawings) * SAMPLES
         advance = display.counter("samples", total)
         for kind, exemplars in given.items():
             for temperature in temperatures:
                 samples = recognition.draw_samples(
-                    model, exemplars.support, SAMPLES, config.seed, temperature, advance
+                    model, exemplars.support, SAMPLES, seed, temperature, advance
                 )
                 suffix = "" if temperature == 1 else f"_temperature_{temperature:g}"
                 who = recipe.name if len(temperatures) == 1 else f"temperature {temperature:g}"
-                add(who, kind, f"{split}{suffix}", samples, SAMPLES)
-            add(PEOPLE, kind, f"people_{split}", exemplars.others)
-    accuracy = Clustered(**critics.about["accuracy"][config.split])
-    entries[f"protonet_accuracy_{split}"] = entry_of(
-        accuracy, characters.drawings[:, :, 0, 0].numel(), unit="%"
-    )
-    about = {
-        "picture": PICTURE,
-        "needs": command(trained, "recogniser"),
-        "protocol": _PROTOCOL,
-        "split": config.split,
-        "characters": len(characters.drawings),
-        "seed": config.seed,
-        "options": ""
-        if temperatures == [1.0]
-        else " ".join(f"--temperature {one:g}" for one in temperatures),
-        "critics": critics.about["sha256"],
-    }
-    write_bytes(trained.places.one_shot / PICTURE, plane(points))
-    write_table(trained, "recognise", entries, about, "Recognisability and originality of samples")
-    return entries
+                yield (
+                    kind,
+                    who,
+                    f"{split}{suffix}",
+                    recognition.judge(critics, exemplars.support, samples),
+                )
+            people = recognition.judge(critics, exemplars.support, exemplars.others)
+            yield kind, PEOPLE, f"people_{split}", people
 
 
 def _critics(trained: TrainedModel) -> Critics:

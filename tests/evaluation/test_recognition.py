@@ -432,7 +432,7 @@ def test_the_verbs_train_critics_once_and_measure_a_model_with_them(tmp_path, mo
     assert entries["recognised_people_30-20"]["images"] == 22 * 3
     assert entries["recognised_people_30-20"]["se_by_alphabet"] > 0
     assert entries["recognised_people_30-20"]["value"] > entries["recognised_30-20"]["value"]
-    assert table["command"].endswith("recognise --recipe tiny --temperature 1 --temperature 0.5")
+    assert table["command"].endswith("tiny.yaml --temperature 1 --temperature 0.5")
     assert table["about"]["critics"] == description["sha256"]
     assert (root / "one_shot" / "recognise.svg").stat().st_size > 5000
 
