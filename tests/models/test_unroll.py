@@ -77,14 +77,22 @@ def test_recomputing_keeps_less():
 
 
 @pytest.mark.slow
-def test_a_compiled_step_gives_the_same_and_a_copy_of_the_model_runs_its_own_weights():
-    model = small(4)
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"conditional": True, "context": "attention", "infer_from_context": True, "copy_grid": 3}],
+    ids=str,
+)
+def test_a_compiled_step_gives_the_same_and_a_copy_of_the_model_runs_its_own_weights(kind: dict):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = small(4, **kind)
     x, noise = torch.rand(3, 1, 9, 9).round(), noise_of(model, 3)
+    context = torch.rand(3, 2, 9, 9).round() if kind else None
     results = []
     for compiled in (False, True):
         model.compile_step(compiled)
         model.zero_grad()
-        bound = model(x, None, noise)
+        bound = model(x, context, noise)
         bound.free_energy().sum().backward()
         results.append([*(part.detach() for part in bound), *(p.grad for p in model.parameters())])
     for one, other in zip(*results, strict=True):
@@ -96,10 +104,10 @@ def test_a_compiled_step_gives_the_same_and_a_copy_of_the_model_runs_its_own_wei
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.add_(0.5)
-    plain = small(4)
+    plain = small(4, **kind)
     plain.load_state_dict(twin.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(twin(x, None, noise), plain(x, None, noise))
+        torch.testing.assert_close(twin(x, context, noise), plain(x, context, noise))
 
 
 def test_noise_that_is_no_multiple_of_the_images_is_refused():
