@@ -37,14 +37,20 @@ def entry(
 
 
 def write_table(
-    trained: TrainedModel, verb: str, entries: Mapping[str, Entry], about: Mapping[str, Any], title: str
+    trained: TrainedModel,
+    verb: str,
+    entries: Mapping[str, Entry],
+    about: Mapping[str, Any],
+    title: str,
+    *,
+    name: str | None = None,
 ) -> Path:
-    """Write artifacts/<recipe>/one_shot/<verb>.json; `about` are the choices that it was measured with.
+    """Write artifacts/<recipe>/one_shot/<verb>.json, or `name`.json; `about` are the choices it was measured with.
 
     Of those `options` are what the command line had beside recipe and settings, `needs` a command that has to be run
     before, and `notes` lines that belong under the table.
     """
-    path = trained.places.one_shot / f"{verb}.json"
+    path = trained.places.one_shot / f"{name or verb}.json"
     content = {
         "title": title,
         "recipe": trained.recipe.name,

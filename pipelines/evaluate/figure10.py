@@ -10,7 +10,7 @@ import typer
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
-from pipelines.evaluate.figures import need_contexts, subject, write_figure
+from pipelines.evaluate.figures import TemperatureOption, need_contexts, subject, write_figure
 from seqgen.core.errors import BadInput
 
 TITLE = "New exemplars of alphabets never seen"
@@ -22,7 +22,12 @@ WithOption = Annotated[
 ]
 
 
-def figure10(recipe: RecipeOption = None, settings: SetOption = None, others: WithOption = None) -> None:
+def figure10(
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+    others: WithOption = None,
+    temperature: TemperatureOption = 1.0,
+) -> None:
     """Draw new exemplars of characters of alphabets never seen (figure 10), given one drawing of each.
 
     `--with one-shot-40-10 --with one-shot-45-5` puts the three splits side by side.
@@ -45,12 +50,13 @@ def figure10(recipe: RecipeOption = None, settings: SetOption = None, others: Wi
 
     columns = 10 if len(shown) == 1 else 6
     sheets = [
-        one_shot.exemplars(subject(trained), f"{TITLE}: {trained.recipe.data.split}", columns)
+        one_shot.exemplars(subject(trained, 1, temperature), f"{TITLE}: {trained.recipe.data.split}", columns)
         for trained in shown
     ]
     beside = [f"{trained.recipe.name} {trained.weights}" for trained in shown[1:]]
     about = {"beside": beside, "options": shlex.join(f"--with={other}" for other in others or ())}
-    write_figure(shown[0], "figure10.png", png(composing.beside(sheets)), TITLE, about=about)
+    picture = png(composing.beside(sheets))
+    write_figure(shown[0], "figure10.png", picture, TITLE, about=about, temperature=temperature)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from pipelines.artifacts.held_out import evaluated_images
 from pipelines.artifacts.one_shot import Entry, write_table
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from seqgen.drawing.one_shot import Subject
     from seqgen.evaluation.bounds import HeldOut
     from seqgen.models import SequentialModel
+
+
+TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, help="Scale of the prior's noise.")]
 
 
 def need_contexts(trained: TrainedModel, what: str, *, of_character: bool = True) -> None:
@@ -41,7 +46,7 @@ def load_held_out(trained: TrainedModel, contexts: int = 1) -> tuple[SequentialM
     return load_for_measuring(trained), evaluated_images(trained, contexts)
 
 
-def subject(trained: TrainedModel, contexts: int = 1) -> Subject:
+def subject(trained: TrainedModel, contexts: int = 1, temperature: float = 1.0) -> Subject:
     """What a sheet of this model shows; F of every drawing is the evaluation's where that was given the same."""
     from seqgen.drawing.one_shot import Subject
 
@@ -49,7 +54,8 @@ def subject(trained: TrainedModel, contexts: int = 1) -> Subject:
     free_energy = _evaluated(trained, held_out) if contexts == 1 else None
     if free_energy is None:
         free_energy = _free_energy(trained, model, held_out)
-    return Subject(model, held_out, free_energy, trained.manifest().title, trained.recipe.evaluate.seed)
+    title, seed = trained.manifest().title, trained.recipe.evaluate.seed
+    return Subject(model, held_out, free_energy, title, seed, temperature)
 
 
 def write_figure(
@@ -59,13 +65,22 @@ def write_figure(
     title: str,
     entries: Mapping[str, Entry] | None = None,
     about: Mapping[str, Any] | None = None,
+    temperature: float = 1.0,
 ) -> None:
-    """Write artifacts/<recipe>/one_shot/<verb>.png, `name`, then <verb>.json, which says whose weights drew it."""
+    """Write artifacts/<recipe>/one_shot/<verb>.png, `name`, then <verb>.json, which says whose weights drew it.
+
+    With another `temperature` than 1 both names end with it.
+    """
+    verb, _, kind = name.partition(".")
+    suffix, options = "", (about or {}).get("options", "")
+    if temperature != 1:
+        suffix = f"-temperature-{temperature:g}"
+        options = f"{options} --temperature {temperature:g}".strip()
+    name = f"{verb}{suffix}.{kind}"
     path = trained.places.one_shot / name
     write_bytes(path, picture)
-    config = trained.recipe.evaluate
-    choices = {"picture": name, "split": config.split, "seed": config.seed, **(about or {})}
-    table = write_table(trained, path.stem, entries or {}, choices, title)
+    choices = {**(about or {}), "picture": name, "seed": trained.recipe.evaluate.seed, "options": options}
+    table = write_table(trained, verb, entries or {}, choices, title, name=f"{verb}{suffix}")
     print(f"written: {path}, {table.name}")
 
 

@@ -32,10 +32,11 @@ class Subject(NamedTuple):
     free_energy: Tensor
     data: str
     seed: int
+    temperature: float = 1.0  # scales the prior's noise
 
     def drawn(self, count: int, purpose: str, context: Tensor | None = None) -> Tensor:
         """See `draw`."""
-        return draw(self.model, count, self.seed, purpose, context)
+        return draw(self.model, count, self.seed, purpose, context, self.temperature)
 
 
 @torch.no_grad()
@@ -45,11 +46,15 @@ def draw(
     seed: int,
     purpose: str,
     context: Tensor | None = None,
+    temperature: float = 1.0,
     chunk: int = 500,
 ) -> Tensor:
-    """`count` means of p(x | c_T), z from the prior, [count,1,H,W] on the CPU; drawing i is given context i mod B."""
+    """`count` means of p(x | c_T), z from the prior, [count,1,H,W] on the CPU; drawing i is given context i mod B.
+
+    `temperature` multiplies the prior's noise.
+    """
     device = next(model.parameters()).device
-    noise = model.noise(count, generator_at(_CPU, seed, purpose))
+    noise = temperature * model.noise(count, generator_at(_CPU, seed, purpose))
     parts = []
     for number in torch.arange(count).split(chunk):
         given = None if context is None else context[number % len(context)].to(device).float()
@@ -82,7 +87,7 @@ def exemplars(subject: Subject, title: str, columns: int = _COLUMNS) -> Image.Im
         exemplar_rows(tiles(context), tiles(drawn)),
         title=title,
         caption=f"{subject.data}. In the frame: one held-out drawing x' of a character never seen. Below it: means of "
-        f"p(x | c_T), T = {subject.model.config.steps}, given that drawing alone. {_seed(subject)}",
+        f"p(x | c_T), T = {subject.model.config.steps}, given that drawing alone{_noise(subject)}. {_seed(subject)}",
     )
     return stacked([render(sheet), *likely(subject, len(chosen))])
 
@@ -193,6 +198,10 @@ def beside_training(
         heads = [f"{100 * value:.0f} %" for value in near.distance[index].tolist()]
         sheets.append(render(Sheet(rows, title, caption, heads)))
     return stacked(sheets)
+
+
+def _noise(subject: Subject) -> str:
+    return "" if subject.temperature == 1 else f", the prior's noise scaled by {subject.temperature:g}"
 
 
 def _seed(subject: Subject) -> str:

@@ -54,6 +54,33 @@ def test_every_figure_leaves_a_picture_and_says_whose_it_is(project, capsys):
     assert {path.name: path.read_bytes() for path in trained.places.one_shot.iterdir()} == before
 
 
+def test_less_noise_of_the_prior_is_another_picture_with_a_name_of_its_own(project):
+    recipe = tiny_recipe(project, conditional=True)
+    trained = finished_run(recipe)
+    figure10(str(recipe), None)
+    figure10(str(recipe), None, temperature=0.5)
+    found = {path.name for path in trained.places.one_shot.iterdir()}
+    assert {"figure10.png", "figure10-temperature-0.5.png", "figure10-temperature-0.5.json"} <= found
+    plain, calm = (
+        (trained.places.one_shot / f"figure10{end}.png").read_bytes() for end in ("", "-temperature-0.5")
+    )
+    assert plain != calm
+    table = json.loads((trained.places.one_shot / "figure10-temperature-0.5.json").read_text())
+    assert table["command"].startswith("python -m pipelines.evaluate.figure10 ")
+    assert table["command"].endswith(" --temperature 0.5")
+    assert table["about"]["picture"] == "figure10-temperature-0.5.png"
+
+
+def test_what_shows_the_character_that_was_given_wants_contexts_of_it(project):
+    recipe = tiny_recipe(project, conditional=True, pairs="alphabet")
+    trained = finished_run(recipe)
+    for verb in (figure10, animate, copies):
+        with pytest.raises(BadInput, match=r"train\.pairs=alphabet in tiny: .*pairs=character"):
+            verb(str(recipe), None)
+    figure11(str(recipe), None)
+    assert (trained.places.one_shot / "figure11.png").is_file()
+
+
 def test_the_table_of_copies(project):
     recipe = tiny_recipe(project, conditional=True)
     trained = finished_run(recipe)
