@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from seqgen.data.batches import generator_at
-from seqgen.drawing.galleries import chosen_steps, exemplar_rows, first_of_each, tiles
+from seqgen.drawing.galleries import chosen_steps, exemplar_rows, first_of_each, scaled, tiles
 from seqgen.drawing.pictures import (
     FRAME,
     INK,
@@ -32,22 +32,30 @@ _ROWS_AND_STEPS = ((4, 20), (2, 20), (2, 10), (1, 10))  # at most; the first tha
 _DRAWING, _STEP, _LAST = 4000, 500, 3000  # milliseconds: of all steps, of one at most, of the last frame
 
 
-def animation(model: SequentialModel, held_out: HeldOut, data: str, seed: int, columns: int = 10) -> bytes:
+def animation(
+    model: SequentialModel,
+    held_out: HeldOut,
+    data: str,
+    seed: int,
+    columns: int = 10,
+    temperature: float = 1.0,
+) -> bytes:
     """Samples of `columns` held-out characters while they are drawn, the context of each in a frame, as a GIF.
 
     Four rows and at most 20 steps are shown, or fewer so that it is not too large to be put on a page. The window that
-    a step writes through is outlined; the last frame is c_T alone. `data` is the set's title.
+    a step writes through is outlined; the last frame is c_T alone. `data` is the set's title; `temperature` multiplies
+    the prior's noise.
     """
     device = next(model.parameters()).device
     first = first_of_each(held_out.concepts)
     context = held_out.x[first[subset(len(first), columns, seed, "exemplars")]]
     most = _ROWS_AND_STEPS[0][0]
     generator = generator_at(torch.device("cpu"), seed, "animation")
-    noise = model.noise(most * len(context), generator).to(device)
+    noise = temperature * model.noise(most * len(context), generator).to(device)
     trace = model.trace(noise, None, context.repeat(most, 1, 1, 1).to(device).float())
     caption = (
         f"{data}. In the frame: one held-out drawing x' of each character. Below it: means of p(x | c_t), given that "
-        f"drawing alone. Seed {seed}, not selected."
+        f"drawing alone{scaled(temperature)}. Seed {seed}, not selected."
     )
     for rows, steps in _ROWS_AND_STEPS:
         shown = chosen_steps(model.config.steps, steps)

@@ -188,3 +188,8 @@ def _noise(model: SequentialModel, count: int, seed: int) -> Tensor:
 
 def _arrays(images: Tensor) -> np.ndarray:
     return images[:, 0].float().cpu().numpy()
+
+
+def scaled(temperature: float) -> str:
+    """What a caption adds where the prior's noise is not as the model has it."""
+    return "" if temperature == 1 else f", the prior's noise scaled by {temperature:g}"

@@ -13,7 +13,7 @@ from seqgen.core.errors import BadInput
 from seqgen.data.batches import generator_at
 from seqgen.data.settings import Pairs
 from seqgen.drawing.composing import SMALL, centred, mosaics, stacked
-from seqgen.drawing.galleries import exemplar_rows, first_of_each, tiles
+from seqgen.drawing.galleries import exemplar_rows, first_of_each, scaled, tiles
 from seqgen.drawing.pictures import FRAME, PAPER, Row, Sheet, render
 from seqgen.evaluation.bounds import HeldOut, subset
 from seqgen.evaluation.copies import Nearest
@@ -87,7 +87,8 @@ def exemplars(subject: Subject, title: str, columns: int = _COLUMNS) -> Image.Im
         exemplar_rows(tiles(context), tiles(drawn)),
         title=title,
         caption=f"{subject.data}. In the frame: one held-out drawing x' of a character never seen. Below it: means of "
-        f"p(x | c_T), T = {subject.model.config.steps}, given that drawing alone{_noise(subject)}. {_seed(subject)}",
+        f"p(x | c_T), T = {subject.model.config.steps}, given that drawing alone{scaled(subject.temperature)}. "
+        f"{_seed(subject)}",
     )
     return stacked([render(sheet), *likely(subject, len(chosen))])
 
@@ -198,10 +199,6 @@ def beside_training(
         heads = [f"{100 * value:.0f} %" for value in near.distance[index].tolist()]
         sheets.append(render(Sheet(rows, title, caption, heads)))
     return stacked(sheets)
-
-
-def _noise(subject: Subject) -> str:
-    return "" if subject.temperature == 1 else f", the prior's noise scaled by {subject.temperature:g}"
 
 
 def _seed(subject: Subject) -> str:
