@@ -135,6 +135,8 @@ def measure_accuracies(
         "lake_accuracy": as_entry(on_lake[classification.TWO_WAY], lake, of_pairs),
         "lake_accuracy_best": as_entry(on_lake[best], lake, of_pairs),
     }
+    for name, right in on_lake.items():
+        entries[f"lake_accuracy_{name}"] = as_entry(right, lake, of_pairs)
     of_background = [number // _DRAWER_PAIRS for number in range(len(background))]
     for name, right in on_background.items():
         entries[f"background_accuracy_{name}"] = as_entry(right, background, of_background)
