@@ -97,15 +97,14 @@ def train(recipe: Recipe, shards: Path, seconds: float, seed: int) -> tuple[Sequ
 
 def measure(model: SequentialModel, recipe: Recipe, shards: Path) -> dict[str, float]:
     """Nats per image on the valid split: F with one context and with five, KL, IW bound, a foreign context's cost."""
-    whole = bounds.hold_out(load_split(shards, "valid"), recipe.data, True, 0, contexts=1)
-    chosen = bounds.subset(len(whole), _IMAGES, 0, "contexts benchmark")
-    held_out = whole.take(chosen)
+    whole = bounds.hold_out(load_split(shards, "valid"), recipe.data, True, 0, contexts=5)
+    given_five = whole.take(bounds.subset(len(whole), _IMAGES, 0, "contexts benchmark"))
+    held_out = given_five.with_contexts(1)
     found = bounds.free_energies(model, held_out, 0)
     foreign = bounds.foreign_context(held_out, 0)
     assert foreign is not None
     misled = bounds.free_energies(model, replace(held_out, context=foreign), 0, purpose="foreign")
-    several = bounds.hold_out(load_split(shards, "valid"), recipe.data, True, 0, contexts=5)
-    of_five = bounds.free_energies(model, several.take(chosen), 0)
+    of_five = bounds.free_energies(model, given_five, 0)
     few = torch.arange(0, _IMAGES, _IMAGES // _WEIGHTED)
     weighted = bounds.importance_bounds(model, held_out.take(few), _SAMPLES, 0)
     return {
@@ -154,14 +153,16 @@ def main(arguments: list[str] | None = None) -> None:
     path = page.RESULTS / f"{table}.json"
     before = json.loads(path.read_text()) if path.is_file() else {}
     kept = before.get("runs", [])
+    recipes = {name: load_recipe(options.recipe, [*BASE, *changes]) for name, changes in VARIANTS.items()}
+    settings = {name: recipe.digest() for name, recipe in recipes.items()}
     for seed in range(options.seeds):
         for name in options.only or VARIANTS:
-            recipe = load_recipe(options.recipe, [*BASE, *VARIANTS[name]])
+            recipe = recipes[name]
             identity = {
                 "variant": name,
                 "seed": seed,
                 "seconds": options.seconds,
-                "settings": recipe.digest(),
+                "settings": settings[name],
                 "machine": page.machine(_CPU),
             }
             if any(identity.items() <= run.items() for run in kept):
@@ -170,8 +171,12 @@ def main(arguments: list[str] | None = None) -> None:
             run = {**identity, "images": images, **measure(model, recipe, shards)}
             kept.append(run)
             print(json.dumps(run), flush=True)
-            same = ("seconds", "machine")
-            runs = [one for one in kept if all(one[key] == run[key] for key in same)]
+            alike = {"seconds": options.seconds, "machine": run["machine"]}.items()
+            runs = [
+                one
+                for one in kept
+                if alike <= one.items() and one["settings"] == settings.get(one["variant"])
+            ]
             result = {"command": page.command(), "runs": kept}
             header = ["", "images", "F", "F, 5 contexts", f"IW-{_SAMPLES}", "KL", "cost of a foreign context"]
             below = f"\n\n`{result['command']}`; {run['machine']}."

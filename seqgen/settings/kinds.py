@@ -36,7 +36,7 @@ SLOTS = (
     "transition",  # f_h (eq. 5)
     "latent",  # what z_t is: its noise, how it is drawn, its divergence from the prior
     "prior",  # p(z_t | .) (eq. 3)
-    "context",  # v_t from the glimpses of several x' (eq. 4)
+    "context",  # which image v_t is read of, given several x' (eq. 4)
     "inference",  # q(z_t | z_{<t}, x) (eqs. 11-12)
     "observation",  # p(x | f_o(c_T)) (eq. 7)
     "objective",  # what a training minimises
