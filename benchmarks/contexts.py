@@ -179,7 +179,8 @@ def main(arguments: list[str] | None = None) -> None:
             ]
             result = {"command": page.command(), "runs": kept}
             header = ["", "images", "F", "F, 5 contexts", f"IW-{_SAMPLES}", "KL", "cost of a foreign context"]
-            below = f"\n\n`{result['command']}`; {run['machine']}."
+            machine = run["machine"]
+            below = f"\n\n`{result['command']}`; {machine['chip']}, torch {machine['torch']}."
             page.publish(table, result, page.table(header, rows(runs)) + below)
 
 
