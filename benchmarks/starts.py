@@ -252,7 +252,7 @@ def free_energies(recipe: Recipe, change: Change, digits: Digits, seed: int, ste
     """
     model, config = fresh(recipe, change, digits, seed), recipe.train
     batches = TrainingBatches(digits.train, recipe.data, config.batch, conditional=False, seed=seed)
-    objective: Objective = find("objective", config.objective).load()(config.of("objective"))
+    objective: Objective = find("objective", config.objective).load()(config.of("objective"), model.sizes)
     parameters = list(model.parameters())
     optimiser = torch.optim.Adam(parameters, config.learning_rate, (0.9, change.beta2), fused=True)
     history, state = [], objective.start()

@@ -10,7 +10,7 @@ from typing import Any
 from seqgen.core.errors import BadInput
 from seqgen.core.yaml import read_yaml
 from seqgen.settings import Recipe, build_recipe, parse_assignment, with_settings
-from seqgen.settings.kinds import owners
+from seqgen.settings.kinds import chosen, owners, within
 
 RECIPES = Path(__file__).parent
 
@@ -53,10 +53,14 @@ def choose(recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
     """
     tree = recipe.given()
     for section, config in (("model", recipe.model), ("train", recipe.train)):
-        kinds = {slot: settings.get(f"{section}.{slot}", getattr(config, slot)) for slot in config.slots}
+        theirs = {key.removeprefix(f"{section}."): value for key, value in settings.items()}
+        try:
+            kinds = chosen(config.default_kinds(), {**tree[section], **theirs})
+        except BadInput:
+            continue  # what is wrong with it is said, with its key, when the recipe is built
         for setting in list(tree[section]):
-            having = owners(setting, config.slots)
-            if having and not any(kind.name == kinds[kind.slot] for kind in having):
+            having = owners(setting, within(config.slots))
+            if having and not any(kind in kinds for kind in having):
                 del tree[section][setting]
     return build_recipe(with_settings(tree, settings), where)
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pipelines.tracking.imports import Imports, imports
 from seqgen.core.errors import BadInput
 from seqgen.settings import ModelConfig, TrainConfig
-from seqgen.settings.kinds import find, names
+from seqgen.settings.kinds import find, names, within
 from seqgen.settings.section import OpenSection
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +85,7 @@ def source_files(*modules: str, without: tuple[str, ...] = (), root: Path = ROOT
 
 def _kinds(module: str) -> set[str]:
     """The modules of the package's own kinds that `module` imports by name."""
-    slots = _BY_NAME[module].slots if module in _BY_NAME else ()
+    slots = within(_BY_NAME[module].slots) if module in _BY_NAME else ()
     kinds = (find(slot, name) for slot in slots for name in names(slot))
     return {kind.module for kind in kinds if not kind.from_outside}
 

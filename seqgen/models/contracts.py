@@ -7,6 +7,7 @@ K latents, D size of h, Cc x H x W canvas.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Generator, Tensor, nn
@@ -19,6 +20,7 @@ __all__ = [
     "Canvas",
     "Context",
     "Latents",
+    "Make",
     "Memory",
     "Observation",
     "Posterior",
@@ -32,6 +34,7 @@ __all__ = [
     "register",
 ]
 
+Make = Callable[..., Any]  # make(slot, *more) -> the kind that was chosen for a slot
 Memory = tuple[Tensor, ...]  # what a recurrence keeps from step to step besides h, each [B,...]
 
 
@@ -152,6 +155,7 @@ class Latents(nn.Module):
     q and p are tuples of tensors [B,K], of one step or stacked to [T,B,K]; what they mean is the latents' own affair.
     """
 
+    size: int  # K, the numbers of one z_t
     parameters_of_q: int  # numbers from which `draw` makes q
 
     def __init__(self, settings: Any, sizes: Sizes) -> None:
@@ -169,17 +173,24 @@ class Latents(nn.Module):
         """z [B,K]."""
         raise NotImplementedError
 
-    def kl(self, q: tuple[Tensor, ...], p: tuple[Tensor, ...]) -> Tensor:
-        """KL[q || p], nats: [T,B]."""
+    def kl(self, z: Tensor, q: tuple[Tensor, ...], p: tuple[Tensor, ...]) -> Tensor:
+        """KL[q || p], nats: [T,B]; where it has no closed form, log q(z) - log p(z), whose mean it is."""
         raise NotImplementedError
 
     def log_ratio(self, z: Tensor, q: tuple[Tensor, ...], p: tuple[Tensor, ...]) -> Tensor:
         """log p(z) - log q(z), nats: [T,B]."""
         raise NotImplementedError
 
-    def distribution(self, q: tuple[Tensor, ...]) -> Distribution:
-        """q as torch has it."""
-        raise NotImplementedError
+    def score(self, z: Tensor, q: tuple[Tensor, ...]) -> Tensor | None:
+        """log q of the parts of z that no gradient flows through, nats, [T,B]; None if there are none.
+
+        z is held fixed in it: its gradient is that of the score function.
+        """
+        return None
+
+    def distribution(self, q: tuple[Tensor, ...]) -> Distribution | None:
+        """q as torch has it; None where torch has none."""
+        return None
 
 
 class Observation(nn.Module):
@@ -216,14 +227,23 @@ class Windows(NamedTuple):
 
 
 class Step(nn.Module):
-    """One member's equations: forward(t, state, noise [B,K], observed) -> state, drawn.
+    """Slot `step`, one member's equations: forward(t, state, noise [B,N], observed) -> state, drawn.
 
-    `state` and `drawn` are named tuples of tensors (or of tuples of them); `drawn` has z, q and p. `observed` is what
-    `observe` made of the images of a run.
+    `state` and `drawn` are named tuples of tensors (or of tuples of them); `state` has a canvas, `drawn` has z, q and
+    p. `observed` is what `observe` made of the images of a run. Of the model's settings, `config`, it takes those that
+    are its own and sizes; `make(slot, *more)` gives it the kind that was chosen for one of its slots.
     """
 
     latents: Latents
     observation: Observation
+
+    def __init__(self, config: Any, sizes: Sizes, make: Make) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def noise(self, steps: int, batch: int, generator: Generator) -> Tensor:
+        """All that is random in a drawing, [T,B,N] on the generator's device: the latents' noise."""
+        return self.latents.noise(steps, batch, generator)
 
     def start(self, batch: int) -> Any:
         """The state before the first step."""

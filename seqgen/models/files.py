@@ -18,7 +18,7 @@ from seqgen.core.files import file_sha256, write_bytes, write_json
 from seqgen.models.build import build
 from seqgen.models.model import SequentialModel
 from seqgen.settings import ModelConfig
-from seqgen.settings.kinds import load_plugin, owners
+from seqgen.settings.kinds import chosen, load_plugin, owners, within
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
@@ -89,12 +89,11 @@ def load_model(directory: Path) -> SequentialModel:
 
 def _owned(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of the first format, which had a value for those of kinds that were not chosen too."""
-    chosen = {slot: settings.get(slot, ModelConfig.model_fields[slot].default) for slot in ModelConfig.slots}
+    kinds = chosen(ModelConfig.default_kinds(), settings)
     return {
         key: value
         for key, value in settings.items()
-        if not (having := owners(key, ModelConfig.slots))
-        or any(chosen[kind.slot] == kind.name for kind in having)
+        if not (having := owners(key, within(ModelConfig.slots))) or any(kind in kinds for kind in having)
     }
 
 

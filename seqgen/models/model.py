@@ -16,10 +16,15 @@ from seqgen.settings import ModelConfig
 
 
 class Bound(NamedTuple):
-    """The two sides of eq. 8 in nats: log p(x | z) [B], and the KL of every step [T,B]."""
+    """The two sides of eq. 8 in nats, log p(x | z) [B] and the KL of every step [T,B], at a posterior sample z [T,B,K].
+
+    `score` is log q of what no gradient flows through, [T,B] (`Latents.score`); None where it flows through all of z.
+    """
 
     log_likelihood: Tensor
     kl: Tensor
+    z: Tensor
+    score: Tensor | None
 
     def free_energy(self) -> Tensor:
         """F = sum_t KL_t - log p(x | z), [B]: a one-sample estimate of an upper bound of -log p(x)."""
@@ -27,11 +32,15 @@ class Bound(NamedTuple):
 
 
 class Inference(NamedTuple):
-    """A posterior sample: z [T,B,K], log p(z) - log q(z | x) [T,B] in nats, q over [T,B,K], p(x | z) over [1,H,W]."""
+    """A posterior sample: z [T,B,K], log p(z) - log q(z | x) [T,B] in nats, q over [T,B,K], p(x | z) over [1,H,W].
+
+    `score` is that of `Bound`; `posterior` is None where torch has no such distribution.
+    """
 
     z: Tensor
     log_ratio: Tensor
-    posterior: Distribution
+    score: Tensor | None
+    posterior: Distribution | None
     likelihood: Distribution
 
 
@@ -49,7 +58,7 @@ class Trace(NamedTuple):
 class SequentialModel(nn.Module):
     """Draws an image in T steps. The step decides which member of the family it is (`seqgen.models.build`).
 
-    Noise is the only randomness: what the latents draw, [T,B,K] (`noise`).
+    Noise is the only randomness: [T,B,N], of which most members make z_t [B,K] one by one, N = K (`noise`).
     """
 
     def __init__(self, config: ModelConfig, sizes: Sizes, step: Step) -> None:
@@ -59,20 +68,24 @@ class SequentialModel(nn.Module):
         self._compiled: Callable[..., Any] | None = None
 
     def noise(self, batch: int, generator: Generator) -> Tensor:
-        """The noise of a drawing of `batch` images, [T,batch,K] on the generator's device."""
-        return self.step.latents.noise(self.config.steps, batch, generator)
+        """The noise of a drawing of `batch` images, [T,batch,N] on the generator's device."""
+        return self.step.noise(self.config.steps, batch, generator)
 
     def forward(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Bound:
         """The bound of eq. 8 for `x` [B,1,H,W] in [0,1], given N contexts x' [B,N,H,W] for conditional models."""
         parameters, drawn = self._run(noise, x, context)
+        latents = self.step.latents
         return Bound(
-            self.step.observation.log_likelihood(parameters, x), self.step.latents.kl(drawn.q, drawn.p)
+            self.step.observation.log_likelihood(parameters, x),
+            latents.kl(drawn.z, drawn.q, drawn.p),
+            drawn.z,
+            latents.score(drawn.z, drawn.q),
         )
 
     def infer(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Inference:
         """A posterior sample of z for every image, with q(z | x) and p(x | z) as distributions.
 
-        With noise for k B images it is k samples each, sample by sample, [T,kB,K]: what depends on x alone is
+        With noise for k B images it is k samples each, sample by sample, [T,kB,N]: what depends on x alone is
         computed once.
         """
         parameters, drawn = self._run(noise, x, context)
@@ -80,17 +93,18 @@ class SequentialModel(nn.Module):
         return Inference(
             drawn.z,
             latents.log_ratio(drawn.z, drawn.q, drawn.p),
+            latents.score(drawn.z, drawn.q),
             latents.distribution(drawn.q),
             self.step.observation.distribution(parameters),
         )
 
     def decode(self, noise: Tensor, context: Tensor | None = None) -> Distribution:
-        """p(x | z, x') for z drawn from the prior by `noise` [T,B,K], as a distribution over [1,H,W]."""
+        """p(x | z, x') for z drawn from the prior by `noise` [T,B,N], as a distribution over [1,H,W]."""
         parameters, _ = self._run(noise, None, context)
         return self.step.observation.distribution(parameters)
 
     def sample(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
-        """Ancestral samples: the mean images [B,1,H,W] of drawings from the prior by `noise` [T,B,K]."""
+        """Ancestral samples: the mean images [B,1,H,W] of drawings from the prior by `noise` [T,B,N]."""
         parameters, _ = self._run(noise, None, context)
         return self.step.observation.mean(parameters)
 
@@ -110,7 +124,7 @@ class SequentialModel(nn.Module):
         read, write, context_read = (
             None if each[0] is None else torch.stack(each) for each in zip(*windows, strict=True)
         )
-        kl = None if x is None else step.latents.kl(drawn.q, drawn.p)
+        kl = None if x is None else step.latents.kl(drawn.z, drawn.q, drawn.p)
         return Trace(torch.stack(canvases), read, write, context_read, kl)
 
     def compile_step(self, compiled: bool = True) -> None:

@@ -20,16 +20,20 @@ class StandardNormal(Prior):
 
 
 class LearnedPrior(Prior):
-    """z_t ~ N(mean, sigma), both linear in [h_{t-1} ; v_t] (as Mansimov et al. 2016 in h alone); N(0, I) at first."""
+    """p(z_t | h_{t-1}, v_t), its parameters linear in [h_{t-1} ; v_t] (Mansimov et al. 2016 have h alone).
+
+    mean and log sigma of Gaussian latents, the logits of Bernoulli ones; all 0 at first: N(0, I), Bernoulli(1/2).
+    """
 
     def __init__(self, settings: Any, sizes: Sizes, context: int, parameters: int) -> None:
         super().__init__(settings, sizes, context, parameters)
+        self.parts = parameters // sizes.latents
         self.head = Linear(sizes.hidden + context, parameters)
         with torch.no_grad():
             self.head.weight.zero_()
             self.head.bias.zero_()
 
     def forward(self, h: Tensor, v: Tensor | None) -> tuple[Tensor, ...]:
-        """mean and log sigma, [B,K] each."""
-        mean, log_std = self.head(*((h,) if v is None else (h, v))).chunk(2, 1)
-        return mean, log_std.clamp(-3.0, 3.0)
+        """(mean, log sigma) or (logits,), [B,K] each."""
+        place, *log_std = self.head(*((h,) if v is None else (h, v))).chunk(self.parts, 1)
+        return place, *(scale.clamp(-3.0, 3.0) for scale in log_std)

@@ -40,8 +40,15 @@ def log_importance_weights(
 ) -> Tensor:
     """log p(x | z) + log p(z) - log q(z | x) at k posterior samples an image, [kB], sample by sample, in nats.
 
-    `noise` is [T,kB,K].
+    `noise` is [T,kB,N].
     """
+    return log_importance_weights_and_score(model, x, context, noise)[0]
+
+
+def log_importance_weights_and_score(
+    model: SequentialModel, x: Tensor, context: Tensor | None, noise: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """`log_importance_weights`, and of the same samples `Inference.score`, [T,kB] or None."""
     inference = model.infer(x, context, noise)
     images = x.expand(noise.shape[1] // len(x), *x.shape).flatten(0, 1)
-    return inference.likelihood.log_prob(images) + inference.log_ratio.sum(0)
+    return inference.likelihood.log_prob(images) + inference.log_ratio.sum(0), inference.score

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points, packages_distributions, version
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
 
@@ -31,6 +31,7 @@ from seqgen.core.errors import BadInput, one_line
 from seqgen.core.strict import Positive, Strict
 
 SLOTS = (
+    "step",  # one member's equations, which say what other slots it has
     "attention",  # reads x and x', writes on the canvas
     "canvas",  # f_c (eq. 6)
     "transition",  # f_h (eq. 5)
@@ -45,7 +46,12 @@ ENTRY_POINTS = "seqgen.kinds"
 
 
 class KindSettings(Strict):
-    """The settings of one kind; the base has none. They share one namespace with those of the section's other kinds."""
+    """The settings of one kind; the base has none. They share one namespace with those of the section's other kinds.
+
+    A setting with the name of a slot is one: the kind's own choice of another kind, which owns settings in turn.
+    """
+
+    discrete: ClassVar[bool] = False  # whether some of what it draws lets no gradient through
 
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
         """What is wrong with these beside the other settings of `section`, for images of `size` if that is known."""
@@ -67,6 +73,12 @@ class Kind:
         if isinstance(self.implementation, str):
             return self.implementation.partition(":")[0]
         return self.implementation.__module__
+
+    @property
+    def own_slots(self) -> dict[str, str]:
+        """The slots that it has itself, and the kind that stands in each by default."""
+        fields = self.settings.model_fields
+        return {name: field.default for name, field in fields.items() if name in SLOTS}
 
     @property
     def from_outside(self) -> bool:
@@ -118,14 +130,14 @@ def register(
     return decorate
 
 
-def find(slot: str, name: str) -> Kind:
+def find(slot: str, name: Any) -> Kind:
     """The kind of that name. Raises BadInput that names the nearest known one, or all."""
     if (slot, name) not in _KINDS:
         _load_entry_points()
     kind = _KINDS.get((slot, name))
     if kind is None:
         known = names(slot)
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise BadInput(f"no such kind ({hint}); a kind of your own needs its module in plugins")
     return kind
@@ -134,6 +146,28 @@ def find(slot: str, name: str) -> Kind:
 def names(slot: str) -> list[str]:
     """The names of the kinds of a slot that are registered."""
     return sorted(name for of, name in _KINDS if of == slot)
+
+
+def chosen(slots: Mapping[str, str], given: Mapping[str, Any]) -> list[Kind]:
+    """The kinds that `given` chooses for `slots` (their defaults by name), those of a kind's own slots after it.
+
+    Raises BadInput for one that is not known.
+    """
+    names, kinds = dict(slots), []
+    for slot in (waiting := list(slots)):  # which grows
+        kinds.append(find(slot, given.get(slot, names[slot])))
+        names |= kinds[-1].own_slots
+        waiting += kinds[-1].own_slots
+    return kinds
+
+
+def within(slots: Iterable[str]) -> tuple[str, ...]:
+    """`slots` and those that any kind of theirs has."""
+    found = list(slots)
+    for slot in found:  # which grows
+        kinds = (kind for kind in _KINDS.values() if kind.slot == slot)
+        found += [more for kind in kinds for more in kind.own_slots if more not in found]
+    return tuple(found)
 
 
 def owners(setting: str, slots: tuple[str, ...]) -> list[Kind]:
@@ -169,6 +203,33 @@ def _load_entry_points() -> None:
     _entry_points_loaded = True
     for point in entry_points(group=ENTRY_POINTS):
         load_plugin(point.value.partition(":")[0])
+
+
+class SequentialSettings(KindSettings):
+    """The paper's step: its canvas and its slots. Defaults are the paper's."""
+
+    canvas_channels: Positive = 4
+    attention: str = Field(default="spatial-transformer", description="how x is read and the canvas written")
+    canvas: str = Field(default="cgru", description="how what is written joins the canvas")
+    transition: str = Field(default="lstm", description="h_t from h_{t-1}, z_t and the context")
+    latent: str = Field(default="gaussian", description="what z_t is")
+    prior: str = Field(default="standard-normal", description="where z_t comes from without x")
+    context: str = Field(default="mean", description="which image is read of several contexts")
+    inference: str = Field(
+        default="shared", description="posterior from h_{t-1} (the paper) or from an encoder LSTM (DRAW)"
+    )
+    observation: str = Field(default="conv", description="f_o: 1x1 convolution or c_T itself")
+    error_image: bool = Field(default=False, description="read x - x_hat_{t-1} beside x (DRAW)")
+    infer_from_context: bool = Field(
+        default=False, description="the posterior sees v_t beside the glimpse of x"
+    )
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """No setting of a context without one."""
+        if not section.conditional:
+            for key in ("context", "infer_from_context"):
+                if (value := getattr(self, key)) != type(self).model_fields[key].default:
+                    yield f"{key}={value}: only for conditional=true; leave it out"
 
 
 class WindowSettings(KindSettings):
@@ -228,7 +289,32 @@ class PathwiseSettings(KindSettings):
     kl_warmup_steps: int = Field(default=0, ge=0, description="steps over which the KL's weight rises to 1")
 
 
+class ScoreFunctionSettings(KindSettings):
+    """The baseline, and what becomes of what it leaves."""
+
+    baseline_hidden: Positive = Field(default=128, description="width of the baseline's network")
+    baseline_rate: float = Field(
+        default=10.0, gt=0, description="the baseline's learning rate, as a multiple of the model's"
+    )
+    normalise: bool = Field(
+        default=True, description="divide the signal by its running deviation where that is above 1"
+    )
+
+
+class ImportanceWeightedSettings(KindSettings):
+    """How many samples the bound has."""
+
+    importance_samples: int = Field(default=5, ge=2, le=1000, description="k, the posterior samples an image")
+
+
+class DiscreteSettings(KindSettings):
+    """None, but no gradient flows through what it draws."""
+
+    discrete: ClassVar[bool] = True
+
+
 for _slot, _name, _implementation, _settings in (
+    ("step", "sequential", "steps.sequential:SequentialStep", SequentialSettings),
     (
         "attention",
         "spatial-transformer",
@@ -241,6 +327,7 @@ for _slot, _name, _implementation, _settings in (
     ("canvas", "cgru", "canvases:GatedCanvas", KindSettings),
     ("transition", "lstm", "transitions:Lstm", KindSettings),
     ("latent", "gaussian", "latents:GaussianLatents", KindSettings),
+    ("latent", "bernoulli", "latents:BernoulliLatents", DiscreteSettings),
     ("prior", "standard-normal", "priors:StandardNormal", KindSettings),
     ("prior", "learned", "priors:LearnedPrior", KindSettings),
     ("context", "mean", "contexts:MeanContext", KindSettings),
@@ -251,4 +338,9 @@ for _slot, _name, _implementation, _settings in (
     ("observation", "identity", "observations:IdentityObservation", IdentityObservationSettings),
 ):
     register(_slot, _name, f"seqgen.models.{_implementation}", _settings)
-register("objective", "pathwise", "seqgen.objectives.pathwise:Pathwise", PathwiseSettings)
+for _name, _implementation, _settings in (
+    ("pathwise", "pathwise:Pathwise", PathwiseSettings),
+    ("score-function", "score_function:ScoreFunction", ScoreFunctionSettings),
+    ("iwae", "iwae:ImportanceWeighted", ImportanceWeightedSettings),
+):
+    register("objective", _name, f"seqgen.objectives.{_implementation}", _settings)

@@ -136,8 +136,15 @@ class Recipe(Strict):
             for key, default in (("pairs", "character"), ("contexts", (1,)), ("new_classes", 0.0)):
                 if (value := getattr(self.train, key)) != default:
                     yield f"train.{key}={value}: only for model.conditional=true; leave it out"
+        if self.train.objective == "pathwise" and (
+            stuck := [kind for kind in self.model.kinds() if kind.settings.discrete]
+        ):
+            yield (
+                f"train.objective=pathwise: no gradient flows through {stuck[0].slot}={stuck[0].name}; "
+                "use score-function or iwae"
+            )
         shapes = len({max(1, count) for count in self.train.contexts})
-        if self.train.compile and self.model.context != "mean" and shapes > _SHAPES:
+        if self.train.compile and getattr(self.model, "context", "mean") != "mean" and shapes > _SHAPES:
             yield (
                 f"train.compile=true: a step is compiled for each of at most {_SHAPES} numbers of contexts, and "
                 f"train.contexts has {shapes}; leave some out, or compile=false"

@@ -12,7 +12,16 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from seqgen.core.errors import BadInput
 from seqgen.core.strict import Strict
-from seqgen.settings.kinds import KindSettings, find, load_plugin, owners, plugin_version
+from seqgen.settings.kinds import (
+    Kind,
+    KindSettings,
+    chosen,
+    find,
+    load_plugin,
+    owners,
+    plugin_version,
+    within,
+)
 
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 
@@ -20,7 +29,8 @@ ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 class OpenSection(Strict):
     """Settings of its own, a kind for each of `slots`, and, as attributes like the others, what those kinds own.
 
-    A setting that none of the chosen kinds has is refused; one that is null is left out. All problems come at once.
+    What a kind owns may be a slot in turn. A setting that none of the chosen kinds has is refused; one that is null is
+    left out. All problems come at once.
     """
 
     model_config = ConfigDict(extra="allow")  # what the kinds own, checked in `_open`
@@ -41,8 +51,17 @@ class OpenSection(Strict):
 
     def problems(self, size: int | None = None) -> Iterator[str]:
         """What the chosen kinds find wrong, for images of `size` if it is known."""
-        for slot in self.slots:
-            yield from self.of(slot).problems(self, size)
+        for kind in self.kinds():
+            yield from self.of(kind.slot).problems(self, size)
+
+    def kinds(self) -> list[Kind]:
+        """The kinds that were chosen, those of a kind's own slots after it."""
+        return chosen(self.default_kinds(), vars(self) | (self.model_extra or {}))
+
+    @classmethod
+    def default_kinds(cls) -> dict[str, str]:
+        """What stands in each of the section's own slots by default."""
+        return {slot: cls.model_fields[slot].default for slot in cls.slots}
 
     def given(self) -> dict[str, Any]:
         """The settings that were given, without those that a default filled in."""
@@ -52,8 +71,7 @@ class OpenSection(Strict):
 
     def used_plugins(self) -> dict[str, str | None]:
         """The modules from outside that these settings need, with the version of each (None: plain files)."""
-        kinds = (find(slot, getattr(self, slot)) for slot in self.slots)
-        modules = {*self.plugins, *(kind.module for kind in kinds if kind.from_outside)}
+        modules = {*self.plugins, *(kind.module for kind in self.kinds() if kind.from_outside)}
         return {module: plugin_version(module) for module in sorted(modules)}
 
     @model_validator(mode="wrap")
@@ -63,15 +81,21 @@ class OpenSection(Strict):
             return handler(data)
         given = {key: value for key, value in data.items() if value is not None}
         problems: list[InitErrorDetails] = list(_plugin_problems(given.get("plugins", ())))
-        kinds = {}
-        for slot in cls.slots:
-            name = given.get(slot, cls.model_fields[slot].default)
+        owned: dict[str, Any] = {}
+        names: dict[str, str] = {}
+        defaults = cls.default_kinds()
+        for slot in (waiting := list(cls.slots)):  # which grows by the slots of those that were chosen
+            name = given.get(slot, defaults[slot])
+            if not isinstance(name, str):  # which is said of it below
+                continue
             try:
-                kinds[slot] = find(slot, name) if isinstance(name, str) else None
+                kind = find(slot, name)
             except BadInput as error:
                 problems.append(_problem((slot,), str(error), name))
-        owned: dict[str, Any] = {}
-        for kind in filter(None, kinds.values()):
+                continue
+            names[slot] = name
+            defaults |= kind.own_slots
+            waiting += kind.own_slots
             theirs = {key: given[key] for key in kind.settings.model_fields if key in given}
             try:
                 own = kind.settings.model_validate_json(json.dumps(theirs))
@@ -80,8 +104,8 @@ class OpenSection(Strict):
                 problems += _details(error)
                 owned |= theirs
         known = [*cls.model_fields, *owned]
-        for key in given.keys() - set(known):
-            problems.append(cls._unowned(key, given, known))
+        for key in given.keys() - set(known) if names.keys() >= set(cls.slots) else ():
+            problems.append(cls._unowned(key, given[key], known, names))
         try:
             section = handler({key: given[key] for key in cls.model_fields if key in given} | owned)
         except ValidationError as error:
@@ -94,18 +118,20 @@ class OpenSection(Strict):
         return section
 
     @classmethod
-    def _unowned(cls, key: str, given: Mapping[str, Any], known: list[str]) -> InitErrorDetails:
-        having = owners(key, cls.slots)
+    def _unowned(cls, key: str, value: Any, known: list[str], names: Mapping[str, str]) -> InitErrorDetails:
+        having = owners(key, within(cls.slots))
         if not having:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            return _problem((key,), hint, given[key], kind="unknown_key")
+            return _problem((key,), hint, value, kind="unknown_key")
         slot = having[0].slot
-        chosen = given.get(slot, cls.model_fields[slot].default)
         theirs = ", ".join(kind.name for kind in having if kind.slot == slot)
-        return _problem(
-            (key,), f"{slot}={chosen} has no such setting (only {theirs}); leave it out", given[key]
-        )
+        if slot in names:
+            text = f"{slot}={names[slot]} has no such setting (only {theirs}); leave it out"
+        else:
+            whole = " and ".join(f"{top}={names[top]}" for top in cls.slots)
+            text = f"a setting of {slot} ({theirs}), and {whole} has no {slot}; leave it out"
+        return _problem((key,), text, value)
 
 
 def _plugin_problems(plugins: Any) -> Iterator[InitErrorDetails]:

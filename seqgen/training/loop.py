@@ -136,8 +136,10 @@ class _Run:
             new_classes_until=round(config.new_classes * config.epochs),
         )
         self.total = config.epochs * self.batches.steps
-        objective = find("objective", config.objective).load()(config.of("objective")).to(group.device)
-        self.parameters: list[Tensor] = [*model.parameters(), *objective.parameters()]
+        make = find("objective", config.objective).load()
+        objective: Objective = make(config.of("objective"), model.sizes).to(group.device)
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.own: list[Tensor] = list(objective.parameters())
         model.recompute = config.recompute
         model.compile_step(config.compile)
         if group.device.type == "cpu":
@@ -151,7 +153,8 @@ class _Run:
         average = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
         average.requires_grad_(False).eval()
         state = {name: value.to(group.device) for name, value in objective.start().items()}
-        optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
+        groups = [{"params": part} for part in (self.parameters, self.own) if part]
+        optimiser = torch.optim.Adam(groups, lr=config.learning_rate, fused=True)
         self.trainee = Trainee(model, average, optimiser, objective, state)
         if group.size > 1:
             # After its first backward pass DDP orders its buckets anew, and with them its sums. Spend one
@@ -176,13 +179,15 @@ class _Run:
             step = epoch * steps + index
             outcome = self._outcome(epoch, index)
             outcome.loss.backward()
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-            spoiled = spoiled.minimum(torch.where(norm.isfinite(), steps, index))
+            norm, own = (
+                nn.utils.clip_grad_norm_(part, self.config.clip) for part in (self.parameters, self.own)
+            )
+            spoiled = spoiled.minimum(torch.where(norm.isfinite() & own.isfinite(), steps, index))
             rate = self._advance(step, spoiled < steps)
             for name, value in outcome.metrics.items():
                 sums[name] = sums[name] + value.double() if name in sums else value.double()
             norms += norm
-            self.trainee.state = outcome.state
+            self.trainee.state = self._shared(outcome.state)
             del outcome  # and with it what was prepared of the weights
             if device.type == "cpu" or (index + 1) % _LOOK_EVERY == 0 or index + 1 == steps:
                 self._refuse(epoch, int(spoiled))
@@ -212,6 +217,16 @@ class _Run:
         mine = noise.unflatten(1, (samples, size, self.config.batch // size))[:, :, rank]
         return mine.flatten(1, 2).contiguous()
 
+    def _shared(self, state: State) -> State:
+        """An objective's state, the same on every rank."""
+        if self.group.size == 1:
+            return state
+        size = self.group.size
+        return {
+            name: self.group.sum(value) / size if value.is_floating_point() else value
+            for name, value in state.items()
+        }
+
     def _refuse(self, epoch: int, spoiled: int) -> None:
         """Stop at a gradient that is not finite; it is the same on all ranks, which sum it."""
         if spoiled < self.batches.steps:
@@ -225,8 +240,8 @@ class _Run:
         """Step the optimiser, unless `spoiled`, and the average; returns the learning rate used."""
         optimiser = self.trainee.optimiser
         rate = learning_rate(step, self.total, self.config)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        for group, times in zip(optimiser.param_groups, (1.0, self.trainee.objective.rate), strict=False):
+            group["lr"] = rate * times
         # Adam's fused kernel looks at it on the device, so that the host need not wait for every step's norm.
         optimiser.found_inf = spoiled.float()  # type: ignore[attr-defined]
         optimiser.step()

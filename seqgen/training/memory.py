@@ -15,6 +15,7 @@ from seqgen.core.machine import memory
 from seqgen.models import build
 from seqgen.settings import ModelConfig, Recipe
 
+_LOOKED_AT = 8  # steps that are counted; the steps of most members are all alike
 _COPIES = 5  # weights, gradients, two moments, average
 
 
@@ -40,9 +41,10 @@ def _counted(model: str, size: int) -> tuple[int, int, int]:
         native.using("none"),
     ):  # tensors without memory: this is to refuse what does not fit
         made = build(config, size, size)
-        step, image, noise = made.step, torch.zeros(1, 1, size, size), torch.zeros(1, config.latents)
+        step, image = made.step, torch.zeros(1, 1, size, size)
+        noise = made.noise(1, torch.Generator())
         observed = step.observe(image, image if config.conditional else None)
-        state, _ = step(0, step.start(1), noise, observed)
+        state = step.start(1)
         kept: dict[int, UntypedStorage] = {}
 
         def count(tensor: Tensor) -> Tensor:
@@ -51,11 +53,13 @@ def _counted(model: str, size: int) -> tuple[int, int, int]:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            step(1, state, noise, observed)
+            for t, noise_t in enumerate(noise[:_LOOKED_AT]):
+                state, _ = step(t, state, noise_t, observed)
     for given in (*made.parameters(), image):
         kept.pop(given.untyped_storage()._cdata, None)
     weights = sum(parameter.nbytes for parameter in made.parameters())
-    return weights, sum(s.nbytes() for s in kept.values()), sum(part.nbytes for part in tree_leaves(state))
+    each = sum(s.nbytes() for s in kept.values()) // min(config.steps, _LOOKED_AT)
+    return weights, each, sum(part.nbytes for part in tree_leaves(state))
 
 
 def bytes_needed(recipe: Recipe) -> int:

@@ -55,10 +55,10 @@ def test_kl_is_the_closed_form():
     mean, log_std = torch.randn(6, 3, 4), torch.randn(6, 3, 4)
     latents = GaussianLatents(KindSettings(), sizes())
     q, standard = Normal(mean, log_std.exp()), Normal(torch.zeros(4), torch.ones(4))
-    torch.testing.assert_close(latents.kl((mean, log_std), ()), kl_divergence(q, standard).sum(-1))
+    torch.testing.assert_close(latents.kl(mean, (mean, log_std), ()), kl_divergence(q, standard).sum(-1))
     learned = torch.randn(6, 3, 4), torch.randn(6, 3, 4)
     expected = kl_divergence(q, Normal(learned[0], learned[1].exp())).sum(-1)
-    torch.testing.assert_close(latents.kl((mean, log_std), learned), expected)
+    torch.testing.assert_close(latents.kl(mean, (mean, log_std), learned), expected)
     assert standard_normal_kl(torch.zeros(2, 4), torch.zeros(2, 4)).abs().max() == 0
 
 

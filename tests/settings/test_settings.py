@@ -30,7 +30,7 @@ def test_every_recipe_is_valid_and_printable(name):
     [
         ("model.steps=0", "model.steps=0"),
         ("model.steps=1000000", "model.steps=1000000"),
-        ("model.stepz=3", "did you mean steps?"),
+        ("model.hiden=3", "did you mean hidden?"),
         ("modle.steps=3", "did you mean model?"),
         ("model.attention=banana", "spatial-transformer"),
         ("train.learning_rate=-1", "train.learning_rate=-1"),

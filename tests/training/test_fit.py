@@ -46,7 +46,7 @@ class Probe(nn.Module):
     def __init__(self, broken: int = -1) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
-        self.config, self.broken = PLAIN, broken
+        self.config, self.sizes, self.broken = PLAIN, None, broken
 
     def noise(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.randn(2, batch, 3, generator=generator)
@@ -57,7 +57,7 @@ class Probe(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Bound:
         ink = x.sum((1, 2, 3))
         energy = self.weight * torch.where(ink == self.broken, math.inf, ink)
-        return Bound(-energy, torch.zeros(2, len(x)))
+        return Bound(-energy, torch.zeros(2, len(x)), noise, None)
 
 
 def ink(count: int) -> ImageSet:

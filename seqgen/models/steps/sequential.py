@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from seqgen.models.contracts import (
     Canvas,
     Context,
-    Latents,
+    Make,
     Memory,
     Observation,
     Posterior,
@@ -57,25 +57,21 @@ class Observed(NamedTuple):
 class SequentialStep(Step):
     """A member of the family: which kind stands in each slot. With `error_image` x - x_hat_{t-1} is read beside x."""
 
-    def __init__(
-        self,
-        sizes: Sizes,
-        *,
-        reader: Reader,
-        context_reader: Reader | None,
-        context: Context | None,
-        posterior: Posterior,
-        writer: Writer,
-        transition: Transition,
-        canvas: Canvas,
-        observation: Observation,
-        latents: Latents,
-        prior: Prior,
-        error_image: bool,
-        infer_from_context: bool,
-    ) -> None:
-        super().__init__()
-        self.sizes, self.error_image, self.infer_from_context = sizes, error_image, infer_from_context
+    def __init__(self, config: Any, sizes: Sizes, make: Make) -> None:
+        super().__init__(config, sizes, make)
+        self.error_image, self.infer_from_context = config.error_image, config.infer_from_context
+        attention, latents = make("attention"), make("latent")
+        reader: Reader = attention.reader(2 if config.error_image else 1)
+        context_reader: Reader | None = attention.context_reader() if config.conditional else None
+        context: Context | None = make("context") if context_reader else None
+        shown = context_reader.features if context_reader else 0
+        glimpse = reader.features + (shown if config.infer_from_context else 0)
+        posterior: Posterior = make("inference", glimpse, latents.parameters_of_q)
+        writer: Writer = attention.writer()
+        transition: Transition = make("transition", sizes.latents + shown)
+        canvas: Canvas = make("canvas")
+        observation: Observation = make("observation")
+        prior: Prior = make("prior", shown, latents.parameters_of_q)
         self.reader, self.writer = reader, writer
         self.context_reader, self.context = context_reader, context
         self.latents, self.prior, self.posterior = latents, prior, posterior
