@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import file_sha256
+from seqgen.models.contracts import Sizes
 from seqgen.objectives import Objective
 from seqgen.training.checkpoint import Position, Trainee, load_average, load_checkpoint, save_checkpoint
 
@@ -24,7 +25,7 @@ class Learned(Objective):
     """One that learns a baseline and keeps a mean."""
 
     def __init__(self) -> None:
-        super().__init__(None)
+        super().__init__(None, Sizes(1, 1, 1, 1, 1, 1, 0.5))
         self.baseline = nn.Linear(2, 1)
 
     def start(self) -> dict[str, torch.Tensor]:

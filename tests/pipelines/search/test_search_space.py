@@ -15,7 +15,7 @@ from tests.tiny_search import tiny
     ("space", "named"),
     [
         ({"model.steps": [4, 0]}, ["model.steps=0"]),
-        ({"model.stepz": [4]}, ["model.stepz", "did you mean steps?"]),
+        ({"model.hiden": [4]}, ["model.hiden", "did you mean hidden?"]),
         ({"model.attention": ["gaussian", "gausian"]}, ["model.attention=", "gausian"]),
         ({"model.steps": [4, "8"]}, ["model.steps=", "'8'"]),
         ({"model.steps": [4, True]}, ["model.steps=True"]),
