@@ -101,17 +101,13 @@ def _facts(
 ) -> list[tuple[str, str]]:
     model = recipe.model
     kind = "given a context image x'" if model.conditional else "unconditional"
-    reads = ", which sees the error image" if model.error_image else ""
-    slots = (
-        f"LSTM {model.hidden}, attention {model.attention}, canvas {model.canvas}, "
-        f"posterior {model.inference}{reads}, {kind}"
-    )
+    slots = ", ".join(f"{each.slot} {each.name}" for each in model.kinds())
     splits = ", ".join(f"{name} {part.images:,}" for name, part in manifest.splits.items())
     steps = f"{run['steps']:,} steps of {recipe.train.batch} images"
     return [
         ("data", f"{manifest.title}, binarisation {recipe.data.binarise}"),
         ("images", splits),
-        ("model", f"T = {model.steps}, {model.latents} latents a step, {slots}"),
+        ("model", f"T = {model.steps}, {model.latents} latents a step, D = {model.hidden}, {slots}; {kind}"),
         (
             "training",
             f"{budget['epochs']} of {recipe.train.epochs} epochs, {steps}, seed {recipe.train.seed}",

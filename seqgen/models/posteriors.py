@@ -23,6 +23,19 @@ class SharedPosterior(Posterior):
         return self.head(self.inner(glimpse, h).tanh()), memory
 
 
+class MeanFieldPosterior(Posterior):
+    """q(z_t | x): an MLP of the glimpse alone, which knows no other z (Rezende et al. 2014; diagonal)."""
+
+    def __init__(self, settings: Any, sizes: Sizes, glimpse: int, parameters: int) -> None:
+        super().__init__(settings, sizes, glimpse, parameters)
+        self.inner = Linear(glimpse, settings.posterior_hidden)
+        self.head = Linear(settings.posterior_hidden, parameters)
+
+    def forward(self, glimpse: Tensor, h: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """See Posterior."""
+        return self.head(self.inner(glimpse).tanh()), memory
+
+
 class EncoderPosterior(Posterior):
     """DRAW's: an encoder LSTM reads [r_t ; h_{t-1}]; the parameters are W h^enc_t (DRAW eqs. 5-6)."""
 

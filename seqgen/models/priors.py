@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqgen.models.contracts import Prior, Sizes
 from seqgen.models.layers import Linear
@@ -37,3 +37,15 @@ class LearnedPrior(Prior):
         """(mean, log sigma) or (logits,), [B,K] each."""
         place, *log_std = self.head(*((h,) if v is None else (h, v))).chunk(self.parts, 1)
         return place, *(scale.clamp(-3.0, 3.0) for scale in log_std)
+
+
+class AutoregressivePrior(LearnedPrior):
+    """p(z_t | h_{t-1}), Bernoulli, every logit linear in h_{t-1} and the latents before it (Gregor et al. 2014)."""
+
+    def __init__(self, settings: Any, sizes: Sizes, context: int, parameters: int) -> None:
+        super().__init__(settings, sizes, context, parameters)
+        self.weights = nn.Parameter(torch.zeros(sizes.latents, sizes.latents))
+
+    def forward(self, h: Tensor, v: Tensor | None) -> tuple[Tensor, ...]:
+        """(logits [B,K], weights [K,K], strictly lower triangular)."""
+        return *super().forward(h, v), self.weights.tril(-1)

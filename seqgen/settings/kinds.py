@@ -232,6 +232,46 @@ class SequentialSettings(KindSettings):
                     yield f"{key}={value}: only for conditional=true; leave it out"
 
 
+class LayersSettings(KindSettings):
+    """Layers of latents, each with weights of its own: the encoder and decoder between them and the image."""
+
+    canvas_channels: Positive = 1
+    latent: str = Field(default="gaussian", description="what z_t is")
+    prior: str = Field(default="standard-normal", description="where z_t comes from without x")
+    transition: str = Field(default="residual", description="h_t from h_{t-1} and z_t")
+    inference: str = Field(default="shared", description="whether q(z_t | .) is told of the layers above")
+    observation: str = Field(default="identity", description="p(x | canvas)")
+    encoder_hidden: Positive = Field(default=200, description="width of what all layers see of x")
+    decoder_hidden: int = Field(default=200, ge=0, description="width of the decoder; 0: it is linear")
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """What goes with layers."""
+        if section.conditional:
+            yield "conditional=true: step=layers is shown no context; use step=sequential"
+        if self.inference == "encoder":
+            yield "inference=encoder: a layer's posterior has no memory; use shared or mean-field"
+
+
+class LatentTransitionSettings(KindSettings):
+    """None, but h_t is z_t."""
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """Both are of one size."""
+        if section.conditional:
+            yield "transition=latent: h_t is z_t alone, and conditional=true has v_t; use another"
+        if section.hidden != section.latents:
+            yield f"transition=latent: h_t is z_t, so hidden={section.hidden} must be latents={section.latents}"
+
+
+class AutoregressivePriorSettings(KindSettings):
+    """None, but it is of bits, a layer at a time."""
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """What it can stand with."""
+        if section.step != "layers" or section.latent != "bernoulli":
+            yield "prior=autoregressive: only for step=layers with latent=bernoulli; use learned"
+
+
 class WindowSettings(KindSettings):
     """The sides of the windows that attention reads and writes through."""
 
@@ -279,8 +319,8 @@ class IdentityObservationSettings(KindSettings):
 
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
         """The canvas is the logits."""
-        if section.canvas_channels != 1:
-            yield f"observation=identity needs canvas_channels=1, not {section.canvas_channels}"
+        if (channels := getattr(section, "canvas_channels", 1)) != 1:
+            yield f"observation={section.observation} needs canvas_channels=1, not {channels}"
 
 
 class PathwiseSettings(KindSettings):
@@ -315,6 +355,7 @@ class DiscreteSettings(KindSettings):
 
 for _slot, _name, _implementation, _settings in (
     ("step", "sequential", "steps.sequential:SequentialStep", SequentialSettings),
+    ("step", "layers", "steps.layers:LayersStep", LayersSettings),
     (
         "attention",
         "spatial-transformer",
@@ -326,16 +367,26 @@ for _slot, _name, _implementation, _settings in (
     ("canvas", "additive", "canvases:AdditiveCanvas", KindSettings),
     ("canvas", "cgru", "canvases:GatedCanvas", KindSettings),
     ("transition", "lstm", "transitions:Lstm", KindSettings),
+    ("transition", "residual", "transitions:Residual", KindSettings),
+    ("transition", "latent", "transitions:Latent", LatentTransitionSettings),
     ("latent", "gaussian", "latents:GaussianLatents", KindSettings),
     ("latent", "bernoulli", "latents:BernoulliLatents", DiscreteSettings),
     ("prior", "standard-normal", "priors:StandardNormal", KindSettings),
     ("prior", "learned", "priors:LearnedPrior", KindSettings),
+    ("prior", "autoregressive", "priors:AutoregressivePrior", AutoregressivePriorSettings),
     ("context", "mean", "contexts:MeanContext", KindSettings),
     ("context", "attention", "contexts:AttentiveContext", KindSettings),
     ("inference", "shared", "posteriors:SharedPosterior", SharedPosteriorSettings),
+    ("inference", "mean-field", "posteriors:MeanFieldPosterior", SharedPosteriorSettings),
     ("inference", "encoder", "posteriors:EncoderPosterior", KindSettings),
     ("observation", "conv", "observations:ConvObservation", KindSettings),
     ("observation", "identity", "observations:IdentityObservation", IdentityObservationSettings),
+    (
+        "observation",
+        "autoregressive",
+        "observations:AutoregressiveObservation",
+        IdentityObservationSettings,
+    ),
 ):
     register(_slot, _name, f"seqgen.models.{_implementation}", _settings)
 for _name, _implementation, _settings in (
