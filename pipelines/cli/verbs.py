@@ -100,6 +100,19 @@ _ONE_SHOT = (
         "Gather the tables and figures of recipes into one page.",
     ),
 )
+# What latent variables are for, in any model.
+_LATENT = (
+    Verb(
+        "impute",
+        "pipelines.evaluate.impute",
+        "Draw missing pixels anew, and score how they are predicted.",
+    ),
+    Verb(
+        "interpolate",
+        "pipelines.evaluate.interpolate",
+        "Draw the way from one image to another through z.",
+    ),
+)
 _OTHERS = (
     Verb(
         "count",
@@ -117,4 +130,4 @@ _OTHERS = (
     Verb("recipes", "pipelines.recipes.__main__", "List the recipes that come with the project."),
     Verb("show", "pipelines.show", "Print a recipe in full, as YAML that is itself a recipe."),
 )
-VERBS = {verb.name: verb for verb in (*STAGES, *_ONE_SHOT, *_OTHERS)}
+VERBS = {verb.name: verb for verb in (*STAGES, *_ONE_SHOT, *_LATENT, *_OTHERS)}

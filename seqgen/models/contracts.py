@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
+from seqgen.core.errors import BadInput
 from seqgen.settings import register
 
 __all__ = [
@@ -172,6 +173,10 @@ class Latents(nn.Module):
     def draw_from_prior(self, p: tuple[Tensor, ...], noise: Tensor) -> Tensor:
         """z [B,K]."""
         raise NotImplementedError
+
+    def prior_noise(self, p: tuple[Tensor, ...], z: Tensor) -> Tensor:
+        """The noise from which `draw_from_prior` makes z; BadInput where z does not tell it."""
+        raise BadInput(f"{type(self).__name__}: z does not tell its noise; use latent=gaussian")
 
     def kl(self, z: Tensor, q: tuple[Tensor, ...], p: tuple[Tensor, ...]) -> Tensor:
         """KL[q || p], nats: [T,B]; where it has no closed form, log q(z) - log p(z), whose mean it is."""

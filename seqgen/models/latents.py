@@ -38,6 +38,13 @@ class GaussianLatents(Latents):
         mean, log_std = p
         return mean + log_std.exp() * noise
 
+    def prior_noise(self, p: tuple[Tensor, ...], z: Tensor) -> Tensor:
+        """(z - mean) / sigma."""
+        if not p:
+            return z
+        mean, log_std = p
+        return (z - mean) * (-log_std).exp()
+
     def kl(self, z: Tensor, q: tuple[Tensor, ...], p: tuple[Tensor, ...]) -> Tensor:
         """The closed form (eq. 8)."""
         return ops.gaussian_kl(*q, *p) if p else ops.standard_normal_kl(*q)

@@ -98,6 +98,15 @@ class SequentialModel(nn.Module):
             self.step.observation.distribution(parameters),
         )
 
+    def encode(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Tensor:
+        """A posterior sample of z as the prior's noise, [T,B,N]: what `decode` makes the same p(x | z) of.
+
+        Under the prior that is N(0, I) whatever p(z_t | .) is, with one z_t on another as they may depend. Raises
+        BadInput where z does not tell its noise.
+        """
+        _, drawn = self._run(noise, x, context)
+        return self.step.latents.prior_noise(drawn.p, drawn.z)
+
     def decode(self, noise: Tensor, context: Tensor | None = None) -> Distribution:
         """p(x | z, x') for z drawn from the prior by `noise` [T,B,N], as a distribution over [1,H,W]."""
         parameters, _ = self._run(noise, None, context)
