@@ -44,7 +44,7 @@ class Mixture:
         below = self.log_joint(x).softmax(1).cumsum(1)
         kind = (Normal(0, 1).cdf(noise[0]) > below).sum(1).clamp(max=2)
         likelihood = Independent(Bernoulli(self.ink[kind].view(-1, 1, 2, 2)), 3)
-        return Inference(kind, None, None, likelihood)
+        return Inference(kind, None, None, None, likelihood)
 
     def conditional(self) -> torch.Tensor:
         """p(x_missing | x_observed) of COMPLETIONS, [8]."""
