@@ -1,0 +1,173 @@
+"""A trained model as one works with it in Python: arrays in, tensors out.
+
+    model = seqgen.load("models:/seqgen-one-shot-30-20@champion")
+    model.sample(16, context=x)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from seqgen.core.errors import BadInput
+from seqgen.models import SequentialModel, Trace
+from seqgen.serving import loading
+
+_PAIRS = 1000  # (image, sample) pairs at once
+
+
+def load(where: str | Path) -> Model:
+    """The model in a directory, or that of `models:/<name>@<alias>` or `models:/<name>/<version>`.
+
+    See `seqgen.serving.loading.load`, whose errors are raised.
+    """
+    return Model(loading.load(where))
+
+
+class Model:
+    """A trained model. Images are arrays or tensors [n,H,W] or [H,W] with values in [0,1], 1 = ink.
+
+    What is random follows from `seed`: a call gives the same numbers again. A conditional model takes a context an
+    image, [n,H,W], or N of them, [n,N,H,W]; one [H,W] is for all. Raises BadInput for what does not fit or is not a
+    number. `module` is the torch module, in evaluation mode on the CPU; `module.to(device)` moves all that follows.
+    """
+
+    def __init__(self, module: SequentialModel) -> None:
+        self.module = module
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it draws given a context."""
+        return self.module.config.conditional
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H and W."""
+        return self.module.sizes.height, self.module.sizes.width
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{kind.slot}={kind.name}" for kind in self.module.config.kinds())
+        height, width = self.shape
+        return f"seqgen.Model({height}x{width}, T={self.module.config.steps}, {kinds})"
+
+    @torch.inference_mode()
+    def sample(self, count: int = 1, *, context: Any = None, seed: int = 0) -> Tensor:
+        """Draw from the prior: mean images [count,H,W].
+
+        `context` is one drawing [H,W] or several of one character, [N,H,W].
+        """
+        if count < 1:
+            raise BadInput(f"count={count}: at least 1")
+        noise = self.module.noise(count, Generator().manual_seed(seed)).to(self._device)
+        shown = self._context(None if context is None else self._array("context", context)[None], 1)
+        parts = [self.module.sample(part, shown) for part in noise.split(_PAIRS, 1)]
+        return torch.cat(parts).squeeze(1)
+
+    @torch.inference_mode()
+    def nll(self, x: Any, num_samples: int = 500, *, context: Any = None, seed: int = 0) -> Tensor:
+        """-L_k of every image, k = `num_samples` (Burda et al. 2015): bounds -log p(x) from above; nats, float64 [n]."""
+        from seqgen.objectives import importance_weighted
+
+        images, generator = self._images("x", x), Generator().manual_seed(seed)
+        if num_samples < 1:
+            raise BadInput(f"num_samples={num_samples}: at least 1")
+        shown = self._context(context, len(images))
+        step = max(1, _PAIRS // num_samples)
+        parts = [
+            -importance_weighted(
+                self.module,
+                images[start : start + step],
+                None if shown is None else shown[start : start + step],
+                num_samples,
+                generator,
+                chunk=max(_PAIRS, step),
+            )
+            for start in range(0, len(images), step)
+        ]
+        return torch.cat(parts).double()
+
+    def trace(self, x: Any = None, *, context: Any = None, seed: int = 0) -> Trace:
+        """Watch a drawing, step by step: from the posterior of `x`, or one from the prior."""
+        images = None if x is None else self._images("x", x)
+        count = 1 if images is None else len(images)
+        noise = self.module.noise(count, Generator().manual_seed(seed)).to(self._device)
+        return self.module.trace(noise, images, self._context(context, count))
+
+    def impute(
+        self, x: Any, missing: Any, *, steps: int = 100, context: Any = None, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Fill in pixels where `missing` [H,W] or [n,H,W] is True (Rezende et al. 2014): a sample and a mean, [n,H,W].
+
+        The Markov chain of `seqgen.evaluation.imputation`, `steps` long; the mean is that of its last half. What `x`
+        has at missing pixels is not looked at.
+        """
+        from seqgen.evaluation.imputation import impute
+
+        if steps < 1:
+            raise BadInput(f"steps={steps}: at least 1")
+        mask = self._array("missing", missing).bool()
+        images = self._images("x", torch.where(mask, 0.0, self._array("x", x)))
+        mask = mask.to(self._device).expand(len(images), *self.shape).unsqueeze(1)
+        start = torch.where(mask, self.module.sizes.mean, images)
+        generator = Generator().manual_seed(seed)
+        filled = impute(self.module, start, mask, steps, generator, self._context(context, len(images)))
+        return filled.states[-1].squeeze(1), filled.mean.squeeze(1)
+
+    def compress(self, images: Any) -> bytes:
+        """Binary images, losslessly, by bits-back coding (`seqgen.compression`)."""
+        from seqgen.compression import encode
+
+        return encode(self.module, self._images("images", images))
+
+    def decompress(self, content: bytes) -> Tensor:
+        """What `compress` was given, uint8 [n,H,W]; on the same kind of machine, with the same torch."""
+        from seqgen.compression import decode
+
+        return decode(self.module, content).squeeze(1)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def _array(self, name: str, values: Any) -> Tensor:
+        """`values` as float32 on the CPU, all of them numbers in [0,1], of the model's height and width."""
+        try:
+            found = torch.as_tensor(values).detach().cpu().float()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(f"{name}: no array of numbers ({error})") from None
+        height, width = self.shape
+        if found.ndim < 2 or found.shape[-2:] != (height, width) or 0 in found.shape:
+            raise BadInput(f"{name}: shape {list(found.shape)}; the model takes [n, {height}, {width}]")
+        bad = ~((found >= 0) & (found <= 1))
+        if bad.any():
+            raise BadInput(f"{name}: {found[bad][0].item():g} among its values; they are in [0, 1], 1 = ink")
+        return found
+
+    def _images(self, name: str, values: Any) -> Tensor:
+        """Images [n,1,H,W] on the model's device, of which a likelihood is asked."""
+        found = self._array(name, values)
+        if found.ndim > 3 or (found.ndim == 4 and found.shape[1] == 1):
+            found = found.squeeze(1)
+        if found.ndim > 3:
+            raise BadInput(f"{name}: shape {list(found.shape)}; the model takes [n, H, W]")
+        return found.reshape(-1, 1, *self.shape).to(self._device)
+
+    def _context(self, values: Any, count: int) -> Tensor | None:
+        """Contexts [count,N,H,W] on the model's device; None for an unconditional model, which takes none."""
+        if not self.conditional:
+            if values is not None:
+                raise BadInput("context: this model is unconditional; leave it out")
+            return None
+        if values is None:
+            raise BadInput("context: this model draws given a context image; give one")
+        found = self._array("context", values)
+        if found.ndim == 2:
+            found = found.expand(count, 1, *self.shape)
+        elif found.ndim == 3:
+            found = found.unsqueeze(1)
+        if found.ndim != 4 or len(found) != count:
+            raise BadInput(f"context: shape {list(found.shape)} for {count} images; give [n, N, H, W]")
+        return found.to(self._device)
