@@ -112,6 +112,11 @@ _LATENT = (
         "pipelines.evaluate.interpolate",
         "Draw the way from one image to another through z.",
     ),
+    Verb(
+        "compress",
+        "pipelines.evaluate.compress",
+        "Compress held-out images with bits back; measure bits per pixel.",
+    ),
 )
 _OTHERS = (
     Verb(
