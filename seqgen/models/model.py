@@ -36,7 +36,7 @@ class Inference(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A drawing watched step by step: f_o(c_t) as mean images [T,B,1,H,W]; windows [T,B,4,2] in pixels, None
+    """A drawing watched step by step: f_o(c_t) as mean images [T,B,1,H,W]; windows [T,B,J,4,2] in pixels, None
     where there is none; KL [T,B] when x was given."""
 
     canvas: Tensor
@@ -49,7 +49,7 @@ class Trace(NamedTuple):
 class SequentialModel(nn.Module):
     """Draws an image in T steps. The step decides which member of the family it is (`seqgen.models.build`).
 
-    Noise is the only randomness: what the latents draw, [T,B,K] (`noise`).
+    Noise is the only randomness, [T,B,N] (`noise`): what the latents draw, and what else the step wants.
     """
 
     def __init__(self, config: ModelConfig, sizes: Sizes, step: Step) -> None:
@@ -59,8 +59,8 @@ class SequentialModel(nn.Module):
         self._compiled: Callable[..., Any] | None = None
 
     def noise(self, batch: int, generator: Generator) -> Tensor:
-        """The noise of a drawing of `batch` images, [T,batch,K] on the generator's device."""
-        return self.step.latents.noise(self.config.steps, batch, generator)
+        """The noise of a drawing of `batch` images, [T,batch,N] on the generator's device."""
+        return self.step.noise(self.config.steps, batch, generator)
 
     def forward(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Bound:
         """The bound of eq. 8 for `x` [B,1,H,W] in [0,1], given N contexts x' [B,N,H,W] for conditional models."""
@@ -72,7 +72,7 @@ class SequentialModel(nn.Module):
     def infer(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Inference:
         """A posterior sample of z for every image, with q(z | x) and p(x | z) as distributions.
 
-        With noise for k B images it is k samples each, sample by sample, [T,kB,K]: what depends on x alone is
+        With noise for k B images it is k samples each, sample by sample, [T,kB,N]: what depends on x alone is
         computed once.
         """
         parameters, drawn = self._run(noise, x, context)
@@ -85,12 +85,12 @@ class SequentialModel(nn.Module):
         )
 
     def decode(self, noise: Tensor, context: Tensor | None = None) -> Distribution:
-        """p(x | z, x') for z drawn from the prior by `noise` [T,B,K], as a distribution over [1,H,W]."""
+        """p(x | z, x') for z drawn from the prior by `noise` [T,B,N], as a distribution over [1,H,W]."""
         parameters, _ = self._run(noise, None, context)
         return self.step.observation.distribution(parameters)
 
     def sample(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
-        """Ancestral samples: the mean images [B,1,H,W] of drawings from the prior by `noise` [T,B,K]."""
+        """Ancestral samples: the mean images [B,1,H,W] of drawings from the prior by `noise` [T,B,N]."""
         parameters, _ = self._run(noise, None, context)
         return self.step.observation.mean(parameters)
 
@@ -103,7 +103,7 @@ class SequentialModel(nn.Module):
         def advance(t: int, state: Any, noise_t: Tensor) -> tuple[Any, Any]:
             after, drawn = step(t, state, noise_t, observed)
             canvases.append(step.observation.mean(step.observation(after.canvas)))
-            windows.append(step.windows(state, after, observed))
+            windows.append(step.windows(state, after, noise_t, observed))
             return after, drawn
 
         _, drawn = unroll(advance, step.start(noise.shape[1]), noise)

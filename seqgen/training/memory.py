@@ -40,7 +40,7 @@ def _counted(model: str, size: int) -> tuple[int, int, int]:
         native.using("none"),
     ):  # tensors without memory: this is to refuse what does not fit
         made = build(config, size, size)
-        step, image, noise = made.step, torch.zeros(1, 1, size, size), torch.zeros(1, config.latents)
+        step, image, noise = made.step, torch.zeros(1, 1, size, size), made.noise(1, torch.Generator())[0]
         observed = step.observe(image, image if config.conditional else None)
         state, _ = step(0, step.start(1), noise, observed)
         kept: dict[int, UntypedStorage] = {}
