@@ -230,7 +230,7 @@ def test_a_random_reader_is_moved_by_the_noise_alone_and_the_prior_by_none_of_it
     assert noise.shape == (3, 5, 2 + 6)
     assert noise.equal(model.noise(5, torch.Generator().manual_seed(3)))
     plain = build(small(conditional=True), 10, 10, 0.2).noise(5, torch.Generator().manual_seed(3))
-    assert noise[..., :2].equal(plain), "the latents' noise comes first"
+    assert noise[..., :2].equal(plain), "the latents' noise is drawn first, as it is without"
     first, again = model(x, context, noise), model(x, context, noise)
     assert first.kl.equal(again.kl)
     assert first.log_likelihood.equal(again.log_likelihood)
