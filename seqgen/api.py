@@ -68,7 +68,7 @@ class Model:
 
     @torch.inference_mode()
     def nll(self, x: Any, num_samples: int = 500, *, context: Any = None, seed: int = 0) -> Tensor:
-        """-L_k of every image, k = `num_samples` (Burda et al. 2015): bounds -log p(x) from above; nats, float64 [n]."""
+        """-L_k of every image, k = `num_samples` (Burda et al. 2015): above -log p(x) in the mean; nats, [n]."""
         from seqgen.objectives import importance_weighted
 
         images, generator = self._images("x", x), Generator().manual_seed(seed)

@@ -187,6 +187,8 @@ def _check_model(model: SequentialModel) -> None:
             "compression needs the sequential step or layers, Gaussian latents and independent Bernoulli pixels; this "
             f"model has {type(step).__name__}, {type(step.latents).__name__} and {type(step.observation).__name__}"
         )
+    if model.noise(1, torch.Generator()).shape[2] != step.latents.size:
+        raise BadInput("model.attention=random: compression codes no random windows; take another attention")
     if model.config.conditional:
         raise BadInput(
             "model.conditional=true: compression does not code contexts; take an unconditional model"

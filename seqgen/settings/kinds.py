@@ -277,6 +277,9 @@ class WindowSettings(KindSettings):
 
     read_size: Positive = Field(default=12, description="side of the glimpse")
     write_size: Positive = Field(default=12, description="side of the sprite")
+    windows: Positive = Field(
+        default=1, description="J, windows at once: J glimpses side by side, and a sum of J sprites"
+    )
 
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
         """A window is no larger than the image."""
@@ -306,6 +309,23 @@ class AffineWindowSettings(WindowSettings):
         yield from super().problems(section, size)
         if self.copy_grid and not section.conditional:
             yield f"copy_grid={self.copy_grid}: only for conditional=true; leave it out"
+
+
+class ErrorWindowSettings(AffineWindowSettings):
+    """The same, but x is read where the reconstruction is worst."""
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """There is an error to look for, and a place for every window."""
+        yield from super().problems(section, size)
+        if not section.error_image:
+            yield "attention=error reads where the error is: it needs error_image=true"
+        if size is not None and (places := len(window_places(size, self.read_size)) ** 2) < self.windows:
+            yield f"windows={self.windows}: at read_size={self.read_size} attention=error has {places} places"
+
+
+def window_places(size: int, side: int) -> list[int]:
+    """First pixels of windows of `side` pixels half a side apart that cover `size` pixels; the last may be nearer."""
+    return [*range(0, size - side, max(1, side // 2)), size - side]
 
 
 class SharedPosteriorSettings(KindSettings):
@@ -362,6 +382,10 @@ for _slot, _name, _implementation, _settings in (
         "attention.spatial_transformer:SpatialTransformer",
         AffineWindowSettings,
     ),
+    ("attention", "similarity", "attention.spatial_transformer:Similarity", AffineWindowSettings),
+    ("attention", "axis-aligned", "attention.spatial_transformer:AxisAligned", AffineWindowSettings),
+    ("attention", "error", "attention.error:ErrorAttention", ErrorWindowSettings),
+    ("attention", "random", "attention.randomised:RandomAttention", AffineWindowSettings),
     ("attention", "gaussian", "attention.gaussian:GaussianAttention", WindowSettings),
     ("attention", "full", "attention.full:FullAttention", KindSettings),
     ("canvas", "additive", "canvases:AdditiveCanvas", KindSettings),

@@ -17,6 +17,8 @@ MEMBERS = {
     "spatial-transformer": WINDOWS,
     "gaussian": {"attention": "gaussian", **WINDOWS},
     "full": {"attention": "full"},
+    "random": {"attention": "random", "read_size": 1, "write_size": 2},
+    "error": {"attention": "error", "error_image": True, "read_size": 1, "write_size": 2},
     "learned prior": {"prior": "learned", "infer_from_context": True, **WINDOWS},
 }
 
@@ -50,7 +52,9 @@ def quadrature_log_p(model, x, context, nodes: int = 40) -> torch.Tensor:
     values = []
     for image, given in zip(x, context, strict=True):
         batch = len(z1)
-        likelihood = model.decode(torch.stack([z1, z2])[:, :, None], given.expand(batch, 1, 2, 2))
+        noise = model.noise(batch, torch.Generator())  # of which z are the first column
+        noise[..., 0] = torch.stack([z1, z2])
+        likelihood = model.decode(noise, given.expand(batch, 1, 2, 2))
         values.append((likelihood.log_prob(image.expand(batch, 1, 2, 2)).double() + log_weight).logsumexp(0))
     return torch.stack(values).float()
 
