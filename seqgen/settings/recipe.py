@@ -128,7 +128,7 @@ class Recipe(Strict):
                 f"train.batch={self.train.batch} is not divisible by train.workers={self.train.workers}: "
                 "choose a multiple"
             )
-        if self.model.conditional and self.data.source in ("binarized-mnist", "multi-mnist"):
+        if self.model.conditional and self.data.source in ("binarized-mnist", "multi-mnist", "folder"):
             yield f"model.conditional=true: {self.data.source} has no classes to draw pairs from; use another source"
         if self.train.pairs == "alphabet" and not self.data.is_omniglot:
             yield f"train.pairs=alphabet: {self.data.source} has no alphabets; use character"
@@ -136,6 +136,14 @@ class Recipe(Strict):
             for key, default in (("pairs", "character"), ("contexts", (1,)), ("new_classes", 0.0)):
                 if (value := getattr(self.train, key)) != default:
                     yield f"train.{key}={value}: only for model.conditional=true; leave it out"
+        observed = getattr(self.model.of("observation"), "pixels", self.data.pixels)
+        if observed != self.data.pixels:
+            yield (
+                f"model.observation={self.model.observation} is of {observed} pixels, and "
+                f"data.binarise={self.data.binarise} gives {self.data.pixels} ones; choose another of the two"
+            )
+        if self.train.new_classes and self.data.pixels == "grey":
+            yield f"train.new_classes={self.train.new_classes}: maps drawings, not grey images; leave it out"
         shapes = len({max(1, count) for count in self.train.contexts})
         if self.train.compile and self.model.context != "mean" and shapes > _SHAPES:
             yield (
