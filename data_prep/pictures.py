@@ -28,7 +28,7 @@ def read_folder(data: DataConfig, listing: Path) -> dict[str, Labelled]:
     found: dict[str, list[np.ndarray]] = {split: [] for split in ("train", "valid", "test")}
     assert data.folder is not None
     for name, path, content in listed_files(Path(data.folder), listing):
-        found[split_of(name, data.seed)].append(square(grey(content, path), data.size))
+        found[split_of(name, data.seed)].append(square(ink(content, path), data.size))
     for split, images in found.items():
         if not images:
             raise BadInput(f"data.folder={data.folder}: none of its images falls to {split}; add some")
@@ -44,13 +44,16 @@ def split_of(name: str, seed: int) -> str:
     return _TENTHS[tenth] if tenth < len(_TENTHS) else "train"
 
 
-def grey(content: bytes, path: Path) -> np.ndarray:
-    """An image file's grey levels uint8 [H, W], upright as its EXIF says; colour by ITU-R 601, transparency ignored."""
+def ink(content: bytes, path: Path) -> np.ndarray:
+    """An image file's ink uint8 [H, W]: 255 is black and 0 white, as digits have it; upright as its EXIF says.
+
+    Colour by ITU-R 601, transparency ignored. Raises BadInput naming `path` where it is no whole image of 8 bits.
+    """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
             if picture.mode not in _MODES:
                 raise BadInput(f"{path}: {picture.mode}, not of 8 bits a channel; convert it")
-            return np.asarray(ImageOps.exif_transpose(picture).convert("L"))
+            return 255 - np.asarray(ImageOps.exif_transpose(picture).convert("L"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"{path}: not a whole image ({error}); remove or replace it") from error
 

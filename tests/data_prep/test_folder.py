@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_prep.fetch import fetch
-from data_prep.pictures import grey, split_of, square
+from data_prep.pictures import ink, split_of, square
 from data_prep.shard_set import shard_set
 from data_prep.verify import verify
 from seqgen.core.errors import BadInput
@@ -84,15 +84,15 @@ def test_a_square_is_the_area_average_of_the_centre(shape: tuple[int, int], size
     assert (white == 255).all()
 
 
-def test_colour_becomes_luma_and_exif_turns_it_upright():
+def test_ink_is_what_luma_lacks_and_exif_turns_it_upright():
     pixels = np.zeros((2, 3, 3), np.uint8)
     pixels[0, :, 0], pixels[1, :, 1] = 255, 255  # a red row above a green one
     buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
-    found = grey(buffer.getvalue(), Path("x.png"))
-    assert found.tolist() == [[150] * 3, [76] * 3]  # 0.587 and 0.299 of 255
+    found = ink(buffer.getvalue(), Path("x.png"))
+    assert found.tolist() == [[255 - 150] * 3, [255 - 76] * 3]  # 0.587 and 0.299 of 255
 
 
 def test_a_set_has_every_image_once_in_the_split_of_its_name_the_same_bytes_twice(pictures, tmp_path):
@@ -109,7 +109,7 @@ def test_a_set_has_every_image_once_in_the_split_of_its_name_the_same_bytes_twic
         assert line.startswith(hashlib.sha256((pictures / name).read_bytes()).hexdigest())
     for split in ("train", "valid", "test"):
         expected = [
-            square(grey((pictures / name).read_bytes(), pictures / name), 8)
+            square(ink((pictures / name).read_bytes(), pictures / name), 8)
             for name in names
             if split_of(name, 0) == split
         ]
