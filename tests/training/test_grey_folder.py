@@ -24,15 +24,15 @@ SIZE = 12
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    """Lit balls in colour: where one is, how large and how bright is all that differs, and some noise."""
+    """Dark balls in colour: where one is, how large and how bright is all that differs, and some noise."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:24, :30]
     folder.mkdir()
     for number in range(count):
         y, x, radius = random.uniform(8, 16), random.uniform(11, 19), random.uniform(3, 7)
-        light = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * radius**2))
-        grey = 30 + random.uniform(80, 200) * light + random.normal(0, 2, light.shape)
-        pixels = np.stack([grey, grey * 0.9, grey * 0.8], 2).clip(0, 255).astype(np.uint8)
+        dark = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * radius**2))
+        grey = 225 - random.uniform(80, 200) * dark + random.normal(0, 2, dark.shape)
+        pixels = np.stack([grey, grey, grey * 0.9], 2).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:04d}.png")
 
 
@@ -51,7 +51,7 @@ def recipe_of(folder: Path, observation: str) -> Recipe:
                 "observation": observation,
                 "posterior_hidden": 48,
             },
-            "train": {"epochs": 10, "batch": 20, "workers": 1, "learning_rate": 3e-3, "ema": 0.9},
+            "train": {"epochs": 20, "batch": 20, "workers": 1, "learning_rate": 3e-3, "ema": 0.9},
             "evaluate": {"importance_samples": 5, "importance_images": 10},
             "register": {"name": "balls"},
         },
@@ -88,7 +88,7 @@ def test_a_folder_is_learned_far_better_than_its_pixels_means_and_variances(ball
     train, valid = (load_split(balls / "shards", split) for split in ("train", "valid"))
     seen = [fixed_set(images, recipe.data, False, recipe.train.seed).x for images in (train, valid)]
     baseline = independent_gaussians(*seen)
-    assert bounds[-1] < baseline - 50  # of about -130 nats
+    assert bounds[-1] < baseline - 50  # nats, of about -156
     held_out = hold_out(valid, recipe.data, False, 0)
     measured = measure(model, held_out, recipe.evaluate)
     assert measured.metrics["iwae_5"] < measured.metrics["bound"] < baseline - 50
@@ -99,4 +99,4 @@ def test_a_folder_is_learned_far_better_than_its_pixels_means_and_variances(ball
     assert set(first) == {"samples", "reconstructions", "canvas"}
     likelihood = model.infer(held_out.x, None, model.noise(len(valid), torch.Generator())).likelihood
     error = (likelihood.mean - held_out.x).square().mean()
-    assert error < 0.2 * held_out.x.var(0).mean()  # it draws what it was shown
+    assert error < 0.25 * held_out.x.var(0).mean()  # it draws what it was shown
