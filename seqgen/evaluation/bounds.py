@@ -28,12 +28,10 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A split as it is measured: binarised once, each image with its context, in the set's order."""
+    """A split as it is measured: binarised or dequantised once, each image with its context, in the set's order."""
 
-    x: Tensor  # uint8 [N,1,H,W] in {0, 1}
-    context: (
-        Tensor | None
-    )  # uint8 [N,n,H,W] in {0, 1}, n images of the same concept, or of others of its alphabet
+    x: Tensor  # [N,1,H,W]: uint8 in {0, 1}, or float32 in [0, 1) where grey
+    context: Tensor | None  # [N,n,H,W] likewise, n images of the same concept, or of others of its alphabet
     concepts: Tensor  # int64 [N]
     groups: Tensor | None = None  # int64 [N], images of one group are not independent; None: all are
     alphabets: Tensor | None = None  # int64 [N], a coarser grouping: characters of an alphabet are alike
@@ -98,7 +96,7 @@ def hold_out(
     pairs: Pairs = "character",
     contexts: int = 1,
 ) -> HeldOut:
-    """Binarise `images` once and give each its `contexts`, all from `seed`; the first are the same for any number.
+    """`fixed_set` of `images` with what they have; the first contexts are the same for any number.
 
     With `pairs` alphabet the images whose alphabet has no other character here are left out.
     """
@@ -113,7 +111,7 @@ def hold_out(
 
 
 def foreign_context(held_out: HeldOut, seed: int) -> Tensor | None:
-    """The same contexts dealt out anew, so that none has its image's concept (or alphabet): uint8 [N,n,H,W].
+    """The same contexts dealt out anew, so that none has its image's concept (or alphabet): [N,n,H,W].
 
     What contexts are drawn within, concepts or alphabets, is put in a random order and the contexts moved on by the
     largest one's size. None where that cannot be (one has more than half of the images).

@@ -23,7 +23,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points, packages_distributions, version
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -334,7 +334,27 @@ class SharedPosteriorSettings(KindSettings):
     posterior_hidden: Positive = Field(default=256, description="width of the posterior's MLP")
 
 
-class IdentityObservationSettings(KindSettings):
+class ObservationSettings(KindSettings):
+    """What pixels an observation is of; `data.binarise` must give such (Recipe). A kind that does not say takes all."""
+
+    pixels: ClassVar[Literal["binary", "grey"]] = "binary"
+
+
+class DensitySettings(ObservationSettings):
+    """A density of pixels in [0,1]."""
+
+    pixels = "grey"
+
+
+class LogitNormalSettings(DensitySettings):
+    """How far from infinity the logit of a black and of a white pixel stays."""
+
+    logit_alpha: float = Field(
+        default=0.05, gt=0, lt=0.5, description="y = logit(alpha + (1 - 2 alpha) x) is Gaussian"
+    )
+
+
+class IdentityObservationSettings(ObservationSettings):
     """None, but it asks for a canvas of one channel."""
 
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
@@ -403,7 +423,7 @@ for _slot, _name, _implementation, _settings in (
     ("inference", "shared", "posteriors:SharedPosterior", SharedPosteriorSettings),
     ("inference", "mean-field", "posteriors:MeanFieldPosterior", SharedPosteriorSettings),
     ("inference", "encoder", "posteriors:EncoderPosterior", KindSettings),
-    ("observation", "conv", "observations:ConvObservation", KindSettings),
+    ("observation", "conv", "observations:ConvObservation", ObservationSettings),
     ("observation", "identity", "observations:IdentityObservation", IdentityObservationSettings),
     (
         "observation",
@@ -411,6 +431,8 @@ for _slot, _name, _implementation, _settings in (
         "observations:AutoregressiveObservation",
         IdentityObservationSettings,
     ),
+    ("observation", "gaussian", "densities:GaussianObservation", DensitySettings),
+    ("observation", "logit-normal", "densities:LogitNormalObservation", LogitNormalSettings),
 ):
     register(_slot, _name, f"seqgen.models.{_implementation}", _settings)
 for _name, _implementation, _settings in (
