@@ -34,7 +34,7 @@ _BY_NAME: dict[str, type[OpenSection]] = {
 # What decides the numbers: the images that are trained on, and the training.
 LEARNING = ("data_prep.shard_set", "seqgen.training.run")
 # What a registered model is loaded with, by MLflow and by `seqgen.load`.
-SHIPPED = ("seqgen.serving.pyfunc", "seqgen.serving.loading")
+SHIPPED = ("seqgen.serving.pyfunc", "seqgen.api")
 
 
 class SourceFiles(NamedTuple):
