@@ -153,6 +153,7 @@ class Latents(nn.Module):
     """
 
     parameters_of_q: int  # numbers from which `draw` makes q
+    normal_noise = False  # whether the noise is N(0, I), and what is drawn from it differentiable in it
 
     def __init__(self, settings: Any, sizes: Sizes) -> None:
         super().__init__()
@@ -177,8 +178,8 @@ class Latents(nn.Module):
         """log p(z) - log q(z), nats: [T,B]."""
         raise NotImplementedError
 
-    def distribution(self, q: tuple[Tensor, ...]) -> Distribution:
-        """q as torch has it."""
+    def distribution(self, parameters: tuple[Tensor, ...]) -> Distribution:
+        """q, or p, as torch has it."""
         raise NotImplementedError
 
 
@@ -224,6 +225,11 @@ class Step(nn.Module):
 
     latents: Latents
     observation: Observation
+
+    @property
+    def normal_noise(self) -> bool:
+        """Whether all its noise is N(0, I), and a drawing differentiable in it."""
+        return self.latents.normal_noise
 
     def start(self, batch: int) -> Any:
         """The state before the first step."""

@@ -15,6 +15,8 @@ from seqgen.models.contracts import Latents, Sizes
 class GaussianLatents(Latents):
     """Diagonal Gaussians: q = (mean, log sigma); p = () for N(0, I), else (mean, log sigma) too (eqs. 3, 12)."""
 
+    normal_noise = True
+
     def __init__(self, settings: Any, sizes: Sizes) -> None:
         super().__init__(settings, sizes)
         self.size = sizes.latents
@@ -48,7 +50,7 @@ class GaussianLatents(Latents):
         under_p = ((z - prior_mean) * (-prior_log_std).exp()).square()
         return (0.5 * (under_q - under_p) + log_std - prior_log_std).sum(-1)
 
-    def distribution(self, q: tuple[Tensor, ...]) -> Distribution:
+    def distribution(self, parameters: tuple[Tensor, ...]) -> Distribution:
         """Normal(mean, sigma)."""
-        mean, log_std = q
+        mean, log_std = parameters or (torch.zeros(()), torch.zeros(()))
         return Normal(mean, log_std.exp(), validate_args=False)
