@@ -40,6 +40,11 @@ _ONE_SHOT = (
         "Measure -log p(x | x'_1 ... x'_n) by the number n of contexts.",
     ),
     Verb(
+        "estimators",
+        "pipelines.evaluate.estimators",
+        "Measure -log p(x) by estimators that check one another.",
+    ),
+    Verb(
         "gap",
         "pipelines.evaluate.gap",
         "Measure bounds on train, valid and test alike.",

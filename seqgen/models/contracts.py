@@ -165,6 +165,7 @@ class Latents(nn.Module):
 
     size: int  # K, the numbers of one z_t
     parameters_of_q: int  # numbers from which `draw` makes q
+    normal_noise = False  # whether the noise is N(0, I), and what is drawn from it differentiable in it
 
     def __init__(self, settings: Any, sizes: Sizes) -> None:
         super().__init__()
@@ -200,8 +201,8 @@ class Latents(nn.Module):
         """
         return None
 
-    def distribution(self, q: tuple[Tensor, ...]) -> Distribution | None:
-        """q as torch has it; None where torch has none."""
+    def distribution(self, parameters: tuple[Tensor, ...]) -> Distribution | None:
+        """q, or p, over each of the K numbers as torch has it; None where it has none."""
         return None
 
 
@@ -256,6 +257,11 @@ class Step(nn.Module):
     def noise(self, steps: int, batch: int, generator: Generator) -> Tensor:
         """All that is random in a drawing, [T,B,N] on the generator's device: the latents' noise."""
         return self.latents.noise(steps, batch, generator)
+
+    @property
+    def normal_noise(self) -> bool:
+        """Whether all its noise is N(0, I), and a drawing differentiable in it."""
+        return self.latents.normal_noise
 
     def start(self, batch: int) -> Any:
         """The state before the first step."""

@@ -107,6 +107,13 @@ class SequentialModel(nn.Module):
         _, drawn = self._run(noise, x, context)
         return self.step.latents.prior_noise(drawn.p, drawn.z)
 
+    def posterior_and_prior(
+        self, x: Tensor, context: Tensor | None, noise: Tensor
+    ) -> tuple[Distribution | None, Distribution | None]:
+        """q(z_t | z_<t, x) and p(z_t | z_<t) over [T,B,K] along the posterior sample that `noise` [T,B,N] draws."""
+        _, drawn = self._run(noise, x, context)
+        return self.step.latents.distribution(drawn.q), self.step.latents.distribution(drawn.p)
+
     def decode(self, noise: Tensor, context: Tensor | None = None) -> Distribution:
         """p(x | z, x') for z drawn from the prior by `noise` [T,B,N], as a distribution over [1,H,W]."""
         parameters, _ = self._run(noise, None, context)

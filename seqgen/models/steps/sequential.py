@@ -88,6 +88,11 @@ class SequentialStep(Step):
         shape = steps, batch, self.reader.random
         return torch.cat([noise, torch.rand(shape, generator=generator, device=generator.device)], 2)
 
+    @property
+    def normal_noise(self) -> bool:
+        """Not where the reader has uniform numbers."""
+        return super().normal_noise and not self.reader.random
+
     def start(self, batch: int) -> State:
         """h_0, c_0 and the memories."""
         h, memory = self.transition.start(batch)
