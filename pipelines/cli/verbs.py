@@ -125,6 +125,11 @@ _LATENT = (
 )
 _OTHERS = (
     Verb(
+        "family",
+        "pipelines.evaluate.family",
+        "Put the members of the family side by side on one page.",
+    ),
+    Verb(
         "count",
         "pipelines.evaluate.count",
         "Measure how often the model says how many digits are in an image.",
