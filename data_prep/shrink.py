@@ -23,13 +23,18 @@ def shrink(drawings: np.ndarray, size: int, rule: ShrinkRule = "strokes") -> np.
         return drawings[:, kept[:, None], kept].astype(np.uint8)
     if size == 52:
         return drawings[:, 1:, 1:].reshape(-1, 52, 2, 52, 2).max(axis=(2, 4)).astype(np.uint8)
-    overlap = _overlap(size)
-    covered = overlap @ drawings.astype(np.float32) @ overlap.T  # whole numbers, exact in float32
+    rows = overlap(size, SIDE).astype(np.float32)
+    covered = rows @ drawings.astype(np.float32) @ rows.T  # whole numbers, exact in float32
     part, whole = _COVERED
     return (covered * whole >= part * SIDE * SIDE).astype(np.uint8)
 
 
-def _overlap(size: int) -> np.ndarray:
-    """[size, 105]: how much of each source row a target row covers, in units of 1/size of a source row."""
-    fine = np.repeat(np.eye(size, dtype=np.float32), SIDE, axis=1)  # [size, size * SIDE]
-    return fine.reshape(size, SIDE, size).sum(axis=2)
+def overlap(size: int, side: int) -> np.ndarray:
+    """How much of each of `side` source rows each of `size` target rows covers, in units of 1/size of a source row.
+
+    Whole numbers, float64 [size, side].
+    """
+    target, source = np.arange(size)[:, None] * side, np.arange(side) * size
+    return np.clip(np.minimum(target + side, source + size) - np.maximum(target, source), 0, None).astype(
+        float
+    )

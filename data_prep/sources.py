@@ -127,6 +127,8 @@ RAW_FILES: dict[Source, tuple[RawFile, ...]] = {
         RawFile("omniglot_strokes", "images_background.zip"),
         RawFile("omniglot_strokes", "images_evaluation.zip"),
     ),
+    # the digests of images that stay in the user's folder
+    "folder": (RawFile("folder", "SHA256SUMS"),),
 }
 # Lake's 20 official runs of 20-way classification: no part of a set, fetched for the verb that classifies alone
 LAKE_RUNS = RawFile(

@@ -1,7 +1,7 @@
 """A trained model as one works with it in Python: arrays in, tensors out.
 
-    model = seqgen.load("models:/seqgen-one-shot-30-20@champion")
-    model.sample(16, context=x)
+model = seqgen.load("models:/seqgen-one-shot-30-20@champion")
+model.sample(16, context=x)
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Model:
 
     @torch.inference_mode()
     def nll(self, x: Any, num_samples: int = 500, *, context: Any = None, seed: int = 0) -> Tensor:
-        """-L_k of every image, k = `num_samples` (Burda et al. 2015): bounds -log p(x) from above; nats, float64 [n]."""
+        """-L_k of every image, k = `num_samples` (Burda et al. 2015): above -log p(x) in the mean; nats, [n]."""
         from seqgen.objectives import importance_weighted
 
         images, generator = self._images("x", x), Generator().manual_seed(seed)
@@ -153,6 +153,11 @@ class Model:
             found = found.squeeze(1)
         if found.ndim > 3:
             raise BadInput(f"{name}: shape {list(found.shape)}; the model takes [n, H, W]")
+        grey = getattr(self.module.config.of("observation"), "pixels", "binary") == "grey"
+        if not grey and not ((found == 0) | (found == 1)).all():
+            raise BadInput(
+                f"{name}: grey values, and the model's pixels are 0 or 1; give for example x > 0.5"
+            )
         return found.reshape(-1, 1, *self.shape).to(self._device)
 
     def _context(self, values: Any, count: int) -> Tensor | None:

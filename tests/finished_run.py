@@ -62,9 +62,11 @@ def finished_run(
     """
     wanted = load_recipe(str(recipe))
     where = places(wanted)
-    write = write_strokes if wanted.model.conditional else write_digits
     if not where.shards.exists():
-        write(where.shards, seed=data_seed)
+        if wanted.data.is_omniglot:
+            write_strokes(where.shards, seed=data_seed)
+        else:
+            write_digits(where.shards, seed=data_seed, binarise=wanted.data.binarise)
     manifest = read_manifest(where.shards)
     torch.manual_seed(seed)
     model = build(wanted.model, manifest.height, manifest.width, manifest.mean if mean is None else mean)

@@ -9,13 +9,15 @@ import numpy as np
 
 from data_prep.shard_files import encode_sample, write_shard
 from seqgen.data.manifest import Manifest, SourceFile, SplitIndex
-from seqgen.data.settings import DataConfig
+from seqgen.data.settings import Binarise, DataConfig
 
 SIZE = 28
 Sample = tuple[np.ndarray, dict[str, Any]]
 
 
-def write_digits(directory: Path, counts: dict[str, int] | None = None, seed: int = 0) -> np.ndarray:
+def write_digits(
+    directory: Path, counts: dict[str, int] | None = None, seed: int = 0, binarise: Binarise = "dynamic"
+) -> np.ndarray:
     """A grey set of bars of four classes, in chunks of 16; returns the training images uint8 [N,28,28]."""
     rng = np.random.default_rng(seed)
     splits: dict[str, list[Sample]] = {}
@@ -28,7 +30,7 @@ def write_digits(directory: Path, counts: dict[str, int] | None = None, seed: in
             (images[at : at + 16], {"labels": [int(label) for label in labels[at : at + 16]]})
             for at in range(0, count, 16)
         ]
-    return _write(directory, DataConfig(source="mnist-5k", size=SIZE, binarise="dynamic"), splits, 256)
+    return _write(directory, DataConfig(source="mnist-5k", size=SIZE, binarise=binarise), splits, 256)
 
 
 def write_strokes(directory: Path, seed: int = 0) -> np.ndarray:

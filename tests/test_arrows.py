@@ -25,6 +25,7 @@ ALLOWED = {
         "seqgen", "seqgen.core", "seqgen.data", "seqgen.settings", "seqgen.native", "seqgen.models",
         "seqgen.objectives", "seqgen.evaluation",
     ),
+    "seqgen.compression": ("seqgen", "seqgen.core", "seqgen.models", "seqgen.native", "seqgen.ops"),
     "seqgen.serving": ("seqgen.core", "seqgen.models"),
     "seqgen": ("seqgen.serving",),
     "data_prep": ("seqgen.core", "seqgen.data"),

@@ -78,9 +78,9 @@ def command(trained: TrainedModel, verb: str) -> str:
 
 def lines(entries: Mapping[str, Entry]) -> list[str]:
     """The table as aligned plain lines."""
-    result = []
+    result, width = [], max(34, *map(len, entries))
     for name, one in entries.items():
         error = "" if one["se"] is None else f" ± {one['se']:.2f}"
         by_alphabet = "" if one["se_by_alphabet"] is None else f" (by alphabet ± {one['se_by_alphabet']:.2f})"
-        result.append(f"  {name:<34} {one['value']:9.2f}{error}{by_alphabet} {one['unit']}")
+        result.append(f"  {name:<{width}} {one['value']:9.2f}{error}{by_alphabet} {one['unit']}")
     return result

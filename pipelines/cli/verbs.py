@@ -40,6 +40,11 @@ _ONE_SHOT = (
         "Measure -log p(x | x'_1 ... x'_n) by the number n of contexts.",
     ),
     Verb(
+        "estimators",
+        "pipelines.evaluate.estimators",
+        "Measure -log p(x) by estimators that check one another.",
+    ),
+    Verb(
         "gap",
         "pipelines.evaluate.gap",
         "Measure bounds on train, valid and test alike.",
@@ -112,8 +117,18 @@ _LATENT = (
         "pipelines.evaluate.interpolate",
         "Draw the way from one image to another through z.",
     ),
+    Verb(
+        "compress",
+        "pipelines.evaluate.compress",
+        "Compress held-out images with bits back; measure bits per pixel.",
+    ),
 )
 _OTHERS = (
+    Verb(
+        "family",
+        "pipelines.evaluate.family",
+        "Put the members of the family side by side on one page.",
+    ),
     Verb(
         "count",
         "pipelines.evaluate.count",

@@ -9,7 +9,7 @@ from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.progress import Display
 from pipelines.cli.signals import raise_on_stop
-from pipelines.evaluate.measuring import about_errors, entry_of, load_for_measuring, whole_splits
+from pipelines.evaluate.measuring import about_errors, entry_of, load_for_measuring, need_bits, whole_splits
 
 
 def complexity(recipe: RecipeOption = None, settings: SetOption = None) -> None:
@@ -21,6 +21,7 @@ def complexity(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     """
     raise_on_stop()
     trained = load_trained_model(recipe, settings or ())
+    need_bits(trained, "the pixel predictor")
     entries, about = measure_complexity(trained)
     for line in lines(entries):
         print(line)

@@ -193,21 +193,12 @@ def _weighted(
     advance: Callable[[int], None],
 ) -> torch.Tensor:
     """The importance-weighted bound of every image, kept part by part; the noise is the same for any contexts."""
-    import torch
-
     from seqgen.evaluation.bounds import importance_bounds
 
-    values = kept.read(name, len(held_out))
-    advance(len(values) * samples)
-    if len(values) == len(held_out):
-        return values
-    for part in range(len(values) // _PART, -(-len(held_out) // _PART)):
-        index = torch.arange(part * _PART, min(len(held_out), (part + 1) * _PART))
-        measured = importance_bounds(model, held_out.take(index), samples, seed, advance, part=part)
-        values = torch.cat([values[: part * _PART], measured])
-        kept.write(name, values)
-        check_stop()
-    return values
+    def measure(part: int, index: torch.Tensor) -> torch.Tensor:
+        return importance_bounds(model, held_out.take(index), samples, seed, advance, part=part)
+
+    return kept.in_parts(name, len(held_out), _PART, measure, lambda images: advance(images * samples))
 
 
 def _parsed(text: str) -> list[int]:

@@ -12,7 +12,7 @@ from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
 from pipelines.evaluate.figures import load_held_out, need_contexts, write_figure
-from pipelines.evaluate.measuring import about_errors, entry_of
+from pipelines.evaluate.measuring import about_errors, entry_of, need_bits
 
 if TYPE_CHECKING:
     from seqgen.evaluation.errors import Clustered
@@ -35,6 +35,7 @@ def copies(recipe: RecipeOption = None, settings: SetOption = None, samples: Sam
     raise_on_stop()
     trained = load_trained_model(recipe, settings or ())
     need_contexts(trained, "a sample beside its own context")
+    need_bits(trained, "the distance in ink")
 
     from seqgen.drawing import one_shot
     from seqgen.drawing.pictures import png

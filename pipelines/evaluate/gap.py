@@ -13,7 +13,14 @@ from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.progress import Display
 from pipelines.cli.signals import raise_on_stop
-from pipelines.evaluate.measuring import SPLITS, about_errors, entry_of, load_for_measuring, whole_splits
+from pipelines.evaluate.measuring import (
+    SPLITS,
+    about_errors,
+    entry_of,
+    load_for_measuring,
+    need_bits,
+    whole_splits,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +48,7 @@ def gap(recipe: RecipeOption = None, settings: SetOption = None, images: ImagesO
     """
     raise_on_stop()
     trained = load_trained_model(recipe, settings or ())
+    need_bits(trained, "the pixel predictor")
     entries, about = measure_gap(trained, images)
     for line in lines(entries):
         print(line)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.cli.signals import check_stop
 from seqgen.core.files import write_bytes
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ _METHOD = "1"  # to be raised where the same choices give other values: partners
 
 
 class Kept:
-    """Values of images, float64, one file a name, below `directory`/`weights`/`choices`.
+    """Values of images, float64 [N] or [N,...], one file a name, below `directory`/`weights`/`choices`.
 
     What was measured on other weights, or by another method, is removed.
     """
@@ -45,6 +47,31 @@ class Kept:
         stream = io.BytesIO()
         np.save(stream, values.numpy())
         write_bytes(self._path(name), stream.getvalue())
+
+    def in_parts(
+        self,
+        name: str,
+        count: int,
+        size: int,
+        measure: Callable[[int, torch.Tensor], torch.Tensor],
+        known: Callable[[int], None],
+    ) -> torch.Tensor:
+        """The values of `count` images, measured `size` at a time and kept after each part; goes on from what is kept.
+
+        `measure(part, index)` gives the values of the images at `index`; `known` is told how many were there already.
+        """
+        import torch
+
+        values = self.read(name, count)
+        known(len(values))
+        if len(values) == count:
+            return values
+        for part in range(len(values) // size, -(-count // size)):
+            measured = measure(part, torch.arange(part * size, min(count, (part + 1) * size)))
+            values = torch.cat([values[: part * size], measured])
+            self.write(name, values)
+            check_stop()
+        return values
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.npy"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.artifacts.held_out import held_out_of, images_of
 from pipelines.artifacts.one_shot import Entry, entry
 from pipelines.artifacts.trained_model import TrainedModel
+from seqgen.core.errors import BadInput
 
 if TYPE_CHECKING:
     from seqgen.evaluation.bounds import HeldOut
@@ -51,6 +52,15 @@ def whole_splits(trained: TrainedModel) -> dict[str, HeldOut]:
             )
         found[split] = held_out
     return found
+
+
+def need_bits(trained: TrainedModel, what: str) -> None:
+    """Raises BadInput for a model of grey images; `what` is of binary ones."""
+    if trained.recipe.data.pixels != "binary":
+        raise BadInput(
+            f"data.binarise={trained.recipe.data.binarise} in {trained.recipe.name}: {what} is of binary images; "
+            "name another recipe"
+        )
 
 
 def entry_of(found: Clustered, images: int, *, unit: str = "nats", k: int | None = None) -> Entry:

@@ -149,11 +149,13 @@ def _pictures(source: Source) -> list[tuple[str, bytes]]:
 
 
 def _known() -> list[str]:
-    """The recipes that come with the project and were trained and measured here."""
+    """The one-shot recipes that come with the project and were trained and measured here."""
     return [
         name
         for name in recipe_names()
-        if (where := places(load_recipe(name))).one_shot.is_dir() and (where.train / "recipe.json").is_file()
+        if name.startswith(_MAIN)
+        and (where := places(load_recipe(name))).one_shot.is_dir()
+        and (where.train / "recipe.json").is_file()
     ]
 
 

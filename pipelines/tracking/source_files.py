@@ -24,7 +24,8 @@ PACKAGES = ("seqgen", "data_prep", "pipelines")
 READ = {
     "seqgen.native": ("*.cpp", "*.h", "__main__.py"),  # the last one builds the others
     "pipelines.report": ("artifacts/templates/*.html",),
-    "pipelines.evaluate.results": ("templates/*.md",),
+    "pipelines.evaluate.results": ("templates/results.md",),
+    "pipelines.evaluate.family": ("templates/family.md",),
 }
 # Where kinds are imported by the name that a recipe gives, and the section that names them.
 _BY_NAME: dict[str, type[OpenSection]] = {
@@ -34,7 +35,7 @@ _BY_NAME: dict[str, type[OpenSection]] = {
 # What decides the numbers: the images that are trained on, and the training.
 LEARNING = ("data_prep.shard_set", "seqgen.training.run")
 # What a registered model is loaded with, by MLflow and by `seqgen.load`.
-SHIPPED = ("seqgen.serving.pyfunc", "seqgen.serving.loading")
+SHIPPED = ("seqgen.serving.pyfunc", "seqgen.api")
 
 
 class SourceFiles(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a step sees, as a pure function of (seed, epoch, step): order, binarisation, contexts.
+"""What a step sees, as a pure function of (seed, epoch, step): order, binarisation or dequantisation, contexts.
 
 Everything is drawn for the global batch and then sliced by rank, so that the trajectory does not depend on
 the number of workers, and to resume is arithmetic.
@@ -23,14 +23,15 @@ _CHUNK = 1024
 
 
 class Images(NamedTuple):
-    """x [B,1,H,W] and its N contexts [B,N,H,W] (None if unconditional): float32 in {0,1}."""
+    """x [B,1,H,W] and its N contexts [B,N,H,W] (None if unconditional): float32 in {0,1}, or grey in [0,1)."""
 
     x: Tensor
     context: Tensor | None
 
 
 class FixedSet(NamedTuple):
-    """A set binarised once: x uint8 [M,H,W] in {0,1}; partners int64 [M,N], the contexts' indices, or None."""
+    """A set binarised once: x uint8 [M,H,W] in {0,1}, or dequantised once: float32 in [0,1); partners int64 [M,N],
+    the contexts' indices, or None."""
 
     x: Tensor
     partners: Tensor | None
@@ -55,15 +56,16 @@ def steps_per_epoch(count: int, batch: int) -> int:
 
 
 def thresholds(shape: tuple[int, ...], how: Binarise, generator: torch.Generator) -> Tensor | None:
-    """What `dynamic` compares grey with: float32 of `shape`, uniform in [0,1); None where nothing is drawn."""
-    return torch.rand(shape, generator=generator, device=generator.device) if how == "dynamic" else None
+    """What `dynamic` compares levels with and `grey` adds to them: float32 of `shape`, uniform in [0,1); else None."""
+    drawn = how in ("dynamic", "grey")
+    return torch.rand(shape, generator=generator, device=generator.device) if drawn else None
 
 
 def binarise(images: Tensor, levels: int, how: Binarise, uniform: Tensor | None) -> Tensor:
-    """uint8 [B,H,W] -> float32 [B,1,H,W] in {0,1}.
+    """uint8 [B,H,W] -> float32 [B,1,H,W] in {0,1}, or in [0,1) where they stay `grey`.
 
     `static` takes bits as they are, `threshold` is grey > 0.5, `dynamic` is Bernoulli(grey): grey > `uniform`
-    [B,H,W], which is overwritten.
+    [B,H,W], which is overwritten. `grey` is `dequantise`.
     """
     if (levels == 2) != (how == "static"):
         raise BadInput(f"data.binarise={how} does not fit images of {levels} levels; shard the set again")
@@ -72,7 +74,17 @@ def binarise(images: Tensor, levels: int, how: Binarise, uniform: Tensor | None)
     if how == "threshold":
         return (images > 127).unsqueeze(1).float()
     assert uniform is not None
+    if how == "grey":
+        return dequantise(images, uniform).unsqueeze(1)
     return uniform.lt_(images / 255).unsqueeze(1)
+
+
+def dequantise(levels: Tensor, uniform: Tensor) -> Tensor:
+    """x = (v + u) / 256 of levels v, uint8, and u in [0,1), float32: in [v, v + 1) / 256.
+
+    u is cut to 16 bits, with which v + u is exact in float32: no x is rounded up into the next level's bin.
+    """
+    return (levels + (uniform * 2**16).floor() / 2**16) / 256
 
 
 class TrainingBatches:
@@ -155,14 +167,15 @@ def fixed_set(
     pairs: Pairs = "character",
     contexts: int = 1,
 ) -> FixedSet:
-    """The set as it is evaluated: binarised once, into memory, and given its contexts once, all from `seed`."""
+    """The set as it is evaluated: binarised or dequantised once, into memory, its contexts drawn once, by `seed`."""
     device, how = images.device, data.binarise
     generator = generator_at(device, seed, "binarise")
-    x = torch.empty(images.images.shape, dtype=torch.uint8, device=device)
+    kept = torch.float32 if data.pixels == "grey" else torch.uint8
+    x = torch.empty(images.images.shape, dtype=kept, device=device)
     everyone = torch.arange(len(images), device=device)
     for index in everyone.split(_CHUNK):
         uniform = thresholds((len(index), images.height, images.width), how, generator)
-        x[index] = binarise(images.pixels(index), images.levels, how, uniform).squeeze(1).to(torch.uint8)
+        x[index] = binarise(images.pixels(index), images.levels, how, uniform).squeeze(1).to(kept)
     if not conditional:
         return FixedSet(x, None)
     return FixedSet(

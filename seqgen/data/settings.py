@@ -1,4 +1,4 @@
-"""Settings of a data set: where it comes from, how it is cut and how it becomes binary."""
+"""Settings of a data set: where it comes from, how it is cut, and how it becomes binary or stays grey."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ Source = Literal[
     "multi-mnist-5k",
     "omniglot",
     "omniglot-strokes",
+    "folder",
 ]
 SplitRule = Literal["standard", "weak", "30-20", "40-10", "45-5"]
 ShrinkRule = Literal["strokes", "nearest"]
-Binarise = Literal["static", "dynamic", "threshold"]
+Binarise = Literal["static", "dynamic", "threshold", "grey"]
 Pairs = Literal["character", "alphabet"]  # what a context shares with its image
 
 _SIZES = {
@@ -31,6 +32,7 @@ _SIZES = {
     "multi-mnist-5k": (50, 64),
     "omniglot": (28, 52),
     "omniglot-strokes": (28, 52),
+    "folder": range(4, 257),
 }
 _APART = {50: 2, 64: 4}  # how many digits of MNIST find places without overlap, by the side of the canvas
 
@@ -39,9 +41,10 @@ class DataConfig(Strict):
     """One data set as it is sharded and read.
 
     `binarise` says how pixels become 0 or 1: `static` (the files are binary already), `dynamic` (grey levels
-    are Bernoulli probabilities, drawn anew each time from the run's seed), `threshold` (grey > 0.5). `rule` says
+    are Bernoulli probabilities, drawn anew each time from the run's seed), `threshold` (grey > 0.5); or that they stay
+    `grey`: level v is anywhere in its bin, x = (v + u) / 256, u uniform, drawn anew as for `dynamic`. `rule` says
     how Omniglot's drawings are made smaller: `strokes` breaks none, `nearest` at 28 is what published few-shot tables
-    are on.
+    are on. `folder` is the folder of the source of that name.
     """
 
     source: Source
@@ -49,7 +52,12 @@ class DataConfig(Strict):
     split: SplitRule = "standard"
     rule: ShrinkRule = "strokes"
     binarise: Binarise
-    seed: int = Field(default=0, ge=0, description="Seed of what is generated (multi-mnist).")
+    seed: int = Field(
+        default=0, ge=0, description="seed of what is generated (multi-mnist) or split at random (folder)"
+    )
+    folder: str | None = Field(
+        default=None, min_length=1, description="where the images of source=folder lie"
+    )
     digits: tuple[Annotated[int, Field(ge=0, le=5)], ...] = Field(
         default=(2,),
         min_length=1,
@@ -66,7 +74,12 @@ class DataConfig(Strict):
     @property
     def is_grey(self) -> bool:
         """Whether the shards hold grey levels (256) and not bits."""
-        return self.source in ("mnist", "mnist-5k")
+        return self.source in ("mnist", "mnist-5k", "folder")
+
+    @property
+    def pixels(self) -> Literal["binary", "grey"]:
+        """What the pixels are that a model sees."""
+        return "grey" if self.binarise == "grey" else "binary"
 
     @property
     def is_multi_mnist(self) -> bool:
@@ -87,9 +100,9 @@ class DataConfig(Strict):
     def _check(self) -> DataConfig:
         problems = []
         if self.size not in _SIZES[self.source]:
-            problems.append(
-                f"size={self.size}: {self.source} has {' or '.join(map(str, _SIZES[self.source]))}"
-            )
+            sizes = _SIZES[self.source]
+            known = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 2 else " or ".join(map(str, sizes))
+            problems.append(f"size={self.size}: {self.source} has {known}")
         if self.is_omniglot and self.split == "standard":
             problems.append(f"split=standard: {self.source} has weak, 30-20, 40-10 or 45-5")
         if not self.is_omniglot and self.split != "standard":
@@ -98,20 +111,21 @@ class DataConfig(Strict):
             problems.append(f"rule={self.rule}: only Omniglot's drawings are made smaller; leave it out")
         if self.is_grey and self.binarise == "static":
             problems.append(
-                f"binarise=static: {self.source} is grey; use dynamic or threshold, "
+                f"binarise=static: {self.source} is grey; use dynamic, threshold or grey, "
                 "or source=binarized-mnist for Larochelle's fixed files"
             )
         if not self.is_grey and self.binarise != "static":
             problems.append(f"binarise={self.binarise}: {self.source} is binary already; use static")
-        if not self.is_multi_mnist:
-            if self.seed:
-                problems.append(
-                    f"seed={self.seed}: nothing of {self.source} is generated from it; leave it out"
-                )
-            if self.digits != (2,) or not self.overlap:
-                problems.append(f"digits, overlap: {self.source} has one digit an image; leave them out")
-        else:
+        if self.seed and not (self.is_multi_mnist or self.source == "folder"):
+            problems.append(f"seed={self.seed}: nothing of {self.source} is made from it; leave it out")
+        if self.folder is None and self.source == "folder":
+            problems.append("folder: source=folder needs the folder that the images lie in")
+        if self.folder is not None and self.source != "folder":
+            problems.append(f"folder={self.folder}: only for source=folder; leave it out")
+        if self.is_multi_mnist:
             problems += self._digit_problems()
+        elif self.digits != (2,) or not self.overlap:
+            problems.append(f"digits, overlap: {self.source} has one digit an image; leave them out")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -130,7 +144,7 @@ class DataConfig(Strict):
     def _without_later_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Sets that were made before there was a choice keep their digests.
         tree: dict[str, Any] = serialise(self)
-        for key in ("rule", "digits", "overlap"):
+        for key in ("rule", "folder", "digits", "overlap"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 tree.pop(key, None)
         return tree

@@ -77,8 +77,8 @@ def _frame(
         legend = [(WRITE, "window that the step writes through")]
         scale = drawn[0].height // context.shape[2]
         for image, corners in zip(drawn, trace.write[step].cpu().numpy(), strict=False):
-            if windows:
-                outline(image, corners, scale, WRITE)
+            for window in corners if windows else ():
+                outline(image, window, scale, WRITE)
     title = f"Drawn step by step: t = {step + 1} of {len(trace.canvas)}"
     return render(Sheet(exemplar_rows(tiles(context), drawn), title, caption, legend=legend))
 

@@ -91,7 +91,8 @@ def _canvas(
             for depth, (colour, corners) in enumerate(windows, start=1):
                 if corners is not None:  # the one below is drawn wider: both show where they coincide
                     width = 2 * (len(windows) - depth + 1)
-                    outline(picture, corners[step, image].cpu().numpy(), scale, colour, width)
+                    for window in corners[step, image].cpu().numpy():
+                        outline(picture, window, scale, colour, width)
             result.append(picture)
         return result
 

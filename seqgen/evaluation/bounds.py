@@ -16,7 +16,7 @@ from seqgen.data.partners import with_partners
 from seqgen.data.settings import DataConfig, Pairs
 from seqgen.evaluation.errors import clustered, difference_values
 from seqgen.models import Bound, SequentialModel
-from seqgen.objectives import importance_weighted
+from seqgen.objectives import Importance, importance_estimate
 from seqgen.settings import EvaluateConfig
 
 CHUNK = 250  # images at once; a constant because the noise of an image depends on it
@@ -28,12 +28,10 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A split as it is measured: binarised once, each image with its context, in the set's order."""
+    """A split as it is measured: binarised or dequantised once, each image with its context, in the set's order."""
 
-    x: Tensor  # uint8 [N,1,H,W] in {0, 1}
-    context: (
-        Tensor | None
-    )  # uint8 [N,n,H,W] in {0, 1}, n images of the same concept, or of others of its alphabet
+    x: Tensor  # [N,1,H,W]: uint8 in {0, 1}, or float32 in [0, 1) where grey
+    context: Tensor | None  # [N,n,H,W] likewise, n images of the same concept, or of others of its alphabet
     concepts: Tensor  # int64 [N]
     groups: Tensor | None = None  # int64 [N], images of one group are not independent; None: all are
     alphabets: Tensor | None = None  # int64 [N], a coarser grouping: characters of an alphabet are alike
@@ -52,6 +50,13 @@ class HeldOut:
     def with_contexts(self, count: int) -> HeldOut:
         """The same images with the first `count` of their contexts."""
         return self if self.context is None else replace(self, context=self.context[:, :count])
+
+    def chunks(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """x [B,1,H,W] and contexts [B,n,H,W] of `size` images after another, as a model takes them."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            context = None if self.context is None else self.context[part].to(device).float()
+            yield self.x[part].to(device).float(), context
 
 
 class Bounds(NamedTuple):
@@ -98,7 +103,7 @@ def hold_out(
     pairs: Pairs = "character",
     contexts: int = 1,
 ) -> HeldOut:
-    """Binarise `images` once and give each its `contexts`, all from `seed`; the first are the same for any number.
+    """`fixed_set` of `images` with what they have; the first contexts are the same for any number.
 
     With `pairs` alphabet the images whose alphabet has no other character here are left out.
     """
@@ -113,7 +118,7 @@ def hold_out(
 
 
 def foreign_context(held_out: HeldOut, seed: int) -> Tensor | None:
-    """The same contexts dealt out anew, so that none has its image's concept (or alphabet): uint8 [N,n,H,W].
+    """The same contexts dealt out anew, so that none has its image's concept (or alphabet): [N,n,H,W].
 
     What contexts are drawn within, concepts or alphabets, is put in a random order and the contexts moved on by the
     largest one's size. None where that cannot be (one has more than half of the images).
@@ -157,6 +162,20 @@ def free_energies(
     return Bounds(_finite(result.free_energy, "free energy"), *result[1:])
 
 
+def drawn_with_replacement(
+    model: SequentialModel, held_out: HeldOut, draws: int, seed: int, advance: Advance | None = None
+) -> Tensor:
+    """F of `draws` images drawn with replacement, one posterior sample each: the paper's own protocol; float64 [draws].
+
+    Its error bar is the standard deviation of the mean: that of these values over sqrt(draws). An image is binarised
+    as it is in `held_out`, however often it is drawn.
+    """
+    generator = generator_at(_CPU, seed, "drawn with replacement")
+    index = torch.randint(len(held_out), (draws,), generator=generator)
+    drawn = held_out.take(index)
+    return free_energies(model, drawn, seed, advance, purpose="drawn with replacement bound").free_energy
+
+
 class Group(Protocol):
     """Processes that share the work: this one's rank among `size`, and sums over all."""
 
@@ -185,7 +204,7 @@ def _bounds(
 ) -> Iterator[Bound]:
     """The bounds of every `step`th chunk from `first` on; a chunk's noise depends on nothing but where it begins."""
     device = _device(model)
-    for number, (x, context) in enumerate(_chunks(held_out, device, CHUNK)):
+    for number, (x, context) in enumerate(held_out.chunks(CHUNK, device)):
         if number % step == first:
             noise = model.noise(len(x), generator_at(_CPU, seed, purpose, number)).to(device)
             yield model(x, context, noise)
@@ -201,7 +220,21 @@ def importance_bounds(
     *,
     part: int | None = None,
 ) -> Tensor:
-    """-L_k of every image: bounds -log p(x) from above, the tighter the larger k = `samples`; float64 [N].
+    """-L_k of every image: bounds -log p(x) from above, the tighter the larger k = `samples`; float64 [N]."""
+    return -importance_estimates(model, held_out, samples, seed, advance, part=part).bound
+
+
+@torch.no_grad()
+def importance_estimates(
+    model: SequentialModel,
+    held_out: HeldOut,
+    samples: int,
+    seed: int,
+    advance: Advance | None = None,
+    *,
+    part: int | None = None,
+) -> Importance:
+    """L_k of every image with its effective sample size and its largest weight's share, float64 [N] each.
 
     The noise of an image depends on its place in `held_out`, and on which `part` of a larger set that is.
     """
@@ -210,12 +243,14 @@ def importance_bounds(
     values = []
     pairs = _CUDA_PAIRS if device.type == "cuda" else CHUNK
     step = max(1, pairs // samples)
-    for x, context in _chunks(held_out, device, step):
-        bound = importance_weighted(model, x, context, samples=samples, chunk=pairs, generator=generator)
-        values.append(-bound.double().cpu())
+    for x, context in held_out.chunks(step, device):
+        found = importance_estimate(model, x, context, samples=samples, chunk=pairs, generator=generator)
+        values.append(torch.stack(found).double().cpu())
         if advance:
             advance(len(x) * samples)
-    return _finite(torch.cat(values), f"importance-weighted bound (k={samples})")
+    result = Importance(*torch.cat(values, 1))
+    _finite(result.bound, f"importance-weighted bound (k={samples})")
+    return result
 
 
 def measure(
@@ -255,13 +290,6 @@ def passes(held_out: HeldOut, config: EvaluateConfig) -> int:
     """How many image passes `measure` makes, which is what its `advance` counts up to."""
     sweeps = 1 if held_out.context is None or foreign_context(held_out, config.seed) is None else 2
     return sweeps * len(held_out) + config.importance_samples * min(len(held_out), config.importance_images)
-
-
-def _chunks(held_out: HeldOut, device: torch.device, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    for start in range(0, len(held_out), size):
-        part = slice(start, start + size)
-        context = None if held_out.context is None else held_out.context[part].to(device).float()
-        yield held_out.x[part].to(device).float(), context
 
 
 def _device(model: SequentialModel) -> torch.device:

@@ -52,16 +52,23 @@ class Sizes(NamedTuple):
 
 
 class Reader(nn.Module):
-    """Reads `features` numbers from an image: forward(prepared, h [B,D]) -> glimpse [B, features] (eqs. 4, 11)."""
+    """Reads `features` numbers from an image: forward(prepared, h [B,D]) -> glimpse [B, features] (eqs. 4, 11).
+
+    The posterior's reader may be `random`: it is given so many numbers more, uniform in [0,1), [B,random].
+    """
 
     features: int
+    random = 0
 
     def prepare(self, image: Tensor) -> Tensor:
         """What does not depend on h, from `image` [B,C,H,W]: computed once for all T steps."""
         return image
 
-    def corners(self, h: Tensor, height: int, width: int) -> Tensor | None:
-        """The window's corners on the image in pixels, [B,4,2] as (x, y); None if there is no window."""
+    def corners(self, prepared: Tensor, h: Tensor, *uniform: Tensor) -> Tensor | None:
+        """The corners on the image, in pixels, of the J windows that `forward` reads through, [B,J,4,2] as (x, y).
+
+        None if there is no window.
+        """
         return None
 
 
@@ -69,7 +76,7 @@ class Writer(nn.Module):
     """Writes on the canvas, f_w: forward(h [B,D], x' [B,1,H,W] or None) -> [B,Cc,H,W] (sec. 3.2.3)."""
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor | None:
-        """The window's corners on the canvas in pixels, [B,4,2] as (x, y); None if there is no window."""
+        """The corners of its J windows on the canvas in pixels, [B,J,4,2] as (x, y); None if there is no window."""
         return None
 
 
@@ -158,12 +165,13 @@ class Latents(nn.Module):
 
     size: int  # K, the numbers of one z_t
     parameters_of_q: int  # numbers from which `draw` makes q
+    normal_noise = False  # whether the noise is N(0, I), and what is drawn from it differentiable in it
 
     def __init__(self, settings: Any, sizes: Sizes) -> None:
         super().__init__()
 
     def noise(self, steps: int, batch: int, generator: Generator) -> Tensor:
-        """All that is random in a drawing: [T,B,K] on the generator's device."""
+        """All that is random in the latents of a drawing: [T,B,K] on the generator's device."""
         raise NotImplementedError
 
     def draw(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -193,8 +201,8 @@ class Latents(nn.Module):
         """
         return None
 
-    def distribution(self, q: tuple[Tensor, ...]) -> Distribution | None:
-        """q as torch has it; None where torch has none."""
+    def distribution(self, parameters: tuple[Tensor, ...]) -> Distribution | None:
+        """q, or p, over each of the K numbers as torch has it; None where it has none."""
         return None
 
 
@@ -224,7 +232,7 @@ class Observation(nn.Module):
 
 
 class Windows(NamedTuple):
-    """Where a step looked and wrote: corners [B,4,2] in pixels, None where there is no window or nothing was read."""
+    """Where a step looked and wrote: corners [B,J,4,2] in pixels, None where there is no window or nothing was read."""
 
     read: Tensor | None
     write: Tensor | None
@@ -250,6 +258,11 @@ class Step(nn.Module):
         """All that is random in a drawing, [T,B,N] on the generator's device: the latents' noise."""
         return self.latents.noise(steps, batch, generator)
 
+    @property
+    def normal_noise(self) -> bool:
+        """Whether all its noise is N(0, I), and a drawing differentiable in it."""
+        return self.latents.normal_noise
+
     def start(self, batch: int) -> Any:
         """The state before the first step."""
         raise NotImplementedError
@@ -258,6 +271,6 @@ class Step(nn.Module):
         """The images of a run, with what is read from them alike at every step done once; x is None under the prior."""
         raise NotImplementedError
 
-    def windows(self, before: Any, after: Any, observed: Any) -> Windows:
-        """Where the step from `before` to `after` looked and wrote."""
+    def windows(self, before: Any, after: Any, noise: Tensor, observed: Any) -> Windows:
+        """Where the step from `before` to `after` with `noise` [B,N] looked and wrote."""
         return Windows(None, None, None)

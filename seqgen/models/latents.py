@@ -17,6 +17,8 @@ from seqgen.ops import full_precision
 class GaussianLatents(Latents):
     """Diagonal Gaussians: q = (mean, log sigma); p = () for N(0, I), else (mean, log sigma) too (eqs. 3, 12)."""
 
+    normal_noise = True
+
     def __init__(self, settings: Any, sizes: Sizes) -> None:
         super().__init__(settings, sizes)
         self.size = sizes.latents
@@ -57,9 +59,9 @@ class GaussianLatents(Latents):
         under_p = ((z - prior_mean) * (-prior_log_std).exp()).square()
         return (0.5 * (under_q - under_p) + log_std - prior_log_std).sum(-1)
 
-    def distribution(self, q: tuple[Tensor, ...]) -> Distribution:
+    def distribution(self, parameters: tuple[Tensor, ...]) -> Distribution:
         """Normal(mean, sigma)."""
-        mean, log_std = q
+        mean, log_std = parameters or (torch.zeros(()), torch.zeros(()))
         return Normal(mean, log_std.exp(), validate_args=False)
 
 
@@ -114,9 +116,12 @@ class BernoulliLatents(Latents):
         """log q(z)."""
         return _log_probability(z, q[0]).sum(-1)
 
-    def distribution(self, q: tuple[Tensor, ...]) -> Distribution:
-        """Bernoulli(sigmoid(logits))."""
-        return Bernoulli(logits=q[0], validate_args=False)
+    def distribution(self, parameters: tuple[Tensor, ...]) -> Distribution | None:
+        """Bernoulli(sigmoid(logits)); None with autoregressive weights."""
+        if len(parameters) == 2:
+            return None
+        logits = parameters[0] if parameters else torch.zeros(())
+        return Bernoulli(logits=logits, validate_args=False)
 
     def _given(self, z: Tensor, p: tuple[Tensor, ...]) -> Tensor:
         """The logits of p, each latent's given those before it."""

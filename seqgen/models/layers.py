@@ -20,21 +20,33 @@ class Linear(nn.Linear):
 
 
 class WindowHead(Linear):
-    """A linear map from h to window parameters that starts near `bias` whatever h is.
+    """A linear map from h to the parameters of `windows` windows, each of which starts near `bias` whatever h is.
 
     Under autocast too it is float32: in bfloat16 a place on the image is known to about a pixel.
     """
 
-    def __init__(self, hidden: int, bias: list[float]) -> None:
-        super().__init__(hidden, len(bias))
+    def __init__(self, hidden: int, bias: Sequence[float], windows: int = 1) -> None:
+        super().__init__(hidden, windows * len(bias))
+        self.windows, self.parameters_of_one = windows, len(bias)
         with torch.no_grad():
             self.weight.mul_(0.1)
-            self.bias.copy_(torch.tensor(bias))
+            self.bias.copy_(torch.tensor(bias).repeat(windows))
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """h [B,D] -> [B, parameters]."""
+        """h [B,D] -> [B J, parameters of one window], an image's J windows after one another."""
         with torch.autocast(self.weight.device.type, enabled=False):
-            return super().forward(*map(ops.full_precision, inputs))
+            parameters = super().forward(*map(ops.full_precision, inputs))
+        return parameters if self.windows == 1 else parameters.view(-1, self.parameters_of_one)
+
+
+def repeated(image: Tensor, windows: int) -> Tensor:
+    """`image` [B,...] for each of its J windows, [B J,...], as WindowHead orders them."""
+    return image if windows == 1 else image.repeat_interleave(windows, 0)
+
+
+def summed(written: Tensor, windows: int) -> Tensor:
+    """What was written through J windows, [B J,...], together: [B,...]."""
+    return written if windows == 1 else written.unflatten(0, (-1, windows)).sum(1)
 
 
 class LstmCell(nn.Module):

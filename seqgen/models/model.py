@@ -45,7 +45,7 @@ class Inference(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A drawing watched step by step: f_o(c_t) as mean images [T,B,1,H,W]; windows [T,B,4,2] in pixels, None
+    """A drawing watched step by step: f_o(c_t) as mean images [T,B,1,H,W]; windows [T,B,J,4,2] in pixels, None
     where there is none; KL [T,B] when x was given."""
 
     canvas: Tensor
@@ -58,7 +58,7 @@ class Trace(NamedTuple):
 class SequentialModel(nn.Module):
     """Draws an image in T steps. The step decides which member of the family it is (`seqgen.models.build`).
 
-    Noise is the only randomness: [T,B,N], of which most members make z_t [B,K] one by one, N = K (`noise`).
+    Noise is the only randomness, [T,B,N] (`noise`): what the latents draw, and what else the step wants.
     """
 
     def __init__(self, config: ModelConfig, sizes: Sizes, step: Step) -> None:
@@ -107,6 +107,13 @@ class SequentialModel(nn.Module):
         _, drawn = self._run(noise, x, context)
         return self.step.latents.prior_noise(drawn.p, drawn.z)
 
+    def posterior_and_prior(
+        self, x: Tensor, context: Tensor | None, noise: Tensor
+    ) -> tuple[Distribution | None, Distribution | None]:
+        """q(z_t | z_<t, x) and p(z_t | z_<t) over [T,B,K] along the posterior sample that `noise` [T,B,N] draws."""
+        _, drawn = self._run(noise, x, context)
+        return self.step.latents.distribution(drawn.q), self.step.latents.distribution(drawn.p)
+
     def decode(self, noise: Tensor, context: Tensor | None = None) -> Distribution:
         """p(x | z, x') for z drawn from the prior by `noise` [T,B,N], as a distribution over [1,H,W]."""
         parameters, _ = self._run(noise, None, context)
@@ -126,7 +133,7 @@ class SequentialModel(nn.Module):
         def advance(t: int, state: Any, noise_t: Tensor) -> tuple[Any, Any]:
             after, drawn = step(t, state, noise_t, observed)
             canvases.append(step.observation.mean(step.observation(after.canvas)))
-            windows.append(step.windows(state, after, observed))
+            windows.append(step.windows(state, after, noise_t, observed))
             return after, drawn
 
         _, drawn = unroll(advance, step.start(noise.shape[1]), noise)

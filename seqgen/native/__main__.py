@@ -7,7 +7,7 @@ import sys
 from seqgen import native
 from seqgen.core.errors import SeqgenError
 from seqgen.native.build import chosen, compile_library
-from seqgen.native.verdict import Row, measure, read_verdict
+from seqgen.native.verdict import Row, complete, measure, read_verdict
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
         path = compile_library(instructions)
         native.forget()
         verdict = read_verdict(instructions)
-        if verdict is None and native.loads():
+        if native.loads() and not complete(verdict):
             verdict = measure(instructions)
     except SeqgenError as error:
         print(

@@ -50,22 +50,32 @@ def read_verdict(instructions: str) -> list[Row] | None:
         return None
 
 
+def complete(rows: list[Row] | None) -> bool:
+    """Whether a verdict is there and has every operation: a newer seqgen may have more with the same library."""
+    return rows is not None and _examples().keys() <= {row.operation for row in rows}
+
+
 def measure(instructions: str) -> list[Row]:
     """Time every operation of seqgen.ops on one thread and write the verdict; the library must be the one in use."""
     import torch
 
-    import seqgen.ops  # noqa: F401  (they register themselves)
-    from seqgen.ops.operation import OPERATIONS
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        measured = {operation.name: operation.examples() for operation in OPERATIONS.values()}
-        rows = [_row(name, examples) for name, examples in measured.items() if examples]
+        rows = [_row(name, examples) for name, examples in _examples().items()]
     finally:
         torch.set_num_threads(threads)
     write_json(verdict_path(instructions), [row._asdict() for row in rows])
     return rows
+
+
+def _examples() -> dict[str, list[Callable[[], Tensor]]]:
+    """The calls by which each operation is measured."""
+    import seqgen.ops  # noqa: F401  (they register themselves)
+    from seqgen.ops.operation import OPERATIONS
+
+    found = {operation.name: operation.examples() for operation in OPERATIONS.values()}
+    return {name: examples for name, examples in found.items() if examples}
 
 
 def _row(name: str, examples: list[Callable[[], Tensor]]) -> Row:

@@ -1,6 +1,20 @@
 """What a training minimises (a slot, `contracts`), and bounds on log p(x) that an evaluation reports."""
 
 from seqgen.objectives.contracts import Batch, Objective, Outcome, State
-from seqgen.objectives.importance import importance_weighted, log_importance_weights
+from seqgen.objectives.importance import (
+    Importance,
+    importance_estimate,
+    importance_weighted,
+    log_importance_weights,
+)
 
-__all__ = ["Batch", "Objective", "Outcome", "State", "importance_weighted", "log_importance_weights"]
+__all__ = [
+    "Batch",
+    "Importance",
+    "Objective",
+    "Outcome",
+    "State",
+    "importance_estimate",
+    "importance_weighted",
+    "log_importance_weights",
+]

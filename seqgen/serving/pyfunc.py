@@ -16,7 +16,7 @@ _MOST = 100_000  # images of one call
 
 
 class Sampler(PythonModel):
-    """Draws images. Returns Bernoulli means (probability of ink), float32 in [0, 1].
+    """Draws images. Returns the means of p(x | c_T), float32: of binary pixels the probability of ink, in [0, 1].
 
     Unconditional: input int64 [1], the number of images n -> [n, H, W].
     Conditional: input float32 [n, H, W] in [0, 1] (1 = ink), the context images -> [n, samples, H, W].

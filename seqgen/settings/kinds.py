@@ -23,7 +23,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points, packages_distributions, version
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -316,6 +316,9 @@ class WindowSettings(KindSettings):
 
     read_size: Positive = Field(default=12, description="side of the glimpse")
     write_size: Positive = Field(default=12, description="side of the sprite")
+    windows: Positive = Field(
+        default=1, description="J, windows at once: J glimpses side by side, and a sum of J sprites"
+    )
 
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
         """A window is no larger than the image."""
@@ -347,13 +350,50 @@ class AffineWindowSettings(WindowSettings):
             yield f"copy_grid={self.copy_grid}: only for conditional=true; leave it out"
 
 
+class ErrorWindowSettings(AffineWindowSettings):
+    """The same, but x is read where the reconstruction is worst."""
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """There is an error to look for, and a place for every window."""
+        yield from super().problems(section, size)
+        if not section.error_image:
+            yield "attention=error reads where the error is: it needs error_image=true"
+        if size is not None and (places := len(window_places(size, self.read_size)) ** 2) < self.windows:
+            yield f"windows={self.windows}: at read_size={self.read_size} attention=error has {places} places"
+
+
+def window_places(size: int, side: int) -> list[int]:
+    """First pixels of windows of `side` pixels half a side apart that cover `size` pixels; the last may be nearer."""
+    return [*range(0, size - side, max(1, side // 2)), size - side]
+
+
 class SharedPosteriorSettings(KindSettings):
     """The posterior's own network."""
 
     posterior_hidden: Positive = Field(default=256, description="width of the posterior's MLP")
 
 
-class IdentityObservationSettings(KindSettings):
+class ObservationSettings(KindSettings):
+    """What pixels an observation is of; `data.binarise` must give such (Recipe). A kind that does not say takes all."""
+
+    pixels: ClassVar[Literal["binary", "grey"]] = "binary"
+
+
+class DensitySettings(ObservationSettings):
+    """A density of pixels in [0,1]."""
+
+    pixels = "grey"
+
+
+class LogitNormalSettings(DensitySettings):
+    """How far from infinity the logit of a black and of a white pixel stays."""
+
+    logit_alpha: float = Field(
+        default=0.05, gt=0, lt=0.5, description="y = logit(alpha + (1 - 2 alpha) x) is Gaussian"
+    )
+
+
+class IdentityObservationSettings(ObservationSettings):
     """None, but it asks for a canvas of one channel."""
 
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
@@ -403,6 +443,10 @@ for _slot, _name, _implementation, _settings in (
         "attention.spatial_transformer:SpatialTransformer",
         AffineWindowSettings,
     ),
+    ("attention", "similarity", "attention.spatial_transformer:Similarity", AffineWindowSettings),
+    ("attention", "axis-aligned", "attention.spatial_transformer:AxisAligned", AffineWindowSettings),
+    ("attention", "error", "attention.error:ErrorAttention", ErrorWindowSettings),
+    ("attention", "random", "attention.randomised:RandomAttention", AffineWindowSettings),
     ("attention", "gaussian", "attention.gaussian:GaussianAttention", WindowSettings),
     ("attention", "full", "attention.full:FullAttention", KindSettings),
     ("canvas", "additive", "canvases:AdditiveCanvas", KindSettings),
@@ -420,7 +464,7 @@ for _slot, _name, _implementation, _settings in (
     ("inference", "shared", "posteriors:SharedPosterior", SharedPosteriorSettings),
     ("inference", "mean-field", "posteriors:MeanFieldPosterior", SharedPosteriorSettings),
     ("inference", "encoder", "posteriors:EncoderPosterior", KindSettings),
-    ("observation", "conv", "observations:ConvObservation", KindSettings),
+    ("observation", "conv", "observations:ConvObservation", ObservationSettings),
     ("observation", "identity", "observations:IdentityObservation", IdentityObservationSettings),
     (
         "observation",
@@ -428,6 +472,8 @@ for _slot, _name, _implementation, _settings in (
         "observations:AutoregressiveObservation",
         IdentityObservationSettings,
     ),
+    ("observation", "gaussian", "densities:GaussianObservation", DensitySettings),
+    ("observation", "logit-normal", "densities:LogitNormalObservation", LogitNormalSettings),
 ):
     register(_slot, _name, f"seqgen.models.{_implementation}", _settings)
 for _name, _implementation, _settings in (

@@ -128,7 +128,9 @@ class Recipe(Strict):
                 f"train.batch={self.train.batch} is not divisible by train.workers={self.train.workers}: "
                 "choose a multiple"
             )
-        if self.model.conditional and (self.data.source == "binarized-mnist" or self.data.is_multi_mnist):
+        if self.model.conditional and (
+            self.data.source in ("binarized-mnist", "folder") or self.data.is_multi_mnist
+        ):
             yield f"model.conditional=true: {self.data.source} has no classes to draw pairs from; use another source"
         if self.train.pairs == "alphabet" and not self.data.is_omniglot:
             yield f"train.pairs=alphabet: {self.data.source} has no alphabets; use character"
@@ -143,6 +145,14 @@ class Recipe(Strict):
                 f"train.objective=pathwise: no gradient flows through {stuck[0].slot}={stuck[0].name}; "
                 "use score-function or iwae"
             )
+        observed = getattr(self.model.of("observation"), "pixels", self.data.pixels)
+        if observed != self.data.pixels:
+            yield (
+                f"model.observation={self.model.observation} is of {observed} pixels, and "
+                f"data.binarise={self.data.binarise} gives {self.data.pixels} ones; choose another of the two"
+            )
+        if self.train.new_classes and self.data.pixels == "grey":
+            yield f"train.new_classes={self.train.new_classes}: maps drawings, not grey images; leave it out"
         shapes = len({max(1, count) for count in self.train.contexts})
         if self.train.compile and getattr(self.model, "context", "mean") != "mean" and shapes > _SHAPES:
             yield (

@@ -113,7 +113,7 @@ def held_out(count: int = 30, concepts: int = 5) -> HeldOut:
     return HeldOut(x, x.roll(concepts, 0), torch.arange(count) % concepts)
 
 
-def model(attention: str, conditional: bool, steps: int = 3):
+def model(attention: str, conditional: bool, steps: int = 3, **more):
     torch.manual_seed(0)
     config = ModelConfig(
         steps=steps,
@@ -122,12 +122,13 @@ def model(attention: str, conditional: bool, steps: int = 3):
         attention=attention,
         canvas="additive",
         conditional=conditional,
+        **more,
         **({} if attention == "full" else {"read_size": 3, "write_size": 3}),
     )
     return build(config, 12, 12, 0.3).eval()
 
 
-@pytest.mark.parametrize("attention", ["spatial-transformer", "gaussian", "full"])
+@pytest.mark.parametrize("attention", ["spatial-transformer", "random", "gaussian", "full"])
 @pytest.mark.parametrize("conditional", [False, True])
 def test_sheets_of_every_kind_of_model(attention, conditional):
     data = held_out()
@@ -143,6 +144,23 @@ def test_sheets_of_every_kind_of_model(attention, conditional):
     assert shown == (set() if attention == "full" else windows)
     if conditional:
         assert where(sheets["exemplars"], pictures.FRAME).any()
+
+
+def test_every_window_of_several_is_drawn():
+    network = model("axis-aligned", False, windows=2)
+    head = network.step.writer.window
+    with torch.no_grad():
+        head.weight.zero_()
+        # The window on the canvas is (u - t) / s: a quarter of the image, to the upper left and the lower right.
+        head.bias.copy_(torch.tensor([4.0, 4, 2, 2, 4, 4, -2, -2]))
+    data = held_out()
+    sheet = galleries.draw_sheets(network, HeldOut(data.x, None, data.concepts), seed=0)["canvas"]
+    drawn = int(where(sheet, WRITE).sum())
+    with torch.no_grad():
+        head.bias[6:] = -40.0  # beyond the canvas
+    sheet = galleries.draw_sheets(network, HeldOut(data.x, None, data.concepts), seed=0)["canvas"]
+    legend = 2 * int(where(sheet, WRITE).sum()) - drawn  # what is drawn once whatever the windows
+    assert 0 < legend < drawn / 10
 
 
 def test_the_same_seed_gives_the_same_bytes():

@@ -8,29 +8,24 @@ import numpy as np
 import pytest
 import torch
 
+from seqgen.models.attention.forms import Form
 from seqgen.models.attention.gaussian import GaussianReader, GaussianWriter
 from seqgen.models.attention.spatial_transformer import AffineReader, AffineWriter
 from seqgen.models.contracts import Sizes
 from seqgen.ops import affine_sample
+from tests.double_loop import bilinear_double_loop
 
 
 def sizes(hidden: int, height: int = 1, width: int = 1, channels: int = 1) -> Sizes:
     return Sizes(height, width, 1, 1, hidden, channels, 0.5)
 
 
-def bilinear_double_loop(image: np.ndarray, matrix: np.ndarray, height: int, width: int) -> np.ndarray:
-    """out[i,j] = sum_n sum_m image[n,m] k(py_ij - n) k(px_ij - m), k(d) = max(0, 1 - |d|) (Jaderberg et al. 2015)."""
-    rows, columns = image.shape
-    out = np.zeros((height, width))
-    for i in range(height):
-        for j in range(width):
-            u, v = (2 * j + 1) / width - 1, (2 * i + 1) / height - 1
-            x, y = matrix @ np.array([u, v, 1.0])
-            px, py = ((x + 1) * columns - 1) / 2, ((y + 1) * rows - 1) / 2
-            for n in range(rows):
-                for m in range(columns):
-                    out[i, j] += image[n, m] * max(0, 1 - abs(py - n)) * max(0, 1 - abs(px - m))
-    return out
+def affine_reader(of: Sizes, *more, **named) -> AffineReader:
+    return AffineReader(of, Form(of), *more, **named)
+
+
+def affine_writer(of: Sizes, *more) -> AffineWriter:
+    return AffineWriter(of, Form(of), *more)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +45,7 @@ def test_affine_sample_is_the_bilinear_double_sum(matrix):
 
 def test_a_glimpse_of_several_samples_a_pixel_is_the_mean_of_what_a_finer_loop_reads():
     torch.manual_seed(0)
-    reader, h = AffineReader(sizes(16), 3, 1, samples=2), torch.randn(1, 16)
+    reader, h = affine_reader(sizes(16), 3, 1, samples=2), torch.randn(1, 16)
     image = torch.rand(8, 9)
     with torch.no_grad():
         reader.window.weight.mul_(10)
@@ -63,7 +58,7 @@ def test_a_glimpse_of_several_samples_a_pixel_is_the_mean_of_what_a_finer_loop_r
 def test_two_samples_a_pixel_see_every_stroke_of_an_image_that_is_twice_as_wide():
     bars = torch.eye(16).unsqueeze(1).unsqueeze(1).expand(-1, 1, 16, -1)  # one column of ink each
     h = torch.zeros(16, 4)
-    coarse, fine = (AffineReader(sizes(4), 8, 1, samples) for samples in (1, 2))
+    coarse, fine = (affine_reader(sizes(4), 8, 1, samples) for samples in (1, 2))
     assert fine(bars, h).sum(1).eq(fine(bars, h).sum(1)[0]).all()
     thin = torch.eye(20)[:, None, None].expand(-1, 1, 20, -1)
     assert coarse(thin, torch.zeros(20, 4)).sum(1).min() == 0
@@ -74,8 +69,8 @@ def test_windows_are_float32_whatever_the_rest_computes_in():
     torch.manual_seed(0)
     image, h = torch.rand(3, 1, 28, 28), torch.randn(3, 16)
     for module, inputs in (
-        (AffineReader(sizes(16), 8, 1), (image, h)),
-        (AffineWriter(sizes(16, 28, 28, 1), 8), (h,)),
+        (affine_reader(sizes(16), 8, 1), (image, h)),
+        (affine_writer(sizes(16, 28, 28, 1), 8), (h,)),
         (GaussianReader(sizes(16, 28, 28), 8, 1), (image, h)),
     ):
         head = getattr(module.window, "head", module.window)
@@ -147,20 +142,20 @@ def test_reading_with_as_many_narrow_filters_as_pixels_is_no_attention():
 
 
 def test_read_undoes_write_at_the_identity():
-    writer = with_window(AffineWriter(sizes(5, 8, 8, 2), 8), [1.0, 0, 0, 0, 1.0, 0])
-    reader = with_window(AffineReader(sizes(5), 8, 2), [1.0, 0, 0, 0, 1.0, 0])
+    writer = with_window(affine_writer(sizes(5, 8, 8, 2), 8), [1.0, 0, 0, 0, 1.0, 0])
+    reader = with_window(affine_reader(sizes(5), 8, 2), [1.0, 0, 0, 0, 1.0, 0])
     h = torch.randn(3, 5)
     torch.testing.assert_close(reader(writer(h), h), writer.sprite(h), atol=1e-5, rtol=1e-5)
 
 
 def test_corners_of_the_write_window_enclose_what_is_written():
     matrix = [2.5, 0.4, -0.6, -0.3, 3.0, 0.5]
-    writer = with_window(AffineWriter(sizes(4, 40, 40, 1), 12), matrix)
+    writer = with_window(affine_writer(sizes(4, 40, 40, 1), 12), matrix)
     with torch.no_grad():
         writer.sprite.weight.zero_()
         writer.sprite.bias.fill_(1.0)
     h = torch.zeros(1, 4)
-    corners = writer.corners(h, 40, 40)[0].detach().double()
+    corners = writer.corners(h, 40, 40)[0, 0].detach().double()
     rows, columns = np.nonzero(writer(h)[0, 0].detach().numpy() > 0.55)
     edges = corners.roll(-1, 0) - corners
     normals = torch.stack([-edges[:, 1], edges[:, 0]], 1)
@@ -172,12 +167,12 @@ def test_corners_of_the_write_window_enclose_what_is_written():
 
 
 def test_corners_of_the_read_window_are_where_the_glimpse_looks():
-    reader = with_window(AffineReader(sizes(4), 12, 1), [0.25, 0, 0.5, 0, 0.25, -0.5])
-    corners = reader.corners(torch.zeros(1, 4), 40, 40)[0]
+    reader = with_window(affine_reader(sizes(4), 12, 1), [0.25, 0, 0.5, 0, 0.25, -0.5])
+    corners = reader.corners(torch.zeros(1, 1, 40, 40), torch.zeros(1, 4))[0, 0]
     torch.testing.assert_close(corners, torch.tensor([[25.0, 5], [35, 5], [35, 15], [25, 15]]))
 
 
 def test_corners_of_a_gaussian_window_are_its_outermost_centres():
     reader = with_window(GaussianReader(sizes(4, 21, 21), 5, 1), [0.0, 0.0, 0.0, math.log(0.5), 0.0])
-    corners = reader.corners(torch.zeros(1, 4), 21, 21)[0]
+    corners = reader.corners(torch.zeros(1, 1, 21, 21), torch.zeros(1, 4))[0, 0]
     torch.testing.assert_close(corners, torch.tensor([[5.5, 5.5], [15.5, 5.5], [15.5, 15.5], [5.5, 15.5]]))

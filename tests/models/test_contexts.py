@@ -8,7 +8,7 @@ import torch
 from seqgen.models import build
 from seqgen.settings import ModelConfig
 
-ATTENTION = ("spatial-transformer", "gaussian", "full")
+ATTENTION = ("spatial-transformer", "similarity", "axis-aligned", "random", "gaussian", "full")
 
 
 def example(batch: int = 4, side: int = 10, **choices):

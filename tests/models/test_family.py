@@ -18,6 +18,25 @@ KINDS = [
         ("shared", "encoder"),
         (False, True),
     )
+] + [
+    {
+        "attention": attention,
+        "windows": windows,
+        "conditional": conditional,
+        "error_image": attention == "error",
+    }
+    for attention, windows in (
+        ("similarity", 1),
+        ("axis-aligned", 1),
+        ("error", 1),
+        ("random", 1),
+        ("spatial-transformer", 2),
+        ("gaussian", 3),
+        ("axis-aligned", 2),
+        ("error", 2),
+        ("random", 2),
+    )
+    for conditional in (False, True)
 ]
 DRAW = {
     "attention": "gaussian",
@@ -156,7 +175,7 @@ def test_one_step_is_a_plain_vae():
     torch.testing.assert_close(bound.kl[0], kl.sum(1))
 
 
-@pytest.mark.parametrize("kind", [*KINDS[::5], DRAW], ids=str)
+@pytest.mark.parametrize("kind", [*KINDS[::5], *KINDS[24:], DRAW], ids=str)
 def test_trace_ends_in_what_sample_and_infer_give(kind):
     model, x, context, noise = example(small(**kind))
     torch.testing.assert_close(model.trace(noise, None, context).canvas[-1], model.sample(noise, context))
@@ -166,7 +185,7 @@ def test_trace_ends_in_what_sample_and_infer_give(kind):
     if kind["attention"] == "full":
         assert watched.read is watched.write is watched.context_read is None
     else:
-        assert watched.read.shape == watched.write.shape == (3, 3, 4, 2)
+        assert watched.read.shape == watched.write.shape == (3, 3, kind.get("windows", 1), 4, 2)
         assert (watched.context_read is None) == (context is None)
 
 

@@ -38,7 +38,14 @@ def test_it_is_the_plain_loop():
 
 @pytest.mark.parametrize(
     "kind",
-    [{}, {"attention": "gaussian", "inference": "encoder", "error_image": True}, {"attention": "full"}],
+    [
+        {},
+        {"attention": "gaussian", "inference": "encoder", "error_image": True},
+        {"attention": "full"},
+        {"attention": "error", "error_image": True, "windows": 2},
+        {"attention": "random"},
+        {"attention": "axis-aligned", "windows": 2},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("segment", [1, 3, 7])
@@ -79,7 +86,14 @@ def test_recomputing_keeps_less():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
-    [{}, {"conditional": True, "context": "attention", "infer_from_context": True, "copy_grid": 3}],
+    [
+        {},
+        {"conditional": True, "context": "attention", "infer_from_context": True, "copy_grid": 3},
+        {"attention": "similarity", "windows": 2},
+        {"attention": "axis-aligned"},
+        {"attention": "error", "error_image": True},
+        {"attention": "random"},
+    ],
     ids=str,
 )
 def test_a_compiled_step_gives_the_same_and_a_copy_of_the_model_runs_its_own_weights(kind: dict):
@@ -87,7 +101,7 @@ def test_a_compiled_step_gives_the_same_and_a_copy_of_the_model_runs_its_own_wei
     torch._dynamo.utils.counters.clear()
     model = small(4, **kind)
     x, noise = torch.rand(3, 1, 9, 9).round(), noise_of(model, 3)
-    context = torch.rand(3, 2, 9, 9).round() if kind else None
+    context = torch.rand(3, 2, 9, 9).round() if kind.get("conditional") else None
     results = []
     for compiled in (False, True):
         model.compile_step(compiled)
@@ -116,11 +130,15 @@ def test_noise_that_is_no_multiple_of_the_images_is_refused():
         model(torch.zeros(2, 1, 9, 9), None, noise_of(model, 5))
 
 
-@pytest.mark.parametrize("kind", [{}, {"conditional": True, "error_image": True}], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"conditional": True, "error_image": True}, {"attention": "random", "windows": 2}],
+    ids=str,
+)
 def test_k_samples_an_image_are_k_runs(kind: dict):
     model = small(3, **kind)
     x, noise = torch.rand(2, 1, 9, 9).round(), noise_of(model, 6)
-    context = 1 - x if kind else None
+    context = 1 - x if kind.get("conditional") else None
     together = model.infer(x, context, noise)
     for sample in range(3):
         mine = slice(2 * sample, 2 * sample + 2)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
+from torch.distributions import Independent, Normal
 
 from seqgen.models import build
-from seqgen.objectives import importance, importance_weighted
+from seqgen.models.model import Inference
+from seqgen.objectives import importance, importance_estimate, importance_weighted
 from seqgen.settings import ModelConfig
+from tests.quadrature import all_images, quadrature_log_p, tiny_model
 
 WINDOWS = {"read_size": 2, "write_size": 2}
 MEMBERS = {
     "spatial-transformer": WINDOWS,
     "gaussian": {"attention": "gaussian", **WINDOWS},
     "full": {"attention": "full"},
+    "random": {"attention": "random", "read_size": 1, "write_size": 2},
+    "error": {"attention": "error", "error_image": True, "read_size": 1, "write_size": 2},
     "learned prior": {"prior": "learned", "infer_from_context": True, **WINDOWS},
 }
 
@@ -24,15 +28,7 @@ MEMBERS = {
 @pytest.fixture(params=MEMBERS.values(), ids=MEMBERS.keys())
 def tiny(request):
     """H = W = 2, K = 1, T = 2, with weights large enough that z matters and q is not p."""
-    torch.manual_seed(3)
-    config = ModelConfig(steps=2, latents=1, hidden=6, conditional=True, **request.param)
-    model = build(config, 2, 2, 0.5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
-        # q wide enough that the importance weights have a finite variance.
-        model.step.posterior.head.weight[1:].mul_(0.1)
-        model.step.posterior.head.bias[1:].fill_(0.4)
+    model = tiny_model(conditional=True, **request.param)
     x = torch.tensor([[1.0, 0, 1, 1], [0, 0, 1, 0]]).view(2, 1, 2, 2)
     return model, x, 1 - x
 
@@ -40,19 +36,6 @@ def tiny(request):
 def free_energy(model, x, context, generator) -> torch.Tensor:
     """F with one posterior sample an image."""
     return model(x, context, model.noise(len(x), generator)).free_energy()
-
-
-def quadrature_log_p(model, x, context, nodes: int = 40) -> torch.Tensor:
-    """log of the double integral of p(x | z_1, z_2) N(z_1) N(z_2), Gauss-Hermite."""
-    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
-    z1, z2 = (torch.tensor(g.ravel(), dtype=torch.float32) for g in np.meshgrid(points, points))
-    log_weight = torch.tensor(np.log(np.outer(weights, weights)).ravel() - math.log(2 * math.pi))
-    values = []
-    for image, given in zip(x, context, strict=True):
-        batch = len(z1)
-        likelihood = model.decode(torch.stack([z1, z2])[:, :, None], given.expand(batch, 1, 2, 2))
-        values.append((likelihood.log_prob(image.expand(batch, 1, 2, 2)).double() + log_weight).logsumexp(0))
-    return torch.stack(values).float()
 
 
 @torch.no_grad()
@@ -73,8 +56,7 @@ def test_free_energy_bounds_log_p_and_importance_weights_reach_it(tiny):
 @torch.no_grad()
 def test_the_quadrature_sums_to_one_over_all_images(tiny):
     model, _, context = tiny
-    images = torch.tensor([[i >> b & 1 for b in range(4)] for i in range(16)], dtype=torch.float32)
-    log_p = quadrature_log_p(model, images.view(16, 1, 2, 2), context[:1].expand(16, 1, 2, 2))
+    log_p = quadrature_log_p(model, all_images(), context[:1])
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-3)
 
 
@@ -150,3 +132,58 @@ def test_the_bound_of_a_real_model_is_finite_where_its_weights_underflow():
     )
     assert bound.isfinite().all()
     assert (bound < -110).all()  # e^-110 is zero in float32
+
+
+def weighted(monkeypatch, weights: list[list[float]], chunk: int = 1000) -> importance.Importance:
+    """The estimate of given weights, those of an image in a row."""
+    log_weights = torch.tensor(weights).T.log().flatten()  # sample by sample
+    done = []
+
+    def given(model, x, context, noise):
+        start = sum(done)
+        done.append(noise.shape[1])
+        return log_weights[start : start + noise.shape[1]] - 500
+
+    monkeypatch.setattr(importance, "log_importance_weights", given)
+    model = build(ModelConfig(steps=1, hidden=8, attention="full"), 4, 4, 0.5)
+    x = torch.zeros(len(weights), 1, 4, 4)
+    return importance_estimate(model, x, None, len(weights[0]), torch.Generator(), chunk)
+
+
+@pytest.mark.parametrize("chunk", [3, 6, 100])
+def test_effective_samples_are_kongs_and_the_largest_weights_share_is_of_the_sum(monkeypatch, chunk):
+    found = weighted(monkeypatch, [[1, 1, 1, 1], [1e-9, 1, 1e-9, 1e-9], [1, 2, 3, 4]], chunk)
+    torch.testing.assert_close(found.effective, torch.tensor([4, 1, 10**2 / 30]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(found.largest, torch.tensor([0.25, 1, 0.4]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(found.bound, torch.tensor([1, 0.25, 2.5]).log() - 500, rtol=0, atol=1e-3)
+
+
+class LinearGaussian:
+    """z ~ N(0, 1), x = 2 z + noise of one pixel; q = N(mean, sigma) is not the posterior N(0.4 x, 0.2 ** 0.5)."""
+
+    mean, sigma = 0.6, 0.7
+
+    def noise(self, batch, generator):
+        return torch.randn(1, batch, 1, generator=generator)
+
+    def infer(self, x, context, noise):
+        q = Normal(self.mean, self.sigma)
+        z = self.mean + self.sigma * noise
+        ratio = (Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)).sum(-1)
+        return Inference(z, ratio, q, Independent(Normal(2 * z[0].view(-1, 1, 1, 1), 1.0), 3))
+
+
+def test_a_linear_gaussian_models_log_p_and_effective_samples_are_the_closed_forms():
+    """k / ESS goes to E_q[(p(z | x) / q(z))^2] = s^2 / (sigma v^0.5) exp((m - mu)^2 / v), v = 2 s^2 - sigma^2.
+
+    q = N(m, s), the posterior N(mu, sigma).
+    """
+    k = 40_000
+    x = torch.full((1, 1, 1, 1), 1.2)
+    found = importance_estimate(LinearGaussian(), x, None, k, torch.Generator().manual_seed(0), 10_000)
+    log_p = Normal(0.0, 5**0.5).log_prob(torch.tensor(1.2)).item()
+    assert found.bound.item() == pytest.approx(log_p, abs=0.02)
+    squared, v = 0.7**2, 2 * 0.7**2 - 0.2
+    ratio = squared * math.exp((0.6 - 0.48) ** 2 / v) / (0.2 * v) ** 0.5
+    assert ratio > 1.2
+    assert k / found.effective.item() == pytest.approx(ratio, rel=0.03)

@@ -96,6 +96,15 @@ class TestAgainstTheDefinition:
         assert_same(lambda x, m: ops.affine_sample(x, m, *to), torch.randn(image), matrix)
 
     @pytest.mark.parametrize(
+        ("image", "to"),
+        [((5, 1, 12, 17), (6, 6)), ((2, 4, 9, 9), (13, 10)), ((4, 1, 5, 5), (28, 30))],
+        ids=str,
+    )
+    def test_axis_aligned_sample(self, image: tuple[int, ...], to: tuple[int, int]):
+        window = torch.tensor([1.0, 1, 0, 0]) + 0.3 * torch.randn(image[0], 4)
+        assert_same(lambda x, w: ops.axis_aligned_sample(x, w, *to), torch.randn(image), window)
+
+    @pytest.mark.parametrize(
         ("image", "size"),
         [((5, 2, 28, 28), 2), ((3, 1, 9, 37), 5), ((2, 3, 6, 5), 1), ((2, 1, 6, 7), 17)],
         ids=str,

@@ -30,7 +30,7 @@ import mlflow, numpy as np
 model = mlflow.pyfunc.load_model(sys.argv[1])
 means = model.predict(np.array([3], np.int64), params=dict(seed=1))
 import seqgen
-module = seqgen.load(sys.argv[1])
+module = seqgen.load(sys.argv[1]).module
 installed = sorted(found.name for found in importlib.metadata.distributions())
 ours = [name for name in sys.modules if name.partition(".")[0] in ("seqgen", "data_prep", "pipelines")]
 print(json.dumps(dict(means=means.tolist(), seqgen=seqgen.__file__, installed=installed, ours=ours,

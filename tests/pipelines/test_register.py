@@ -358,7 +358,7 @@ def test_load_refuses_what_is_not_ours(here: Path) -> None:
 def test_load_gives_the_trained_module(here: Path) -> None:
     trained = finished_run(tiny_recipe(here))
     registered(trained)
-    ours, theirs = seqgen.load(trained.model), seqgen.load("models:/tiny@champion")
+    ours, theirs = (seqgen.load(where).module for where in (trained.model, "models:/tiny@champion"))
     assert not theirs.training
     for name, tensor in ours.state_dict().items():
         assert torch.equal(tensor, theirs.state_dict()[name])

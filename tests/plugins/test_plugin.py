@@ -70,7 +70,7 @@ class Coarse(Attention):
     def writer(self):
         return CoarseWriter(self.sizes, self.settings.cells)
 '''
-LOAD = "import seqgen; model = seqgen.load('models:/tiny@champion'); print(type(model.step.canvas).__name__)"
+LOAD = "import seqgen; model = seqgen.load('models:/tiny@champion'); print(type(model.module.step.canvas).__name__)"
 SERVE = """
 import mlflow, numpy as np
 model = mlflow.pyfunc.load_model('models:/tiny@champion')

@@ -1,4 +1,4 @@
-"""The paper's spatial transformer (Jaderberg et al. 2015): bilinear kernel, full affine matrix."""
+"""The paper's spatial transformer (Jaderberg et al. 2015): bilinear kernel, at windows of several forms."""
 
 from __future__ import annotations
 
@@ -7,78 +7,125 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqgen import ops
+from seqgen.models.attention.forms import AxisAlignedForm, Form, SimilarityForm
 from seqgen.models.contracts import Attention, Reader, Sizes, Writer
-from seqgen.models.layers import Linear, WindowHead
-
-# Identity of affine_grid: the window is the whole image.
-_WHOLE_VIEW = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-_SQUARE = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+from seqgen.models.layers import Linear, WindowHead, repeated, summed
 
 
 class SpatialTransformer(Attention):
     """Windows of `read_size` and `write_size`, anywhere on the image, turned and stretched."""
 
+    form = Form
+
     def reader(self, channels: int) -> Reader:
         """See Attention."""
-        return AffineReader(self.sizes, self.settings.read_size, channels, self.settings.samples)
+        return AffineReader(self.sizes, self.form(self.sizes), *self._glimpses(channels))
 
     def writer(self) -> Writer:
         """See Attention."""
-        return AffineWriter(self.sizes, self.settings.write_size, self.settings.copy_grid)
+        settings = self.settings
+        form = self.form(self.sizes)
+        return AffineWriter(self.sizes, form, settings.write_size, settings.windows, settings.copy_grid)
+
+    def _glimpses(self, channels: int) -> tuple[int, int, int, int]:
+        """Side, channels, samples and number of a reader's glimpses."""
+        settings = self.settings
+        return settings.read_size, channels, settings.samples, settings.windows
 
 
-class AffineReader(Reader):
-    """Reads a P x P glimpse at 6 affine numbers from h: r = ST(x, lambda(h)) (eqs. 4, 11).
+class Similarity(SpatialTransformer):
+    """Windows that are moved, turned and scaled (Tang, Srivastava and Salakhutdinov 2014)."""
+
+    form = SimilarityForm
+
+
+class AxisAligned(SpatialTransformer):
+    """Upright windows."""
+
+    form = AxisAlignedForm
+
+
+class WindowReader(Reader):
+    """Reads P x P glimpses ST(x, lambda_j) at J windows, side by side (eqs. 4, 11; several windows: appendix B).
 
     A glimpse's pixel is the mean of `samples` x `samples` bilinear samples within it. With one sample a window that is
     wider than its glimpse skips what lies between: at 12 x 12 of 28 x 28 whole strokes.
     """
 
-    def __init__(self, sizes: Sizes, size: int, channels: int, samples: int = 1) -> None:
+    def __init__(self, form: Form, size: int, channels: int, samples: int = 1, windows: int = 1) -> None:
         super().__init__()
-        self.size, self.features, self.samples = size, channels * size * size, samples
-        self.window = WindowHead(sizes.hidden, _WHOLE_VIEW)
+        self.form, self.size, self.samples, self.windows = form, size, samples, windows
+        self.features = windows * channels * size * size
 
-    def forward(self, image: Tensor, h: Tensor) -> Tensor:
-        """`image` [B,C,H,W], `h` [B,D] -> glimpse [B, C*P*P]."""
+    def places(self, image: Tensor, h: Tensor, *uniform: Tensor) -> Tensor:
+        """lambda, the parameters of every window in its form, [B J, parameters]."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, h: Tensor, *uniform: Tensor) -> Tensor:
+        """`image` [B,C,H,W], `h` [B,D] -> glimpses [B, J*C*P*P]."""
         side = self.size * self.samples
-        fine = ops.affine_sample(image, self.window(h), side, side)
-        return (functional.avg_pool2d(fine, self.samples) if self.samples > 1 else fine).flatten(1)
+        places = self.places(image, h, *uniform)
+        fine = self.form.sample(repeated(image, self.windows), places, side, side)
+        glimpse = functional.avg_pool2d(fine, self.samples) if self.samples > 1 else fine
+        return glimpse.reshape(-1, self.features)
 
-    def corners(self, h: Tensor, height: int, width: int) -> Tensor:
-        """The window on the image, [B,4,2]: the glimpse's corners mapped by the affine matrix."""
-        matrix = self.window(h).view(-1, 2, 3)
+    def corners(self, image: Tensor, h: Tensor, *uniform: Tensor) -> Tensor:
+        """The windows on the image, [B,J,4,2]: the glimpse's corners mapped by the matrix."""
+        matrix = self.form.matrix(self.places(image, h, *uniform)).view(-1, 2, 3)
         points = _SQUARE.to(matrix) @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
-        return (points + 1) / 2 * points.new_tensor([width, height])
+        return _pixels(points, image.shape[2], image.shape[3]).unflatten(0, (-1, self.windows))
+
+
+class AffineReader(WindowReader):
+    """Reads where h says: lambda is linear in h_{t-1}."""
+
+    def __init__(
+        self, sizes: Sizes, form: Form, size: int, channels: int, samples: int = 1, windows: int = 1
+    ) -> None:
+        super().__init__(form, size, channels, samples, windows)
+        self.window = WindowHead(sizes.hidden, form.whole, windows)
+
+    def places(self, image: Tensor, h: Tensor, *uniform: Tensor) -> Tensor:
+        """See WindowReader."""
+        return self.window(h)
 
 
 class AffineWriter(Writer):
-    """Writes a P x P sprite: f_w(h) = ST(sprite(h), lambda(h)), zero outside the window (sec. 3.2.3).
+    """Writes P x P sprites: f_w(h) = sum_j ST(sprite_j(h), lambda_j(h)), zero outside the windows (sec. 3.2.3).
 
     lambda maps canvas coordinates to sprite coordinates directly (no inversion), so the window on the canvas is
-    its inverse. With a `copy_grid` x' is drawn again beside the sprite (`Copy`).
+    its inverse. With a `copy_grid` x' is drawn again beside the sprites (`Copy`).
     """
 
-    def __init__(self, sizes: Sizes, size: int, copy_grid: int = 0) -> None:
+    def __init__(self, sizes: Sizes, form: Form, size: int, windows: int = 1, copy_grid: int = 0) -> None:
         super().__init__()
-        self.size, self.sizes = size, sizes
-        self.sprite = Linear(sizes.hidden, sizes.canvas_channels * size * size)
-        self.window = WindowHead(sizes.hidden, _WHOLE_VIEW)
+        self.sizes, self.form, self.size, self.windows = sizes, form, size, windows
+        self.sprite = Linear(sizes.hidden, windows * sizes.canvas_channels * size * size)
+        self.window = WindowHead(sizes.hidden, form.whole, windows)
         self.copy = Copy(sizes, copy_grid) if copy_grid else None
 
     def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
         """See Writer."""
-        sprite = self.sprite(h).view(-1, self.sizes.canvas_channels, self.size, self.size)
-        written = ops.affine_sample(sprite, self.window(h), self.sizes.height, self.sizes.width)
+        sprites = self.sprite(h).view(-1, self.sizes.canvas_channels, self.size, self.size)
+        placed = self.form.sample(sprites, self.window(h), self.sizes.height, self.sizes.width)
+        written = summed(placed, self.windows)
         return written if self.copy is None else written + self.copy(context, h)
 
     def corners(self, h: Tensor, height: int, width: int) -> Tensor:
-        """The window on the canvas, [B,4,2]: the sprite's corners mapped by the inverse matrix."""
-        matrix = self.window(h).view(-1, 2, 3)
+        """The windows on the canvas, [B,J,4,2]: the sprite's corners mapped by the inverse matrix."""
+        matrix = self.form.matrix(self.window(h)).view(-1, 2, 3)
         offsets = _SQUARE.to(matrix) - matrix[:, None, :, 2]
         # A window of zero area has no inverse; the pseudo-inverse draws it as a line or a point.
         points = offsets @ torch.linalg.pinv(matrix[:, :, :2]).mT
-        return (points + 1) / 2 * points.new_tensor([width, height])
+        return _pixels(points, height, width).unflatten(0, (-1, self.windows))
+
+
+_SQUARE = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+
+
+def _pixels(points: Tensor, height: int, width: int) -> Tensor:
+    """From coordinates in [-1,1] to pixels, [...,2] as (x, y)."""
+    return (points + 1) / 2 * points.new_tensor([width, height])
 
 
 class Copy(nn.Module):
@@ -101,7 +148,7 @@ class Copy(nn.Module):
             self.gate.weight.mul_(0.1)
             self.gate.bias.zero_()
         # Sampling points are linear in the displacements: one product with what never changes.
-        whole = torch.tensor(_WHOLE_VIEW).view(1, 2, 3)
+        whole = torch.tensor(Form.whole).view(1, 2, 3)
         start = functional.affine_grid(whole, [1, 1, sizes.height, sizes.width], align_corners=False)
         rows, columns = (
             functional.interpolate(torch.eye(grid)[None], side, mode="linear", align_corners=True)[0]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from seqgen.models.contracts import (
     Canvas,
@@ -79,6 +80,19 @@ class SequentialStep(Step):
         # The paper leaves c_0 open; here it is learned, a constant a channel.
         self.canvas0 = nn.Parameter(torch.full((sizes.canvas_channels,), observation.initial_canvas))
 
+    def noise(self, steps: int, batch: int, generator: Generator) -> Tensor:
+        """The latents' noise and, beside it, the uniform numbers of a random reader."""
+        noise = super().noise(steps, batch, generator)
+        if not self.reader.random:
+            return noise
+        shape = steps, batch, self.reader.random
+        return torch.cat([noise, torch.rand(shape, generator=generator, device=generator.device)], 2)
+
+    @property
+    def normal_noise(self) -> bool:
+        """Not where the reader has uniform numbers."""
+        return super().normal_noise and not self.reader.random
+
     def start(self, batch: int) -> State:
         """h_0, c_0 and the memories."""
         h, memory = self.transition.start(batch)
@@ -102,13 +116,14 @@ class SequentialStep(Step):
     def forward(self, t: int, state: State, noise: Tensor, observed: Observed) -> tuple[State, Drawn]:
         """The equations of one step; they are the same at every t."""
         h, inference = state.h, state.inference
+        noise, *uniform = self._parts(noise)
         context, v = self._read_context(h, observed)  # (4)
         p = self.prior(h, v)  # (3)
         q: tuple[Tensor, ...] = ()
         if observed.x is None:
             z = self.latents.draw_from_prior(p, noise)
         else:
-            r = self.reader(self._read(state, observed), h)  # (11)
+            r = self.reader(self._read(state, observed), h, *uniform)  # (11)
             if self.infer_from_context and v is not None:
                 r = torch.cat([r, v], 1)
             parameters, inference = self.posterior(r, h, inference)
@@ -119,6 +134,11 @@ class SequentialStep(Step):
         canvas = self.canvas(state.canvas, self.writer(h, context))  # (6)
         return State(h, memory, canvas, inference), Drawn(z, q, p)
 
+    def _parts(self, noise: Tensor) -> Sequence[Tensor]:
+        """The latents' noise [B,K], and a random reader's."""
+        random = self.reader.random
+        return noise.split([noise.shape[1] - random, random], 1) if random else [noise]
+
     def _read(self, state: State, observed: Observed) -> Tensor | None:
         """What is read: x, or x beside its error image (DRAW eqs. 3-4)."""
         if not self.error_image or observed.x is None:
@@ -127,11 +147,15 @@ class SequentialStep(Step):
 
     def _read_context(self, h: Tensor, observed: Observed) -> tuple[Tensor | None, Tensor | None]:
         """x' [B,1,H,W], the image of the contexts at this step, and v_t [B,F], what is read of it."""
-        shown = observed.shown if observed.gathered is None else self._show(observed.gathered, h)
+        shown = self._shown(h, observed)
         if self.context_reader is None or shown is None:
             return None, None
         image, prepared = shown
         return image, self.context_reader(prepared, h)
+
+    def _shown(self, h: Tensor, observed: Observed) -> tuple[Tensor, Tensor] | None:
+        """x' and what is read of it, prepared."""
+        return observed.shown if observed.gathered is None else self._show(observed.gathered, h)
 
     def _show(self, gathered: tuple[Tensor, ...], h: Tensor) -> tuple[Tensor, Tensor]:
         assert self.context is not None
@@ -139,11 +163,15 @@ class SequentialStep(Step):
         image = self.context(gathered, h)
         return image, self.context_reader.prepare(image)
 
-    def windows(self, before: State, after: State, observed: Observed) -> Windows:
-        """The windows that the state before read through, and the one that the state after wrote through."""
-        size = self.sizes.height, self.sizes.width
+    def windows(self, before: State, after: State, noise: Tensor, observed: Observed) -> Windows:
+        """The windows that the state before read through, and those that the state after wrote through."""
+        h, (_, *uniform) = before.h, self._parts(noise)
+        read = self._read(before, observed)
+        shown = self._shown(h, observed)
         return Windows(
-            None if observed.x is None else self.reader.corners(before.h, *size),
-            self.writer.corners(after.h, *size),
-            None if self.context_reader is None else self.context_reader.corners(before.h, *size),
+            None if read is None else self.reader.corners(read, h, *uniform),
+            self.writer.corners(after.h, self.sizes.height, self.sizes.width),
+            None
+            if self.context_reader is None or shown is None
+            else self.context_reader.corners(shown[1], h),
         )

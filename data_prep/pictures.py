@@ -1,0 +1,74 @@
+"""The images of a folder as a set: turned grey, cut square, made small, split."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data_prep.digits import Labelled
+from data_prep.folder import listed_files
+from data_prep.shrink import overlap
+from seqgen.core.errors import BadInput
+from seqgen.data.settings import DataConfig
+
+_FORMATS = ("PNG", "JPEG", "PPM")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits a channel and less
+_TENTHS = ("test", "valid")  # the others are for train
+
+
+def read_folder(data: DataConfig, listing: Path) -> dict[str, Labelled]:
+    """The splits train, valid and test of the listed images, uint8 [N, size, size], in order of name.
+
+    Raises BadInput naming a file that is no whole image or not as it was listed, and a split that has none.
+    """
+    found: dict[str, list[np.ndarray]] = {split: [] for split in ("train", "valid", "test")}
+    assert data.folder is not None
+    for name, path, content in listed_files(Path(data.folder), listing):
+        found[split_of(name, data.seed)].append(square(ink(content, path), data.size))
+    for split, images in found.items():
+        if not images:
+            raise BadInput(f"data.folder={data.folder}: none of its images falls to {split}; add some")
+    return {split: Labelled(np.stack(images), None) for split, images in found.items()}
+
+
+def split_of(name: str, seed: int) -> str:
+    """Which split the file `name` is in: by sha256("<seed>/<name>") mod 10, 0 test, 1 valid, others train.
+
+    It depends on no other file: what is added later moves none.
+    """
+    tenth = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest(), "big") % 10
+    return _TENTHS[tenth] if tenth < len(_TENTHS) else "train"
+
+
+def ink(content: bytes, path: Path) -> np.ndarray:
+    """An image file's ink uint8 [H, W]: 255 is black and 0 white, as digits have it; upright as its EXIF says.
+
+    Colour by ITU-R 601, transparency ignored. Raises BadInput naming `path` where it is no whole image of 8 bits.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            if picture.mode not in _MODES:
+                raise BadInput(f"{path}: {picture.mode}, not of 8 bits a channel; convert it")
+            return 255 - np.asarray(ImageOps.exif_transpose(picture).convert("L"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{path}: not a whole image ({error}); remove or replace it") from error
+
+
+def square(levels: np.ndarray, size: int) -> np.ndarray:
+    """The centred square of `levels` uint8 [H, W] by area averaging: uint8 [size, size], halves rounded up.
+
+    A pixel of the result is the mean of what it covers, of a source pixel that it covers in part that part. In whole
+    numbers, so that the bytes are the same everywhere.
+    """
+    height, width = levels.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    rows = overlap(size, side)
+    total = (
+        rows @ levels[top : top + side, left : left + side].astype(np.float64) @ rows.T
+    )  # exact below 2^53
+    return ((2 * total.astype(np.int64) + side**2) // (2 * side**2)).astype(np.uint8)

@@ -1,0 +1,175 @@
+"""Put the members of the family side by side: what each reaches, after how many images and seconds."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.artifacts.held_out import evaluated_images, images_of
+from pipelines.artifacts.history import FILE_NAME, read_history
+from pipelines.artifacts.measurements import read_measurement
+from pipelines.artifacts.one_shot import read_tables
+from pipelines.artifacts.places import places
+from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
+from pipelines.cli.command import run
+from pipelines.evaluate.results import MachineOption, ToOption
+from pipelines.recipes import load_recipe
+from seqgen.core.errors import BadInput
+from seqgen.core.files import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# The member, and the recipe that trains it in at most an hour of two cores.
+MEMBERS = {
+    "sgm": "mnist-first",
+    "draw": "draw-first",
+    "vae": "vae-mnist",
+    "iwae": "iwae-mnist",
+    "dlgm": "dlgm-mnist",
+    "sbn": "sbn-mnist",
+    "darn": "darn-mnist",
+}
+TEMPLATE = Path(__file__).parent / "templates" / "family.md"
+_SAMPLES = 12
+MembersArgument = Annotated[
+    list[str] | None, typer.Argument(help="Members; default: all that were trained and evaluated here.")
+]
+
+
+def family(
+    members: MembersArgument = None, to: ToOption = Path("docs/results"), machine: MachineOption = ""
+) -> None:
+    """Write family.json and family.png below --to, and the page family.md beside that folder.
+
+    Each member is what its recipe's `train` and `evaluate` left, run by run of MLflow; `compress` and `count` add their
+    numbers where they were run.
+    """
+    import jinja2
+
+    from seqgen.drawing.pictures import png
+
+    trained = {member: _read(member) for member in members or _known()}
+    if not trained:
+        raise BadInput(
+            "no member was trained and evaluated here; run `python -m pipelines.train --recipe vae-mnist`"
+        )
+    rows = [_row(member, one) for member, one in trained.items()]
+    numbers = {"members": rows, **_others(list(trained.values())), "machine": machine}
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**numbers, folder=to.name)
+    write_json(to / "family.json", numbers)
+    write_bytes(to / "family.png", png(_sheet(trained)))
+    write_bytes(to.parent / "family.md", page.encode())
+    print(f"written: {to.parent / 'family.md'}, {to / 'family.json'}, {to / 'family.png'}")
+
+
+def _known() -> list[str]:
+    return [
+        member
+        for member, recipe in MEMBERS.items()
+        if (places(load_recipe(recipe)).evaluate / "metrics.json").is_file()
+    ]
+
+
+def _read(member: str) -> TrainedModel:
+    """Raises BadInput for a member that there is not, and one that was trained otherwise than its recipe says."""
+    if member not in MEMBERS:
+        raise BadInput(f"{member}: no such member; known: {', '.join(MEMBERS)}")
+    recipe = MEMBERS[member]
+    trained = load_trained_model(recipe)
+    if trained.recipe.digest() != load_recipe(recipe).digest():
+        raise BadInput(
+            f"{trained.places.train}: trained with other settings than {recipe} has now; train and evaluate again"
+        )
+    return trained
+
+
+def _row(member: str, trained: TrainedModel) -> dict[str, Any]:
+    """What the page says of a member. Bounds in nats an image of the split that was evaluated."""
+    measured, metrics = read_measurement(trained)
+    recipe, run = trained.recipe, trained.run
+    seconds = math.fsum(row.get("seconds", 0.0) for row in read_history(trained.places.train / FILE_NAME))
+    weighted = next(key for key in metrics if key.startswith("iwae_") and f"{key}_se" in metrics)
+    return {
+        "member": member,
+        "recipe": recipe.name,
+        "run": run.get("run_id"),
+        "data": trained.manifest().title,
+        "split": f"{measured['split']}/{measured['binarise']}",
+        "bound": metrics["bound"],
+        "se": metrics["bound_se"],
+        "nll": metrics[weighted],
+        "nll_se": metrics[f"{weighted}_se"],
+        "k": int(weighted.removeprefix("iwae_")),
+        "pixel_means": _pixel_means(trained),
+        "images": run["steps"] * recipe.train.batch,
+        "seconds": round(seconds),
+        "workers": recipe.train.workers,
+        "command": f"python -m pipelines.train --recipe {recipe.name}",
+    }
+
+
+def _pixel_means(trained: TrainedModel) -> float:
+    """What independent pixels with the training images' means pay, nats an image of the same held-out images."""
+    import torch
+
+    from seqgen.data.batches import fixed_set
+    from seqgen.evaluation.imputation import pixel_means, score_of_means
+
+    held_out = evaluated_images(trained)
+    recipe = trained.recipe
+    train, _ = fixed_set(images_of(trained, "train"), recipe.data, False, recipe.evaluate.seed)
+    means = pixel_means(train.unsqueeze(1))
+    x = held_out.x.float()
+    return float(score_of_means(means, x, torch.ones_like(x, dtype=torch.bool)).mean())
+
+
+def _others(trained: list[TrainedModel]) -> dict[str, Any]:
+    """What `compress` and `count` measured of these models."""
+    found: dict[str, Any] = {"bits_back": None, "air_count_accuracy": None}
+    for one in trained:
+        for table in read_tables(one):
+            entries, about = table["entries"], {"command": table["command"], "recipe": one.recipe.name}
+            if "bits_back_over_bound" in entries and found["bits_back"] is None:
+                bits = {
+                    name: entry["value"] for name, entry in entries.items() if entry["unit"] == "bits/pixel"
+                }
+                ratio = entries["bits_back_over_bound"]["value"] / 100
+                images = entries["bits_back_over_bound"]["images"]
+                found["bits_back"] = {
+                    "rate_over_bound": ratio,
+                    "images": images,
+                    "bits_per_pixel": bits,
+                    **about,
+                }
+            if "count_accuracy" in entries:
+                accuracy = entries["count_accuracy"]
+                found["air_count_accuracy"] = accuracy["value"]
+                found["air_count_accuracy_se"] = accuracy["se"]
+    return found
+
+
+def _sheet(trained: dict[str, TrainedModel]) -> Image.Image:
+    """A row of samples a member, whose images are of their own size."""
+    from seqgen.drawing.composing import stacked
+    from seqgen.drawing.galleries import tiles
+    from seqgen.drawing.one_shot import draw
+    from seqgen.drawing.pictures import Row, Sheet, render
+    from seqgen.models import load_model
+
+    parts = []
+    for member, one in trained.items():
+        drawn = draw(load_model(one.model), _SAMPLES, one.recipe.evaluate.seed, "family")
+        caption = f"{one.manifest().title}. Means of p(x | z), z from the prior. Seed 0, not selected."
+        parts.append(render(Sheet([Row(tiles(drawn, 64))], title=member, caption=caption)))
+    return stacked(parts)
+
+
+if __name__ == "__main__":
+    run(family)

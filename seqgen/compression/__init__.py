@@ -1,0 +1,6 @@
+"""Lossless compression with bits back: a model of the sequential family and images <-> bytes."""
+
+from seqgen.compression.bits_back import decode, encode
+from seqgen.compression.container import Header, unpack
+
+__all__ = ["Header", "decode", "encode", "unpack"]

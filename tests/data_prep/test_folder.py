@@ -1,0 +1,199 @@
+"""Any folder of images: listed, cut, split; the same bytes each time; one clear error for what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.fetch import fetch
+from data_prep.pictures import ink, split_of, square
+from data_prep.shard_set import shard_set
+from data_prep.verify import verify
+from seqgen.core.errors import BadInput
+from seqgen.data.images import load_split
+from seqgen.data.settings import DataConfig
+
+
+def save(path: Path, pixels: np.ndarray, **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """60 images of several sizes and three formats, in two folders, and what is no image beside them."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    for number in range(60):
+        kind, *colour = (("png", 3), ("jpg",), ("pgm",))[number % 3]
+        pixels = random.integers(0, 256, (20 + number % 7, 16 + number % 5, *colour), np.uint8)
+        save(folder / f"part{number % 2}" / f"{number:03d}.{kind}", pixels)
+    (folder / "README.txt").write_text("no image")
+    (folder / "part0" / "._000.png").write_bytes(b"what a Mac leaves")
+    return folder
+
+
+def settings(folder: Path, **changes: object) -> DataConfig:
+    return DataConfig(**{"source": "folder", "folder": str(folder), "size": 8, "binarise": "grey"} | changes)  # type: ignore[arg-type]
+
+
+def make(data: DataConfig, place: Path) -> Path:
+    fetch(["folder"], place / "raw", folder=data.folder, notice=lambda line: None)
+    shard_set(data, place / "raw", place / "shards", processes=1)
+    return place / "shards"
+
+
+def digests(directory: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+
+
+def slow_square(levels: np.ndarray, size: int) -> np.ndarray:
+    """The mean over what each pixel covers, source pixel by source pixel."""
+    height, width = levels.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    result = np.zeros((size, size))
+
+    def covered(target: int, source: int) -> float:
+        scale = side / size
+        return max(0.0, min((target + 1) * scale, source + 1) - max(target * scale, source))
+
+    for row in range(size):
+        for column in range(size):
+            for y in range(side):
+                for x in range(side):
+                    share = covered(row, y) * covered(column, x)
+                    result[row, column] += share * levels[top + y, left + x] * (size / side) ** 2
+    return result
+
+
+@pytest.mark.parametrize(("shape", "size"), [((9, 13), 4), ((12, 8), 8), ((16, 16), 4), ((5, 6), 8)])
+def test_a_square_is_the_area_average_of_the_centre(shape: tuple[int, int], size: int):
+    levels = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    expected = slow_square(levels, size)
+    found = square(levels, size)
+    assert found.dtype == np.uint8
+    assert np.abs(found - expected).max() <= 0.5 + 1e-9
+    white = square(np.full(shape, 255, np.uint8), size)
+    assert (white == 255).all()
+
+
+def test_ink_is_what_luma_lacks_and_exif_turns_it_upright():
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    pixels[0, :, 0], pixels[1, :, 1] = 255, 255  # a red row above a green one
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    found = ink(buffer.getvalue(), Path("x.png"))
+    assert found.tolist() == [[255 - 150] * 3, [255 - 76] * 3]  # 0.587 and 0.299 of 255
+
+
+def test_a_set_has_every_image_once_in_the_split_of_its_name_the_same_bytes_twice(pictures, tmp_path):
+    data = settings(pictures)
+    first, second = (make(data, tmp_path / name) for name in ("one", "two"))
+    assert digests(first) == digests(second)
+    manifest = verify(first)
+    assert [source.name for source in manifest.sources] == ["SHA256SUMS"]
+    listing = (tmp_path / "one/raw/folder/SHA256SUMS").read_text().splitlines()
+    names = [line.split("  ", 1)[1] for line in listing]
+    assert names == sorted(names)
+    assert len(names) == 60
+    for line, name in zip(listing, names, strict=True):
+        assert line.startswith(hashlib.sha256((pictures / name).read_bytes()).hexdigest())
+    for split in ("train", "valid", "test"):
+        expected = [
+            square(ink((pictures / name).read_bytes(), pictures / name), 8)
+            for name in names
+            if split_of(name, 0) == split
+        ]
+        images = load_split(first, split)
+        assert images.levels == 256
+        assert np.array_equal(images.images.numpy(), np.stack(expected))
+    assert digests(make(settings(pictures, seed=1), tmp_path / "three")) != digests(first)
+
+
+def test_splits_have_their_tenths_and_depend_on_name_and_seed_alone():
+    splits = [split_of(f"{number}.png", 0) for number in range(10_000)]
+    for split, share in (("train", 0.8), ("valid", 0.1), ("test", 0.1)):
+        assert abs(splits.count(split) / 10_000 - share) < 0.015  # five standard errors and more
+    assert splits != [split_of(f"{number}.png", 1) for number in range(10_000)]
+    assert split_of("a.png", 0) == split_of("a.png", 0)
+
+
+def test_what_is_wrong_with_a_folder_is_one_error_that_names_it(pictures, tmp_path):
+    def refused(data: DataConfig) -> str:
+        with pytest.raises(BadInput) as caught:
+            make(data, tmp_path / "place")
+        assert not (tmp_path / "place/shards").exists()
+        return str(caught.value)
+
+    assert refused(settings(tmp_path / "none")) == f"data.folder={tmp_path}/none: no such folder"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/notes.txt").touch()
+    assert f"data.folder={tmp_path}/empty: no .jpeg, .jpg, .pgm, .png file in it" in refused(
+        settings(tmp_path / "empty")
+    )
+    save(tmp_path / "few/a.png", np.zeros((8, 8), np.uint8))
+    assert "none of its images falls to" in refused(settings(tmp_path / "few"))
+    broken = pictures / "part0" / "broken.png"
+    for content in (b"not a picture", (pictures / "part0/000.png").read_bytes()[:200], b""):
+        broken.write_bytes(content)
+        assert refused(settings(pictures)).startswith(f"{broken}: not a whole image")
+    save(broken, np.zeros((9, 9), np.uint16))
+    assert refused(settings(pictures)).startswith(f"{broken}: I;16, not of 8 bits")
+    if os.geteuid():  # root reads everything
+        broken.chmod(0)
+        assert refused(settings(pictures)).startswith(f"{broken}: cannot be read (Permission denied)")
+
+
+def test_an_image_that_changed_or_went_since_it_was_listed_is_named(pictures, tmp_path):
+    data = settings(pictures)
+    fetch(["folder"], tmp_path / "raw", folder=data.folder, notice=lambda line: None)
+    changed = pictures / "part0" / "000.png"
+    before = changed.read_bytes()
+    save(changed, np.zeros((9, 9), np.uint8))
+    with pytest.raises(BadInput, match=f"{changed}: changed since it was fetched"):
+        shard_set(data, tmp_path / "raw", tmp_path / "shards", processes=1)
+    changed.unlink()
+    with pytest.raises(BadInput, match=f"{changed}: cannot be read"):
+        shard_set(data, tmp_path / "raw", tmp_path / "shards", processes=1)
+    changed.write_bytes(before)
+    save(pictures / "new.png", np.zeros((9, 9), np.uint8))  # not listed, not taken
+    manifest = shard_set(data, tmp_path / "raw", tmp_path / "shards", processes=1)
+    assert sum(index.images for index in manifest.splits.values()) == 60
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"folder": None}, "source=folder needs the folder"),
+        ({"source": "mnist-5k", "size": 28}, "only for source=folder; leave it out"),
+        ({"size": 300}, "size=300: folder has 4 to 256"),
+        ({"binarise": "static"}, "folder is grey"),
+        ({"split": "weak"}, "folder has only standard"),
+    ],
+)
+def test_settings_that_do_not_fit_a_folder_are_refused(changes: dict[str, object], problem: str):
+    with pytest.raises(ValueError, match=problem):
+        DataConfig(**{"source": "folder", "folder": "faces", "size": 8, "binarise": "grey"} | changes)  # type: ignore[arg-type]
+
+
+def test_the_verbs_take_a_folder(verb, pictures, tmp_path):
+    asked = ("--recipe", "mnist-grey", "--set", "data.source=folder", "--set", f"data.folder={pictures}")
+    for name in ("fetch", "shard", "verify"):
+        done = verb(name, *asked)
+        assert done.returncode == 0, done.stderr
+    assert f"60 images of {pictures}" in verb("fetch", *asked).stdout
+    (pictures / "part1/001.jpg").write_bytes(b"broken")
+    verb("fetch", *asked)
+    done = verb("shard", *asked)
+    assert done.returncode == 2
+    assert f"{pictures}/part1/001.jpg: not a whole image" in done.stderr
+    assert "Traceback" not in done.stderr
