@@ -122,7 +122,15 @@ def test_a_trace_ends_in_what_sample_and_infer_give(member: dict):
         assert prior.write is posterior.write is posterior.read is None
     else:
         assert prior.read is None
-        assert prior.write.shape == posterior.read.shape == (STEPS, BATCH, 4, 2)
+        assert prior.write.shape == posterior.read.shape == (STEPS, BATCH, 1, 4, 2)
+
+
+@members
+def test_what_a_sample_was_inferred_from_draws_it_again(member: dict):
+    """By the prior, from the noise that `encode` finds."""
+    model, x, noise = example(member)
+    again = model.decode(model.encode(x, None, noise)).mean
+    torch.testing.assert_close(again, model.infer(x, None, noise).likelihood.mean, rtol=1e-4, atol=1e-4)
 
 
 @members
