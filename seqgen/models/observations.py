@@ -135,6 +135,27 @@ def _in_order(logits: Tensor, weights: Tensor, choose: Callable[[Tensor], Tensor
     return flat.sigmoid().view(logits.shape), values.view(logits.shape)
 
 
+class CompositeObservation(BernoulliObservation):
+    """Layers on a background: the canvas is an image and the transmittance, through which a learned grey shows.
+
+    The sum, a probability, is mixed with 1/2 to within 1e-4 of 0 and 1: no pixel is impossible, and every gradient
+    is finite; a clamp would leave none at all where it holds.
+    """
+
+    initial_canvas = 0.0
+
+    def __init__(self, settings: Any, sizes: Sizes) -> None:
+        super().__init__(settings, sizes)
+        self.background = nn.Parameter(torch.tensor(logit(sizes.mean)))
+
+    def forward(self, canvas: Tensor) -> Tensor:
+        """[B,2,H,W] -> logits [B,1,H,W]."""
+        image, transmittance = full_precision(canvas).chunk(2, 1)
+        probability = image + transmittance * self.background.sigmoid()
+        probability = 1e-4 + (1 - 2e-4) * probability
+        return probability.log() - (-probability).log1p()
+
+
 def logit(probability: float) -> float:
     """log p / (1 - p), with p kept away from 0 and 1."""
     p = min(max(probability, 1e-3), 1 - 1e-3)

@@ -35,8 +35,7 @@ class LearnedPrior(Prior):
 
     def forward(self, h: Tensor, v: Tensor | None) -> tuple[Tensor, ...]:
         """(mean, log sigma) or (logits,), [B,K] each."""
-        place, *log_std = self.head(*((h,) if v is None else (h, v))).chunk(self.parts, 1)
-        return place, *(scale.clamp(-3.0, 3.0) for scale in log_std)
+        return prior_parameters(self.head(*((h,) if v is None else (h, v))), self.parts)
 
 
 class AutoregressivePrior(LearnedPrior):
@@ -49,3 +48,9 @@ class AutoregressivePrior(LearnedPrior):
     def forward(self, h: Tensor, v: Tensor | None) -> tuple[Tensor, ...]:
         """(logits [B,K], weights [K,K], strictly lower triangular)."""
         return *super().forward(h, v), self.weights.tril(-1)
+
+
+def prior_parameters(numbers: Tensor, parts: int) -> tuple[Tensor, ...]:
+    """A network's `numbers` [B, parts K] as p: (mean, log sigma) or (logits,); log sigma is kept within [-3, 3]."""
+    place, *log_std = numbers.chunk(parts, 1)
+    return place, *(scale.clamp(-3.0, 3.0) for scale in log_std)

@@ -232,6 +232,11 @@ class SequentialSettings(KindSettings):
                     yield f"{key}={value}: only for conditional=true; leave it out"
 
 
+def _shown_no_context(section: Any) -> Iterator[str]:
+    if section.conditional:
+        yield f"conditional=true: step={section.step} is shown no context; use step=sequential"
+
+
 class LayersSettings(KindSettings):
     """Layers of latents, each with weights of its own: the encoder and decoder between them and the image."""
 
@@ -246,8 +251,7 @@ class LayersSettings(KindSettings):
 
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
         """What goes with layers."""
-        if section.conditional:
-            yield "conditional=true: step=layers is shown no context; use step=sequential"
+        yield from _shown_no_context(section)
         if self.inference == "encoder":
             yield "inference=encoder: a layer's posterior has no memory; use shared or mean-field"
 
@@ -270,6 +274,41 @@ class AutoregressivePriorSettings(KindSettings):
         """What it can stand with."""
         if section.step != "layers" or section.latent != "bernoulli":
             yield "prior=autoregressive: only for step=layers with latent=bernoulli; use learned"
+
+
+class ConvolutionalSettings(KindSettings):
+    """Convolutional DRAW: its canvas, the coarseness of its maps and its slots."""
+
+    canvas_channels: Positive = 16
+    scale: int = Field(default=4, ge=2, description="pixels a side of one place of the maps of h and z; even")
+    latent: str = Field(default="gaussian", description="what z_t is")
+    observation: str = Field(default="conv", description="f_o: 1x1 convolution or c_T itself")
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """Places tile the image; there is no context."""
+        yield from _shown_no_context(section)
+        if self.scale % 2:
+            yield f"scale={self.scale}: must be even"
+        if size is not None and size % self.scale:
+            yield f"scale={self.scale} does not divide data.size={size}"
+
+
+class CompositedSettings(KindSettings):
+    """The composited VAE: its sprites, and how far from its canonical pose a layer may lie."""
+
+    sprite_size: Positive = Field(
+        default=28, description="side of a layer's sprite, and of it in its canonical pose"
+    )
+    shift_sd: float = Field(
+        default=0.4, gt=0, description="sd of a sprite's place, in halves of the image's side"
+    )
+    scale_sd: float = Field(default=0.1, gt=0, description="sd of the logarithm of a sprite's size")
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """A sprite is no larger than the image; there is no context."""
+        yield from _shown_no_context(section)
+        if size is not None and self.sprite_size > size:
+            yield f"sprite_size={self.sprite_size} exceeds data.size={size}"
 
 
 class WindowSettings(KindSettings):
@@ -396,6 +435,8 @@ class DiscreteSettings(KindSettings):
 for _slot, _name, _implementation, _settings in (
     ("step", "sequential", "steps.sequential:SequentialStep", SequentialSettings),
     ("step", "layers", "steps.layers:LayersStep", LayersSettings),
+    ("step", "convolutional", "steps.convolutional:ConvolutionalStep", ConvolutionalSettings),
+    ("step", "composited", "steps.composited:CompositedStep", CompositedSettings),
     (
         "attention",
         "spatial-transformer",
