@@ -232,6 +232,33 @@ class SequentialSettings(KindSettings):
                     yield f"{key}={value}: only for conditional=true; leave it out"
 
 
+class AirSettings(KindSettings):
+    """Attend, infer, repeat: what is believed of an object before it is seen, and the sizes of its networks."""
+
+    discrete: ClassVar[bool] = True
+
+    presence: float = Field(
+        default=0.5, gt=0, lt=1, description="prior probability that there is an object more"
+    )
+    object_scale: float = Field(default=0.45, gt=0, description="an object's side, as a share of the image's")
+    scale_std: float = Field(default=0.1, gt=0, description="prior deviation of the logarithm of that side")
+    place_std: float = Field(
+        default=0.4, gt=0, description="prior deviation of an object's centre, 1 is half an image's side"
+    )
+    object_size: Positive = Field(default=20, description="side of an object's glimpse and sprite")
+    object_hidden: Positive = Field(
+        default=200, description="width of what reads a glimpse and draws a sprite"
+    )
+    observation: str = Field(default="identity", description="f_o: c_T itself or a 1x1 convolution")
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """There is no place for a context."""
+        if section.conditional:
+            yield "conditional=true: step=air draws no image given another; leave it out"
+        if size is not None and self.object_size > size:
+            yield f"object_size={self.object_size} exceeds data.size={size}"
+
+
 class WindowSettings(KindSettings):
     """The sides of the windows that attention reads and writes through."""
 
@@ -279,8 +306,9 @@ class IdentityObservationSettings(KindSettings):
 
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
         """The canvas is the logits."""
-        if section.canvas_channels != 1:
-            yield f"observation=identity needs canvas_channels=1, not {section.canvas_channels}"
+        channels = getattr(section, "canvas_channels", 1)
+        if channels != 1:
+            yield f"observation=identity needs canvas_channels=1, not {channels}"
 
 
 class PathwiseSettings(KindSettings):
@@ -315,6 +343,7 @@ class DiscreteSettings(KindSettings):
 
 for _slot, _name, _implementation, _settings in (
     ("step", "sequential", "steps.sequential:SequentialStep", SequentialSettings),
+    ("step", "air", "steps.air:AttendInferRepeat", AirSettings),
     (
         "attention",
         "spatial-transformer",
