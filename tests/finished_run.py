@@ -67,7 +67,7 @@ def finished_run(
         write(where.shards, seed=data_seed)
     manifest = read_manifest(where.shards)
     torch.manual_seed(seed)
-    model = build(wanted.model, 28, 28, manifest.mean if mean is None else mean)
+    model = build(wanted.model, manifest.height, manifest.width, manifest.mean if mean is None else mean)
     save_model(model, where.train / "model")
     run_id = runs.open_run(wanted, manifest)
     run = {

@@ -101,6 +101,11 @@ _ONE_SHOT = (
     ),
 )
 _OTHERS = (
+    Verb(
+        "count",
+        "pipelines.evaluate.count",
+        "Measure how often the model says how many digits are in an image.",
+    ),
     Verb("verify", "pipelines.verify", "Check a sharded set against its manifest, to the last sample."),
     Verb("retrain", "pipelines.retrain", "Retrain if data, code or settings changed; for a schedule."),
     Verb("rollback", "pipelines.rollback", "Give the alias champion back to the champion before."),

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from seqgen.core.strict import Strict
 
-Source = Literal["mnist", "binarized-mnist", "mnist-5k", "multi-mnist", "omniglot", "omniglot-strokes"]
+Source = Literal[
+    "mnist",
+    "binarized-mnist",
+    "mnist-5k",
+    "multi-mnist",
+    "multi-mnist-5k",
+    "omniglot",
+    "omniglot-strokes",
+]
 SplitRule = Literal["standard", "weak", "30-20", "40-10", "45-5"]
 ShrinkRule = Literal["strokes", "nearest"]
 Binarise = Literal["static", "dynamic", "threshold"]
@@ -18,10 +27,12 @@ _SIZES = {
     "mnist": (28,),
     "binarized-mnist": (28,),
     "mnist-5k": (28,),
-    "multi-mnist": (64,),
+    "multi-mnist": (50, 64),
+    "multi-mnist-5k": (50, 64),
     "omniglot": (28, 52),
     "omniglot-strokes": (28, 52),
 }
+_APART = {50: 2, 64: 4}  # how many digits of MNIST find places without overlap, by the side of the canvas
 
 
 class DataConfig(Strict):
@@ -39,6 +50,13 @@ class DataConfig(Strict):
     rule: ShrinkRule = "strokes"
     binarise: Binarise
     seed: int = Field(default=0, ge=0, description="Seed of what is generated (multi-mnist).")
+    digits: tuple[Annotated[int, Field(ge=0, le=5)], ...] = Field(
+        default=(2,),
+        min_length=1,
+        strict=False,
+        description="How many digits lie on a canvas of multi-mnist: one of these, all as often.",
+    )
+    overlap: bool = Field(default=True, description="Whether the digits of multi-mnist may overlap.")
 
     @property
     def is_omniglot(self) -> bool:
@@ -49,6 +67,16 @@ class DataConfig(Strict):
     def is_grey(self) -> bool:
         """Whether the shards hold grey levels (256) and not bits."""
         return self.source in ("mnist", "mnist-5k")
+
+    @property
+    def is_multi_mnist(self) -> bool:
+        """Whether an image is a canvas on which digits lie."""
+        return self.source in ("multi-mnist", "multi-mnist-5k")
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether images differ in how many digits lie on them, which then is their concept."""
+        return self.is_multi_mnist and len(self.digits) > 1
 
     @property
     def held_out_metric(self) -> str:
@@ -75,16 +103,34 @@ class DataConfig(Strict):
             )
         if not self.is_grey and self.binarise != "static":
             problems.append(f"binarise={self.binarise}: {self.source} is binary already; use static")
-        if self.seed and self.source != "multi-mnist":
-            problems.append(f"seed={self.seed}: nothing of {self.source} is generated from it; leave it out")
+        if not self.is_multi_mnist:
+            if self.seed:
+                problems.append(
+                    f"seed={self.seed}: nothing of {self.source} is generated from it; leave it out"
+                )
+            if self.digits != (2,) or not self.overlap:
+                problems.append(f"digits, overlap: {self.source} has one digit an image; leave them out")
+        else:
+            problems += self._digit_problems()
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
+    def _digit_problems(self) -> Iterator[str]:
+        shown = f"digits={list(self.digits)}"
+        if sorted(set(self.digits)) != list(self.digits):
+            yield f"{shown}: each number once, in rising order"
+        if max(self.digits) == 0:
+            yield f"{shown}: every image would be blank; add a number above 0"
+        apart = _APART.get(self.size, max(self.digits))
+        if not self.overlap and max(self.digits) > apart:
+            yield f"{shown}: overlap=false finds places for {apart} digits at most on {self.size} x {self.size}"
+
     @model_serializer(mode="wrap")
-    def _without_default_rule(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_later_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Sets that were made before there was a choice keep their digests.
         tree: dict[str, Any] = serialise(self)
-        if tree.get("rule") == "strokes":
-            del tree["rule"]
+        for key in ("rule", "digits", "overlap"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                tree.pop(key, None)
         return tree

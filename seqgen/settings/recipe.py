@@ -128,7 +128,7 @@ class Recipe(Strict):
                 f"train.batch={self.train.batch} is not divisible by train.workers={self.train.workers}: "
                 "choose a multiple"
             )
-        if self.model.conditional and self.data.source in ("binarized-mnist", "multi-mnist"):
+        if self.model.conditional and (self.data.source == "binarized-mnist" or self.data.is_multi_mnist):
             yield f"model.conditional=true: {self.data.source} has no classes to draw pairs from; use another source"
         if self.train.pairs == "alphabet" and not self.data.is_omniglot:
             yield f"train.pairs=alphabet: {self.data.source} has no alphabets; use character"

@@ -1,4 +1,4 @@
-"""IDX, amat and the 5,000 digits: read right, or refused with the offset; Multi-MNIST as specified."""
+"""IDX, amat and the 5,000 digits: read right, or refused with the offset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep.amat import read_amat
-from data_prep.digits import pairs_of_digits, read_digits
+from data_prep.digits import read_digits
 from data_prep.idx import read_images, read_labels, read_pair
 from seqgen.core.errors import BadInput
 from seqgen.data.settings import DataConfig
@@ -109,28 +109,3 @@ def test_a_wrong_csv_is_refused(tmp_path, rows):
     data = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
     with pytest.raises(BadInput, match=r"mnist_5k\.csv\.gz"):
         read_digits(data, {path.name: path})
-
-
-def test_multi_mnist_lays_two_whole_digits_anywhere():
-    digits = np.zeros((50, 28, 28), np.uint8)
-    for number in range(50):  # each digit is its own count of pixels, in a corner to tell where it lies
-        digits[number, 0, 0] = digits[number, 27, 27] = 128
-        digits[number, 5, 5] = 127  # just paper
-    images = pairs_of_digits(digits, np.random.default_rng([7, 0]))
-    assert images.shape == (50, 64, 64)
-    assert set(np.unique(images)) == {0, 1}
-    assert {int(image.sum()) for image in images} <= {2, 3, 4}  # 4, or fewer where they lie on each other
-    assert np.mean([image.sum() for image in images]) > 3.9
-    rows, columns = np.nonzero(images.sum(0))
-    assert min(rows.min(), columns.min()) <= 2
-    assert max(rows.max(), columns.max()) >= 61
-
-
-def test_multi_mnist_draws_two_different_digits_and_follows_the_seed():
-    digits = np.zeros((2, 28, 28), np.uint8)
-    digits[0, 0, 0] = 255
-    digits[1, 0, :3] = 255
-    images = pairs_of_digits(digits, np.random.default_rng([7, 0]))
-    assert {int(image.sum()) for image in images} <= {3, 4}  # never twice the same, which would be 2 or 6
-    assert np.array_equal(images, pairs_of_digits(digits, np.random.default_rng([7, 0])))
-    assert not np.array_equal(images, pairs_of_digits(digits, np.random.default_rng([8, 0])))

@@ -43,6 +43,8 @@ def test_every_recipe_is_valid_and_printable(name):
         ("data.split=weak", "mnist-5k has only standard"),
         ("data.binarise=static", "binarise=static"),
         ("data.rule=nearest", "rule=nearest: only Omniglot's drawings are made smaller"),
+        ("data.digits=[0, 1]", "digits, overlap: mnist-5k has one digit an image"),
+        ("data.overlap=false", "digits, overlap: mnist-5k has one digit an image"),
         ("train.contexts=[0, 1]", "train.contexts=(0, 1): only for model.conditional=true"),
         ("train.new_classes=0.5", "train.new_classes=0.5: only for model.conditional=true"),
         ("train.contexts=[-1]", "train.contexts"),
@@ -145,6 +147,41 @@ def test_a_set_made_before_there_was_a_choice_of_rules_keeps_its_digest():
     assert "rule" not in base.data.model_dump()
     assert load_recipe("quickstart-characters", ["data.rule=strokes"]).digest() == base.digest()
     assert load_recipe("quickstart-characters", ["data.rule=nearest"]).digest() != base.digest()
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        (["data.digits=[]"], "data.digits"),
+        (["data.digits=[0, 6]"], "data.digits.1=6"),
+        (["data.digits=[-1, 1]"], "data.digits.0=-1"),
+        (["data.digits=[true]"], "data.digits.0=True"),
+        (["data.digits=[1, 1]"], "digits=[1, 1]: each number once, in rising order"),
+        (["data.digits=[2, 0]"], "digits=[2, 0]: each number once, in rising order"),
+        (["data.digits=[0]"], "digits=[0]: every image would be blank"),
+        (["data.size=28"], "size=28: multi-mnist has 50 or 64"),
+        (["data.size=50", "data.digits=[3]", "data.overlap=false"], "2 digits at most on 50 x 50"),
+        (["data.digits=[5]", "data.overlap=false"], "4 digits at most on 64 x 64"),
+        (
+            ["data.digits=[0, 1, 2]", "model.conditional=true"],
+            "multi-mnist has no classes to draw pairs from",
+        ),
+    ],
+)
+def test_bad_settings_of_multi_mnist_are_named(assignments, expected):
+    with pytest.raises(BadInput) as refused:
+        load_recipe("sgm-multi-mnist", assignments)
+    assert expected in str(refused.value)
+
+
+def test_multi_mnist_keeps_its_digest_until_another_number_of_digits_is_asked_for():
+    base = load_recipe("sgm-multi-mnist")
+    assert set(base.data.model_dump()) == {"source", "size", "split", "binarise", "seed"}
+    assert load_recipe("sgm-multi-mnist", ["data.digits=[2]", "data.overlap=true"]).digest() == base.digest()
+    for change in ("data.digits=[0, 1, 2]", "data.overlap=false", "data.size=50"):
+        changed = load_recipe("sgm-multi-mnist", [change])
+        assert changed.digest() != base.digest()
+        assert type(base.data).model_validate(changed.data.model_dump(mode="json")) == changed.data
 
 
 def test_reading_a_recipe_imports_nothing_heavy():
