@@ -238,7 +238,7 @@ class AirSettings(KindSettings):
     discrete: ClassVar[bool] = True
 
     presence: float = Field(
-        default=0.5, gt=0, lt=1, description="prior probability that there is an object more"
+        default=0.01, gt=0, lt=1, description="prior probability that there is one object more"
     )
     object_scale: float = Field(default=0.45, gt=0, description="an object's side, as a share of the image's")
     scale_std: float = Field(default=0.1, gt=0, description="prior deviation of the logarithm of that side")

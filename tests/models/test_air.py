@@ -271,8 +271,8 @@ def test_contexts_are_refused_and_settings_that_it_has_not():
         model.sample(noise_of(model, 2), images(2))
     for setting, message in (
         ({"conditional": True}, "conditional=true: step=air draws no image given another"),
-        ({"attention": "full"}, "a setting of step (sequential), and step=air has no attention"),
-        ({"read_size": 4}, "step=air has no attention"),
+        ({"attention": "full"}, "attention\n  step=air has no such setting (only sequential)"),
+        ({"read_size": 4}, "and step=air has no attention"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             ModelConfig(step="air", **setting)

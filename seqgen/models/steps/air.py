@@ -120,7 +120,7 @@ class AttendInferRepeat(Step):
         self.observation: Observation = make("observation")
         self.features = Linear(sizes.height * sizes.width, sizes.hidden)
         self.cell = LstmCell(sizes.hidden + self.latents.size, sizes.hidden)
-        self.presence = WindowHead(sizes.hidden, [1.0])
+        self.presence = WindowHead(sizes.hidden, [-1.0])
         self.where = WindowHead(sizes.hidden, [0.0] * _WHERE + [-1.0] * _WHERE)
         pixels, width = self.side**2, settings.object_hidden
         self.what = nn.Sequential(Linear(pixels, width), nn.ReLU(), Linear(width, 2 * sizes.latents))
