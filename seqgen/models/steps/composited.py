@@ -18,8 +18,8 @@ from seqgen.models.layers import Linear, WindowHead
 from seqgen.models.observations import CompositeObservation, logit
 from seqgen.settings import KindSettings
 
-# A pose is (log size, x, y), x and y in [-1, 1] on the image. At 0, the canonical one, the sprite is in the middle and of
-# its own size, a pixel of it one of the image.
+# A pose is (log size, x, y), x and y in [-1, 1] on the image. At 0, the canonical one, the sprite is in the middle and
+# of its own size, a pixel of it one of the image.
 _POSE = 3
 _SQUARE = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
@@ -133,11 +133,11 @@ class CompositedStep(Step):
         """Half the sides of the sprite on the image and its middle, (x, y) in [-1, 1], [B,2] each."""
         return self.own_size * pose[:, :1].exp(), pose[:, 1:]
 
-    def windows(self, before: State, after: State, observed: Tensor | None) -> Windows:
+    def windows(self, before: State, after: State, noise: Tensor, observed: Tensor | None) -> Windows:
         """The sprite's border on the image; what lies within is what was read for its content."""
         size, middle = (part[:, None] for part in self._box(after.pose))
         points = _SQUARE.to(size) * size + middle
-        corners = (points + 1) / 2 * points.new_tensor([self.sizes.width, self.sizes.height])
+        corners = ((points + 1) / 2 * points.new_tensor([self.sizes.width, self.sizes.height])).unsqueeze(1)
         return Windows(None if observed is None else corners, corners, None)
 
 
