@@ -102,6 +102,8 @@ class ConvolutionalSettings(KindSettings):
 class CompositedSettings(KindSettings):
     """The composited VAE: its sprites, and how far from its canonical pose a layer may lie."""
 
+    pixels: ClassVar[Literal["binary", "grey"]] = "binary"
+
     sprite_size: Positive = Field(
         default=28, description="side of a layer's sprite, and of it in its canonical pose"
     )
@@ -248,7 +250,8 @@ class ScoreFunctionSettings(KindSettings):
         default=10.0, gt=0, description="the baseline's learning rate, as a multiple of the model's"
     )
     normalise: bool = Field(
-        default=True, description="divide the signal by its running deviation where that is above 1"
+        default=True,
+        description="divide the loss by the running deviation of what the baseline leaves, if above 1",
     )
 
 

@@ -17,7 +17,8 @@ from seqgen.models.contracts import Sizes
 from seqgen.models.steps.air import AirLatents
 from seqgen.objectives import Batch, importance_weighted
 from seqgen.settings import ModelConfig
-from seqgen.settings.kinds import AirSettings, find
+from seqgen.settings.catalogue import AirSettings
+from seqgen.settings.kinds import find
 from seqgen.training.memory import training_bytes
 
 
@@ -123,9 +124,11 @@ def test_what_is_written_is_read_again_and_lies_in_its_window(corner: tuple[int,
     inside[:5] = inside[:, :5] = inside[25:] = inside[:, 25:] = 0
     torch.testing.assert_close(seen, inside[5 + top : 15 + top, 5 + left : 15 + left], atol=1e-4, rtol=0)
     after = step.start(1)._replace(z=z)
-    corners = step.windows(step.start(1), after, step.observe(written[None, None], None))
+    corners = step.windows(step.start(1), after, torch.empty(0), step.observe(written[None, None], None))
     square = [[left, top], [left + 10, top], [left + 10, top + 10], [left, top + 10]]
-    torch.testing.assert_close(corners.write, torch.tensor([square], dtype=torch.float32), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        corners.write, torch.tensor([[square]], dtype=torch.float32), atol=1e-4, rtol=0
+    )
     assert torch.equal(corners.read, corners.write)
 
 
@@ -270,7 +273,7 @@ def test_contexts_are_refused_and_settings_that_it_has_not():
     with pytest.raises(ValueError, match="takes no context"):
         model.sample(noise_of(model, 2), images(2))
     for setting, message in (
-        ({"conditional": True}, "conditional=true: step=air draws no image given another"),
+        ({"conditional": True}, "conditional=true: step=air is shown no context"),
         ({"attention": "full"}, "attention\n  step=air has no such setting (only sequential)"),
         ({"read_size": 4}, "and step=air has no attention"),
     ):

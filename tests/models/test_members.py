@@ -122,7 +122,7 @@ def test_a_trace_ends_in_what_sample_and_infer_give(member: dict):
         assert prior.write is posterior.write is posterior.read is None
     else:
         assert prior.read is None
-        assert prior.write.shape == posterior.read.shape == (STEPS, BATCH, 4, 2)
+        assert prior.write.shape == posterior.read.shape == (STEPS, BATCH, 1, 4, 2)
 
 
 @members

@@ -109,6 +109,7 @@ class AttendInferRepeat(Step):
     are where_t times the prior's deviations, about its means.
     """
 
+    latents: AirLatents
     centre: Tensor
     spread: Tensor
 
@@ -124,8 +125,9 @@ class AttendInferRepeat(Step):
         self.where = WindowHead(sizes.hidden, [0.0] * _WHERE + [-1.0] * _WHERE)
         pixels, width = self.side**2, settings.object_hidden
         self.what = nn.Sequential(Linear(pixels, width), nn.ReLU(), Linear(width, 2 * sizes.latents))
-        self.sprite = nn.Sequential(Linear(sizes.latents, width), nn.ReLU(), Linear(width, pixels))
-        nn.init.constant_(self.sprite[-1].bias, -2.0)  # hardly any ink at first
+        last = Linear(width, pixels)
+        nn.init.constant_(last.bias, -2.0)  # hardly any ink at first
+        self.sprite = nn.Sequential(Linear(sizes.latents, width), nn.ReLU(), last)
         self.canvas0 = nn.Parameter(torch.tensor(self.observation.initial_canvas))
         place = settings.place_std
         centre = torch.tensor([math.log(settings.object_scale), 0.0, 0.0])
