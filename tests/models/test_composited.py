@@ -125,7 +125,7 @@ def test_the_kl_is_that_of_pose_and_content_as_they_were_drawn():
 def test_the_window_is_where_the_sprite_lies():
     model = small()
     _, noise = example(model)
-    windows = model.trace(noise).write
+    windows = model.trace(noise).write.squeeze(2)
     for t in range(3):
         size = (0.1 * noise[t, :, 0]).exp() * SIDE
         middle = (1 + 0.4 * noise[t, :, 1:3]) / 2 * torch.tensor([WIDTH, HEIGHT])
