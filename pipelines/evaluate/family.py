@@ -32,6 +32,8 @@ MEMBERS = {
     "dlgm": "dlgm-mnist",
     "sbn": "sbn-mnist",
     "darn": "darn-mnist",
+    "convdraw": "convdraw-mnist",
+    "cst-vae": "cst-vae",
 }
 TEMPLATE = Path(__file__).parent / "templates" / "family.md"
 _SAMPLES = 12

@@ -102,8 +102,6 @@ class ConvolutionalSettings(KindSettings):
 class CompositedSettings(KindSettings):
     """The composited VAE: its sprites, and how far from its canonical pose a layer may lie."""
 
-    pixels: ClassVar[Literal["binary", "grey"]] = "binary"
-
     sprite_size: Positive = Field(
         default=28, description="side of a layer's sprite, and of it in its canonical pose"
     )
@@ -111,10 +109,13 @@ class CompositedSettings(KindSettings):
         default=0.4, gt=0, description="sd of a sprite's place, in halves of the image's side"
     )
     scale_sd: float = Field(default=0.1, gt=0, description="sd of the logarithm of a sprite's size")
+    observation: str = Field(default="composite", description="f_o: the layers on a background")
 
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
-        """A sprite is no larger than the image; there is no context."""
+        """A sprite is no larger than the image; there is no context; only one observation takes layers."""
         yield from _shown_no_context(section)
+        if self.observation != "composite":
+            yield f"observation={self.observation}: step=composited has layers; use composite"
         if size is not None and self.sprite_size > size:
             yield f"sprite_size={self.sprite_size} exceeds data.size={size}"
 
@@ -236,6 +237,15 @@ class IdentityObservationSettings(ObservationSettings):
             yield f"observation={section.observation} needs canvas_channels=1, not {channels}"
 
 
+class CompositeObservationSettings(ObservationSettings):
+    """None, but it is of layers."""
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """Who has layers."""
+        if section.step != "composited":
+            yield f"observation=composite: step={section.step} has no layers; use conv"
+
+
 class PathwiseSettings(KindSettings):
     """How the free energy is approached."""
 
@@ -308,6 +318,7 @@ for _slot, _name, _implementation, _settings in (
         "observations:AutoregressiveObservation",
         IdentityObservationSettings,
     ),
+    ("observation", "composite", "observations:CompositeObservation", CompositeObservationSettings),
     ("observation", "gaussian", "densities:GaussianObservation", DensitySettings),
     ("observation", "logit-normal", "densities:LogitNormalObservation", LogitNormalSettings),
 ):

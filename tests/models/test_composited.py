@@ -154,6 +154,10 @@ def test_what_does_not_fit_is_refused():
         ModelConfig(step="composited", conditional=True)
     with pytest.raises(ValueError, match="step=composited has no such setting"):
         ModelConfig(step="composited", canvas="cgru")
+    with pytest.raises(ValueError, match="step=composited has layers; use composite"):
+        ModelConfig(step="composited", observation="conv")
+    with pytest.raises(ValueError, match="step=sequential has no layers; use conv"):
+        ModelConfig(observation="composite")
     with pytest.raises(ValueError, match="shift_sd"):
         ModelConfig(step="composited", shift_sd=0)
 
@@ -161,6 +165,6 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.slow
 def test_it_learns_two_digits_anywhere():
     split = pairs()
-    train = TrainConfig(epochs=20, batch=50, workers=1, learning_rate=1e-3, ema=0.99)
+    train = TrainConfig(epochs=12, batch=50, workers=1, learning_rate=1e-3, ema=0.99, evaluate_every=12)
     bound = learned(ModelConfig(step="composited", steps=2, latents=8, hidden=128), split, train)
     assert bound < 0.7 * independent_pixels(split)

@@ -141,6 +141,6 @@ def test_what_does_not_fit_is_refused():
 def test_it_learns_digits():
     split = digits()
     settings = {"steps": 4, "latents": 2, "hidden": 16, "canvas_channels": 8}
-    train = TrainConfig(epochs=8, batch=50, workers=1, learning_rate=3e-3, ema=0.99)
+    train = TrainConfig(epochs=5, batch=50, workers=1, learning_rate=3e-3, ema=0.99, evaluate_every=5)
     bound = learned(ModelConfig(step="convolutional", **settings), split, train)
     assert bound < 0.7 * independent_pixels(split)

@@ -126,6 +126,14 @@ def test_a_trace_ends_in_what_sample_and_infer_give(member: dict):
 
 
 @members
+def test_what_a_sample_was_inferred_from_draws_it_again(member: dict):
+    """By the prior, from the noise that `encode` finds."""
+    model, x, noise = example(member)
+    again = model.decode(model.encode(x, None, noise)).mean
+    torch.testing.assert_close(again, model.infer(x, None, noise).likelihood.mean, rtol=1e-4, atol=1e-4)
+
+
+@members
 def test_saved_and_loaded_gives_the_same_bound(member: dict, tmp_path: Path):
     model, x, noise = example(member)
     save_model(model, tmp_path / "model")

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from seqgen import ops
-from seqgen.models.contracts import Make, Sizes, Step, Windows
+from seqgen.models.contracts import Make, Observation, Sizes, Step, Windows
 from seqgen.models.latents import GaussianLatents
 from seqgen.models.layers import Linear, WindowHead
-from seqgen.models.observations import CompositeObservation, logit
+from seqgen.models.observations import logit
 from seqgen.settings import KindSettings
 
 # A pose is (log size, x, y), x and y in [-1, 1] on the image. At 0, the canonical one, the sprite is in the middle and
-# of its own size, a pixel of it one of the image.
+# each of its pixels has the size of one of the image.
 _POSE = 3
 _SQUARE = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
@@ -58,7 +58,7 @@ class CompositedStep(Step):
         self.side, self.contents = config.sprite_size, sizes.latents
         hidden, pixels = sizes.hidden, self.side**2
         self.latents = GaussianLatents(KindSettings(), sizes._replace(latents=_POSE + self.contents))
-        self.observation = CompositeObservation(KindSettings(), sizes)
+        self.observation: Observation = make("observation")
         pose_log_std = [math.log(sd) for sd in (config.scale_sd, config.shift_sd, config.shift_sd)]
         p_log_std = torch.tensor([*pose_log_std, *self.contents * [0.0]])
         self.register_buffer("p_log_std", p_log_std, persistent=False)
@@ -134,10 +134,10 @@ class CompositedStep(Step):
         return self.own_size * pose[:, :1].exp(), pose[:, 1:]
 
     def windows(self, before: State, after: State, noise: Tensor, observed: Tensor | None) -> Windows:
-        """The sprite's border on the image; what lies within is what was read for its content."""
-        size, middle = (part[:, None] for part in self._box(after.pose))
+        """The sprite's border on the image, [B,1,4,2]; what lies within is what was read for its content."""
+        size, middle = (part[:, None, None] for part in self._box(after.pose))
         points = _SQUARE.to(size) * size + middle
-        corners = ((points + 1) / 2 * points.new_tensor([self.sizes.width, self.sizes.height])).unsqueeze(1)
+        corners = (points + 1) / 2 * points.new_tensor([self.sizes.width, self.sizes.height])
         return Windows(None if observed is None else corners, corners, None)
 
 
