@@ -153,8 +153,9 @@ class Model:
             found = found.squeeze(1)
         if found.ndim > 3:
             raise BadInput(f"{name}: shape {list(found.shape)}; the model takes [n, H, W]")
-        grey = getattr(self.module.config.of("observation"), "pixels", "binary") == "grey"
-        if not grey and not ((found == 0) | (found == 1)).all():
+        kinds = self.module.config.kinds()
+        binary = any(getattr(kind.settings, "pixels", "") == "binary" for kind in kinds)
+        if binary and not ((found == 0) | (found == 1)).all():
             raise BadInput(
                 f"{name}: grey values, and the model's pixels are 0 or 1; give for example x > 0.5"
             )

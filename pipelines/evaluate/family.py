@@ -34,6 +34,7 @@ MEMBERS = {
     "darn": "darn-mnist",
     "convdraw": "convdraw-mnist",
     "cst-vae": "cst-vae",
+    "air": "air",
 }
 TEMPLATE = Path(__file__).parent / "templates" / "family.md"
 _SAMPLES = 12

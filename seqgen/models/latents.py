@@ -106,15 +106,15 @@ class BernoulliLatents(Latents):
             return -self.log_ratio(z, q, p)
         logits = full_precision(q[0])
         entropy = Bernoulli(logits=logits, validate_args=False).entropy()
-        return -(entropy + _log_probability(logits.sigmoid(), self._given(z, p))).sum(-1)
+        return -(entropy + log_probability(logits.sigmoid(), self._given(z, p))).sum(-1)
 
     def log_ratio(self, z: Tensor, q: tuple[Tensor, ...], p: tuple[Tensor, ...]) -> Tensor:
         """log p(z) - log q(z)."""
-        return (_log_probability(z, self._given(z, p)) - _log_probability(z, q[0])).sum(-1)
+        return (log_probability(z, self._given(z, p)) - log_probability(z, q[0])).sum(-1)
 
     def score(self, z: Tensor, q: tuple[Tensor, ...]) -> Tensor:
         """log q(z)."""
-        return _log_probability(z, q[0]).sum(-1)
+        return log_probability(z, q[0]).sum(-1)
 
     def distribution(self, parameters: tuple[Tensor, ...]) -> Distribution | None:
         """Bernoulli(sigmoid(logits)); None with autoregressive weights."""
@@ -135,7 +135,7 @@ def _ones(logits: Tensor, noise: Tensor) -> Tensor:
     return (noise < logits.sigmoid()).to(noise.dtype)
 
 
-def _log_probability(z: Tensor, logits: Tensor) -> Tensor:
+def log_probability(z: Tensor, logits: Tensor) -> Tensor:
     """z log p + (1 - z) log (1 - p); z may be a probability, whose cross entropy it then is, negative."""
     logits = full_precision(logits)
     return z * logits - functional.softplus(logits)

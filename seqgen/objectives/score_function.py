@@ -21,8 +21,10 @@ class ScoreFunction(Objective):
         E[ sum_t (F_t - C_t) grad log q(z_t | z_{<t}, x) ],  F_t = sum_{s >= t} KL_s - log p(x | z):
 
     what came before t does not depend on z_t (NVIL's local signals). C_t is a learned baseline; what it leaves is
-    centred by its running mean and, with `normalise`, divided by its running deviation where that is above 1. NVIL's
-    baseline sees the input of a layer; this one sees x and z_{<t}, as a chain of decisions wants (Eslami et al. 2016).
+    centred by its running mean. NVIL's baseline sees the input of a layer; this one sees x and z_{<t}, as a chain of
+    decisions wants (Eslami et al. 2016). With `normalise` the whole loss is divided by the running deviation of what is
+    left, where that is above 1: NVIL divides that signal alone, but the KL here is in closed form and has a gradient
+    of its own, which must keep its weight.
     """
 
     def __init__(self, settings: Any, sizes: Sizes) -> None:
@@ -53,11 +55,12 @@ class ScoreFunction(Objective):
             state = _updated(state, left)
             variance = (state["square"] - state["mean"].square()).clamp(min=0.0)
             signal = left - state["mean"][:, None]
-            if self.settings.normalise:
-                signal = signal / variance.sqrt().clamp(min=1.0)[:, None]
             # The second term's gradient fits the baseline by least squares.
             loss = loss + (signal * (bound.score - expected)).sum(0).mean()
-            metrics["signal"] = variance.mean().sqrt()
+            deviation = variance.mean().sqrt()
+            if self.settings.normalise:
+                loss = loss / deviation.clamp(min=1.0)
+            metrics["signal"] = deviation
         return Outcome(loss, {name: value.detach() for name, value in metrics.items()}, state)
 
 

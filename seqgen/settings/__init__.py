@@ -1,6 +1,7 @@
 """Every setting of a run, checked as a whole before anything starts, and the register of kinds. Knows no torch."""
 
 from seqgen.data.settings import DataConfig
+from seqgen.settings import catalogue  # noqa: F401  (registers)
 from seqgen.settings.kinds import KindSettings, register
 from seqgen.settings.model import ModelConfig
 from seqgen.settings.overrides import build_recipe, flatten, parse_assignment, with_settings

@@ -145,10 +145,11 @@ class Recipe(Strict):
                 f"train.objective=pathwise: no gradient flows through {stuck[0].slot}={stuck[0].name}; "
                 "use score-function or iwae"
             )
-        observed = getattr(self.model.of("observation"), "pixels", self.data.pixels)
-        if observed != self.data.pixels:
+        for kind in self.model.kinds():
+            if (seen := getattr(kind.settings, "pixels", self.data.pixels)) == self.data.pixels:
+                continue
             yield (
-                f"model.observation={self.model.observation} is of {observed} pixels, and "
+                f"model.{kind.slot}={kind.name} is of {seen} pixels, and "
                 f"data.binarise={self.data.binarise} gives {self.data.pixels} ones; choose another of the two"
             )
         if self.train.new_classes and self.data.pixels == "grey":

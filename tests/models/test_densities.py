@@ -15,7 +15,7 @@ from seqgen.models import build
 from seqgen.models.contracts import Observation, Sizes
 from seqgen.models.densities import GaussianObservation, LogitNormalObservation
 from seqgen.settings import KindSettings, ModelConfig
-from seqgen.settings.kinds import LogitNormalSettings
+from seqgen.settings.catalogue import LogitNormalSettings
 
 ALPHAS = (1e-6, 0.05, 0.2)
 MEANS, LOG_STDS = (-2.0, 0.1, 0.7), (-3.0, -1.0, 0.5)

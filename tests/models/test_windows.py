@@ -18,7 +18,7 @@ from seqgen.models.attention.randomised import RandomReader
 from seqgen.models.attention.spatial_transformer import AffineReader, AffineWriter
 from seqgen.models.contracts import Sizes
 from seqgen.settings import ModelConfig
-from seqgen.settings.kinds import window_places
+from seqgen.settings.catalogue import window_places
 from tests.double_loop import bilinear_double_loop
 
 HIDDEN = 6

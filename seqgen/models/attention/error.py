@@ -10,7 +10,7 @@ from seqgen import ops
 from seqgen.models.attention.forms import AxisAlignedForm
 from seqgen.models.attention.spatial_transformer import SpatialTransformer, WindowReader
 from seqgen.models.contracts import Reader, Sizes
-from seqgen.settings.kinds import window_places
+from seqgen.settings.catalogue import window_places
 
 
 class ErrorAttention(SpatialTransformer):
