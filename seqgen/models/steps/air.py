@@ -15,6 +15,9 @@ from seqgen.models.latents import log_probability
 from seqgen.models.layers import Linear, LstmCell, WindowHead
 
 _WHERE = 3  # log scale, x, y
+# What presence's logit is multiplied by, so that it moves slowly under Adam. An object must be worth something alone
+# before it is sure: else three that are blurred share a digit, and stay.
+_SLOWLY = 0.1
 _SQUARE = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
@@ -121,7 +124,7 @@ class AttendInferRepeat(Step):
         self.observation: Observation = make("observation")
         self.features = Linear(sizes.height * sizes.width, sizes.hidden)
         self.cell = LstmCell(sizes.hidden + self.latents.size, sizes.hidden)
-        self.presence = WindowHead(sizes.hidden, [-1.0])
+        self.presence = WindowHead(sizes.hidden, [-0.5 / _SLOWLY])
         self.where = WindowHead(sizes.hidden, [0.0] * _WHERE + [-1.0] * _WHERE)
         pixels, width = self.side**2, settings.object_hidden
         self.what = nn.Sequential(Linear(pixels, width), nn.ReLU(), Linear(width, 2 * sizes.latents))
@@ -155,7 +158,7 @@ class AttendInferRepeat(Step):
             z = self.latents.draw_from_prior((before,), noise)
         else:
             h, cell = self.cell((observed.features, state.z), h, cell)
-            logit = self.presence(h)
+            logit = _SLOWLY * self.presence(h)
             present = self.latents.present(logit, before, noise)
             where, *q_where = ops.draw(self.where(h), noise[:, 1 : 1 + _WHERE])
             glimpse = self.read(observed.x, where)
