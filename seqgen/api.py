@@ -17,6 +17,7 @@ from seqgen.models import SequentialModel, Trace
 from seqgen.serving import loading
 
 _PAIRS = 1000  # (image, sample) pairs at once
+_CHAINS = 100  # images at once whose chains are kept, every state
 
 
 def load(where: str | Path) -> Model:
@@ -108,13 +109,21 @@ class Model:
 
         if steps < 1:
             raise BadInput(f"steps={steps}: at least 1")
-        mask = self._array("missing", missing).bool()
-        images = self._images("x", torch.where(mask, 0.0, self._array("x", x)))
-        mask = mask.to(self._device).expand(len(images), *self.shape).unsqueeze(1)
+        mask = self._stack("missing", self._array("missing", missing)).bool().cpu()
+        given = self._stack("x", _numbers("x", x))
+        if len(mask) not in (1, len(given)):
+            raise BadInput(f"missing: {len(mask)} masks for {len(given)} images; give one, or one for each")
+        images = self._images("x", torch.where(mask, 0.0, given))
+        mask = mask.to(self._device).expand_as(images)
         start = torch.where(mask, self.module.sizes.mean, images)
-        generator = Generator().manual_seed(seed)
-        filled = impute(self.module, start, mask, steps, generator, self._context(context, len(images)))
-        return filled.states[-1].squeeze(1), filled.mean.squeeze(1)
+        shown, generator = self._context(context, len(images)), Generator().manual_seed(seed)
+        samples, means = [], []
+        for part in torch.arange(len(images)).split(_CHAINS):
+            some = None if shown is None else shown[part]
+            filled = impute(self.module, start[part], mask[part], steps, generator, some)
+            samples.append(filled.states[-1])
+            means.append(filled.mean)
+        return torch.cat(samples).squeeze(1), torch.cat(means).squeeze(1)
 
     def compress(self, images: Any) -> bytes:
         """Binary images, losslessly, by bits-back coding (`seqgen.compression`)."""
@@ -134,10 +143,7 @@ class Model:
 
     def _array(self, name: str, values: Any) -> Tensor:
         """`values` as float32 on the CPU, all of them numbers in [0,1], of the model's height and width."""
-        try:
-            found = torch.as_tensor(values).detach().cpu().float()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise BadInput(f"{name}: no array of numbers ({error})") from None
+        found = _numbers(name, values)
         height, width = self.shape
         if found.ndim < 2 or found.shape[-2:] != (height, width) or 0 in found.shape:
             raise BadInput(f"{name}: shape {list(found.shape)}; the model takes [n, {height}, {width}]")
@@ -148,18 +154,23 @@ class Model:
 
     def _images(self, name: str, values: Any) -> Tensor:
         """Images [n,1,H,W] on the model's device, of which a likelihood is asked."""
-        found = self._array(name, values)
-        if found.ndim > 3 or (found.ndim == 4 and found.shape[1] == 1):
-            found = found.squeeze(1)
-        if found.ndim > 3:
-            raise BadInput(f"{name}: shape {list(found.shape)}; the model takes [n, H, W]")
+        found = self._stack(name, self._array(name, values))
         kinds = self.module.config.kinds()
         binary = any(getattr(kind.settings, "pixels", "") == "binary" for kind in kinds)
         if binary and not ((found == 0) | (found == 1)).all():
             raise BadInput(
                 f"{name}: grey values, and the model's pixels are 0 or 1; give for example x > 0.5"
             )
-        return found.reshape(-1, 1, *self.shape).to(self._device)
+        return found.to(self._device)
+
+    def _stack(self, name: str, found: Tensor) -> Tensor:
+        """[n,H,W], [n,1,H,W] or [H,W] as [n,1,H,W]."""
+        if found.ndim == 4 and found.shape[1] == 1:
+            found = found.squeeze(1)
+        if found.ndim not in (2, 3) or found.shape[-2:] != self.shape:
+            height, width = self.shape
+            raise BadInput(f"{name}: shape {list(found.shape)}; the model takes [n, {height}, {width}]")
+        return found.reshape(-1, 1, *self.shape)
 
     def _context(self, values: Any, count: int) -> Tensor | None:
         """Contexts [count,N,H,W] on the model's device; None for an unconditional model, which takes none."""
@@ -177,3 +188,11 @@ class Model:
         if found.ndim != 4 or len(found) != count:
             raise BadInput(f"context: shape {list(found.shape)} for {count} images; give [n, N, H, W]")
         return found.to(self._device)
+
+
+def _numbers(name: str, values: Any) -> Tensor:
+    """`values` as float32 on the CPU."""
+    try:
+        return torch.as_tensor(values).detach().cpu().float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{name}: no array of numbers ({error})") from None

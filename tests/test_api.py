@@ -66,9 +66,10 @@ def test_imputing_keeps_what_was_seen_and_looks_at_nothing_else():
     torch.testing.assert_close(sample[:, 4:], torch.from_numpy(x[:, 4:]).float())
     assert set(sample.unique().tolist()) <= {0.0, 1.0}
     assert ((mean[:, :4] > 0) & (mean[:, :4] < 1)).all()
-    other = x.copy()
-    other[:, :4] = 1 - other[:, :4]
-    assert torch.equal(ours.impute(other, missing, steps=6)[0], sample)
+    other = x.astype(np.float32)
+    other[:, :4] = np.nan
+    for given in (other, other[:, None]):
+        assert torch.equal(ours.impute(given, missing, steps=6)[0], sample)
 
 
 def test_compression_gives_every_bit_back():
@@ -92,6 +93,7 @@ def test_compression_gives_every_bit_back():
         (lambda m, x: m.sample(0), "count=0"),
         (lambda m, x: m.impute(x, np.ones((4, 4))), r"missing: shape \[4, 4\]"),
         (lambda m, x: m.impute(x, np.ones((8, 6)), steps=0), "steps=0"),
+        (lambda m, x: m.impute(x, np.ones((2, 8, 6))), "missing: 2 masks for 4 images"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, expected):

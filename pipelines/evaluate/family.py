@@ -58,7 +58,7 @@ def family(
     trained = {member: _read(member) for member in members or _known()}
     if not trained:
         raise BadInput(
-            "no member was trained and evaluated here; run `python -m pipelines.train --recipe vae-mnist`"
+            "no member was trained and evaluated here; run `train` and `evaluate` of a recipe, for example vae-mnist"
         )
     rows = [_row(member, one) for member, one in trained.items()]
     numbers = {"members": rows, **_others(list(trained.values())), "machine": machine}

@@ -14,7 +14,7 @@ from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.progress import Display
 from pipelines.cli.signals import check_stop, raise_on_stop
 from pipelines.evaluate.figures import load_held_out, write_figure
-from pipelines.evaluate.measuring import about_errors, entry_of
+from pipelines.evaluate.measuring import about_errors, entry_of, need_bits
 from seqgen.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def impute(
     """
     raise_on_stop()
     trained = load_trained_model(recipe, settings or ())
+    need_bits(trained, "the baseline of independent pixels")
 
     from seqgen.drawing.composing import stacked
     from seqgen.drawing.pictures import png

@@ -58,7 +58,7 @@ def interpolate(
     }
     entries = {}
     for name, x in images.items():
-        of_image = replace(held_out, x=x.cpu().byte())
+        of_image = replace(held_out, x=x.to("cpu", held_out.x.dtype))
         found = bounds.free_energies(model, of_image, seed, purpose=f"interpolation {name}").free_energy
         error = clustered(found, held_out.groups, held_out.alphabets)
         entries[f"interpolate_free_energy_{name}"] = entry_of(error, len(found))

@@ -1,4 +1,4 @@
-"""Lossless compression with bits back: a model of the sequential family and images <-> bytes."""
+"""Lossless compression with bits back: a model of Gaussian latents; images <-> bytes."""
 
 from seqgen.compression.bits_back import decode, encode
 from seqgen.compression.container import Header, unpack

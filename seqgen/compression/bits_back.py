@@ -1,4 +1,4 @@
-"""Bits-back coding (Townsend, Bird & Barber 2019) with the latents of a sequential model.
+"""Bits-back coding (Townsend, Bird & Barber 2019) with a model's Gaussian latents.
 
 One batch on a stack of bits: pop z_1, ..., z_T, each under q(z_t | z_{<t}, x), push x under p(x | z), push z under the
 prior. Its length grows by log q(z | x) - log p(z) - log p(x | z), on average the free energy F (eq. 8). The decoder

@@ -140,7 +140,7 @@ def simulate(model: SequentialModel, held_out: HeldOut, seed: int, *, part: int 
         # A distribution draws from torch's own generators.
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         x = model.decode(noise.to(device), context).sample()
-    return Simulated(replace(held_out, x=x.to("cpu", torch.uint8)), noise)
+    return Simulated(replace(held_out, x=x.to("cpu", held_out.x.dtype)), noise)
 
 
 def sandwich(
@@ -201,8 +201,8 @@ def require_normal_noise(model: SequentialModel) -> None:
     """Raises BadInput for a model whose noise is not all N(0, I)."""
     if not model.step.normal_noise:
         raise BadInput(
-            f"model.latent={model.config.latent}: annealing follows the gradient in Gaussian noise, and not all "
-            "of this model's noise is Gaussian; leave it out (--ais-images 0)"
+            f"model.step={model.config.step}: annealing follows the gradient in Gaussian noise, and not all of this "
+            "model's noise is Gaussian; leave it out (--ais-images 0)"
         )
 
 

@@ -85,9 +85,12 @@ def impute(
     context: Tensor | None = None,
 ) -> Imputed:
     """Run the chain for `steps` from `x` [B,1,H,W], whose missing pixels are filled with where it starts."""
-    links = list(islice(chain(model, x, missing, generator, context), steps))
-    mean = torch.stack([link.likelihood.mean for link in links[steps // 2 :]]).mean(0)
-    return Imputed([x, *(link.x for link in links)], torch.where(missing, mean, x))
+    states, total = [x], torch.zeros_like(x)
+    for number, link in enumerate(islice(chain(model, x, missing, generator, context), steps)):
+        states.append(link.x)
+        if number >= steps // 2:
+            total += link.likelihood.mean
+    return Imputed(states, torch.where(missing, total / (steps - steps // 2), x))
 
 
 def score(

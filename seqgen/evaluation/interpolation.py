@@ -96,6 +96,6 @@ def spherical(first: Tensor, second: Tensor, share: float) -> Tensor:
 
 
 def mixed_pixels(ends: Ends, seed: int) -> Tensor:
-    """Halfway without latent variables: each pixel of one of the two images, at random from `seed`. uint8."""
+    """Halfway without latent variables: each pixel of one of the two images, at random from `seed`."""
     of_first = torch.rand(ends.first.shape, generator=generator_at(_CPU, seed, "mixed pixels")) < 0.5
     return torch.where(of_first, ends.first, ends.second)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from seqgen.core.errors import BadInput
 from seqgen.data.batches import generator_at
 from seqgen.evaluation import bounds
 from seqgen.models import SequentialModel
@@ -48,6 +49,8 @@ def latent_use(
         totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
         if advance:
             advance(len(x))
+    if count < 2:
+        raise BadInput(f"{count} images: whether latents are active is told from at least 2")
     assert totals is not None
     kl, first, second, product = totals
     return LatentUse(kl / count, (product - first * second / count) / (count - 1))

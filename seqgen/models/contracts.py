@@ -184,7 +184,7 @@ class Latents(nn.Module):
 
     def prior_noise(self, p: tuple[Tensor, ...], z: Tensor) -> Tensor:
         """The noise from which `draw_from_prior` makes z; BadInput where z does not tell it."""
-        raise BadInput(f"{type(self).__name__}: z does not tell its noise; use latent=gaussian")
+        raise BadInput(f"{type(self).__name__}: z does not tell its noise; take a model of Gaussian latents")
 
     def kl(self, z: Tensor, q: tuple[Tensor, ...], p: tuple[Tensor, ...]) -> Tensor:
         """KL[q || p], nats: [T,B]; where it has no closed form, log q(z) - log p(z), whose mean it is."""

@@ -88,7 +88,7 @@ class AutoregressiveObservation(IdentityObservation):
         """No mean, which has no closed form: the probability of every pixel's ink, given the likelier of the two values
         of each before it.
         """
-        return _in_order(parameters, self.weights, lambda probability: probability.round())[0]
+        return self.distribution(parameters).mean
 
     def beside_error(self, x: Tensor, parameters: Tensor) -> Tensor:
         """x beside x less every pixel's probability given those before it."""
@@ -107,6 +107,11 @@ class AutoregressiveBernoulli(Distribution):
     def __init__(self, logits: Tensor, weights: Tensor) -> None:
         self.logits, self.weights = logits, weights
         super().__init__(logits.shape[:-3], logits.shape[-3:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Not the mean: see `AutoregressiveObservation.mean`."""
+        return _in_order(self.logits, self.weights, torch.round)[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Nats, [...]."""

@@ -19,7 +19,9 @@ class SequentialSettings(KindSettings):
     canvas: str = Field(default="cgru", description="how what is written joins the canvas")
     transition: str = Field(default="lstm", description="h_t from h_{t-1}, z_t and the context")
     latent: str = Field(default="gaussian", description="what z_t is")
-    prior: str = Field(default="standard-normal", description="where z_t comes from without x")
+    prior: str = Field(
+        default="standard-normal", description="where z_t comes from without x; of bits Bernoulli(1/2)"
+    )
     context: str = Field(default="mean", description="which image is read of several contexts")
     inference: str = Field(
         default="shared", description="posterior from h_{t-1} (the paper) or from an encoder LSTM (DRAW)"
@@ -48,7 +50,9 @@ class LayersSettings(KindSettings):
 
     canvas_channels: Positive = 1
     latent: str = Field(default="gaussian", description="what z_t is")
-    prior: str = Field(default="standard-normal", description="where z_t comes from without x")
+    prior: str = Field(
+        default="standard-normal", description="where z_t comes from without x; of bits Bernoulli(1/2)"
+    )
     transition: str = Field(default="residual", description="h_t from h_{t-1} and z_t")
     inference: str = Field(default="shared", description="whether q(z_t | .) is told of the layers above")
     observation: str = Field(default="identity", description="p(x | canvas)")
@@ -60,6 +64,8 @@ class LayersSettings(KindSettings):
         yield from _shown_no_context(section)
         if self.inference == "encoder":
             yield "inference=encoder: a layer's posterior has no memory; use shared or mean-field"
+        if self.transition == "lstm":
+            yield "transition=lstm: a layer is passed once and remembers nothing; use residual or latent"
 
 
 class LatentTransitionSettings(KindSettings):

@@ -138,12 +138,21 @@ class Recipe(Strict):
             for key, default in (("pairs", "character"), ("contexts", (1,)), ("new_classes", 0.0)):
                 if (value := getattr(self.train, key)) != default:
                     yield f"train.{key}={value}: only for model.conditional=true; leave it out"
-        if self.train.objective == "pathwise" and (
-            stuck := [kind for kind in self.model.kinds() if kind.settings.discrete]
-        ):
+        stuck = [kind for kind in self.model.kinds() if kind.settings.discrete]
+        if self.train.objective == "pathwise" and stuck:
             yield (
                 f"train.objective=pathwise: no gradient flows through {stuck[0].slot}={stuck[0].name}; "
                 "use score-function or iwae"
+            )
+        if self.train.objective == "score-function" and not stuck:
+            yield (
+                "train.objective=score-function: a gradient flows through all of z, and there is nothing for its "
+                "baseline to do; use pathwise or iwae"
+            )
+        if self.train.compile and self.model.step == "layers" and self.model.steps > _SHAPES:
+            yield (
+                f"train.compile=true: at most {_SHAPES} layers are compiled, and model.steps={self.model.steps}; "
+                "use compile=false"
             )
         for kind in self.model.kinds():
             if (seen := getattr(kind.settings, "pixels", self.data.pixels)) == self.data.pixels:

@@ -104,7 +104,8 @@ class OpenSection(Strict):
                 problems += _details(error)
                 owned |= theirs
         known = [*cls.model_fields, *owned]
-        for key in given.keys() - set(known) if names.keys() >= set(cls.slots) else ():
+        # Of a slot whose kind is not known it cannot be said what it has.
+        for key in sorted(given.keys() - set(known)) if names.keys() >= set(waiting) else ():
             problems.append(cls._unowned(key, given[key], known, names))
         try:
             section = handler({key: given[key] for key in cls.model_fields if key in given} | owned)

@@ -30,6 +30,8 @@ MODEL = ModelConfig(
     conditional=True,
 )
 TRAIN = TrainConfig(epochs=5, batch=12, workers=1, learning_rate=1e-2, warmup_steps=3, ema=0.9, seed=7)
+BITS = ModelConfig(**MODEL.given() | {"latent": "bernoulli"})
+NVIL = TrainConfig(**TRAIN.given() | {"objective": "score-function", "learning_rate": 1e-3})
 
 
 def digits(count: int) -> ImageSet:
@@ -58,13 +60,13 @@ def main(task: dict) -> None:
             save(out / f"epoch-{progress.epoch}")
             print(progress.epoch, flush=True)
 
-    resume = Path(task["resume"]) if task.get("resume") else None
+    resume, bits = Path(task["resume"]) if task.get("resume") else None, task.get("bits", False)
     average = fit(
-        build(MODEL, 28, 28),
+        build(BITS if bits else MODEL, 28, 28),
         digits(60),
         digits(31),
         DATA,
-        TRAIN,
+        NVIL if bits else TRAIN,
         group=ProcessGroup.joined(torch.device("cpu")),
         resume=resume,
         on_epoch=on_epoch,

@@ -14,16 +14,19 @@ ROOT = Path(__file__).parents[2]
 EPOCHS = 5
 
 
-def start(out: Path, rank: int = 0, size: int = 1, resume: Path | None = None) -> subprocess.Popen[str]:
+def start(
+    out: Path, rank: int = 0, size: int = 1, resume: Path | None = None, bits: bool = False
+) -> subprocess.Popen[str]:
     out.mkdir(exist_ok=True)
-    task = {"out": str(out), "rank": rank, "size": size, "resume": str(resume) if resume else None}
+    where = str(resume) if resume else None
+    task = {"out": str(out), "rank": rank, "size": size, "resume": where, "bits": bits}
     command = [sys.executable, "-m", "tests.training.child", json.dumps(task)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def train(out: Path, size: int = 1, resume: Path | None = None) -> Path:
-    """Train to the end on `size` processes."""
-    children = [start(out, rank, size, resume) for rank in range(size)]
+def train(out: Path, size: int = 1, resume: Path | None = None, bits: bool = False) -> Path:
+    """Train to the end on `size` processes; with `bits` Bernoulli latents, by the score function."""
+    children = [start(out, rank, size, resume, bits) for rank in range(size)]
     assert [child.wait() for child in children] == [0] * size
     return out
 
@@ -81,6 +84,14 @@ def test_two_processes_follow_the_trajectory_of_one(alone: Path, tmp_path: Path)
     for name, tensor in weights(alone).items():
         torch.testing.assert_close(weights(together)[name], tensor, rtol=1e-3, atol=1e-4)
         assert weights(together, 1)[name].equal(weights(together, 0)[name])
+
+
+def test_bits_are_learned_alike_by_one_process_and_by_two(tmp_path: Path):
+    """The baseline's running mean and deviation are of all images, and not of a rank's."""
+    one, two = train(tmp_path / "one", bits=True), train(tmp_path / "two", size=2, bits=True)
+    expected, found = weights(one), weights(two)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.slow

@@ -12,6 +12,15 @@ from torch import Tensor
 from seqgen import ops
 from seqgen.models.contracts import Sizes
 
+SQUARE = torch.tensor(
+    [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]
+)  # a window's corners in its coordinates
+
+
+def pixels(points: Tensor, height: int, width: int) -> Tensor:
+    """From coordinates in [-1,1] to pixels, [...,2] as (x, y)."""
+    return (points + 1) / 2 * points.new_tensor([width, height])
+
 
 class Form:
     """Any affine map: the six numbers of its matrix, by rows."""

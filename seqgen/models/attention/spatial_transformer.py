@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqgen import ops
-from seqgen.models.attention.forms import AxisAlignedForm, Form, SimilarityForm
+from seqgen.models.attention.forms import SQUARE, AxisAlignedForm, Form, SimilarityForm, pixels
 from seqgen.models.contracts import Attention, Reader, Sizes, Writer
 from seqgen.models.layers import Linear, WindowHead, repeated, summed
 
@@ -72,8 +72,8 @@ class WindowReader(Reader):
     def corners(self, image: Tensor, h: Tensor, *uniform: Tensor) -> Tensor:
         """The windows on the image, [B,J,4,2]: the glimpse's corners mapped by the matrix."""
         matrix = self.form.matrix(self.places(image, h, *uniform)).view(-1, 2, 3)
-        points = _SQUARE.to(matrix) @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
-        return _pixels(points, image.shape[2], image.shape[3]).unflatten(0, (-1, self.windows))
+        points = SQUARE.to(matrix) @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
+        return pixels(points, image.shape[2], image.shape[3]).unflatten(0, (-1, self.windows))
 
 
 class AffineReader(WindowReader):
@@ -114,18 +114,10 @@ class AffineWriter(Writer):
     def corners(self, h: Tensor, height: int, width: int) -> Tensor:
         """The windows on the canvas, [B,J,4,2]: the sprite's corners mapped by the inverse matrix."""
         matrix = self.form.matrix(self.window(h)).view(-1, 2, 3)
-        offsets = _SQUARE.to(matrix) - matrix[:, None, :, 2]
+        offsets = SQUARE.to(matrix) - matrix[:, None, :, 2]
         # A window of zero area has no inverse; the pseudo-inverse draws it as a line or a point.
         points = offsets @ torch.linalg.pinv(matrix[:, :, :2]).mT
-        return _pixels(points, height, width).unflatten(0, (-1, self.windows))
-
-
-_SQUARE = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-
-
-def _pixels(points: Tensor, height: int, width: int) -> Tensor:
-    """From coordinates in [-1,1] to pixels, [...,2] as (x, y)."""
-    return (points + 1) / 2 * points.new_tensor([width, height])
+        return pixels(points, height, width).unflatten(0, (-1, self.windows))
 
 
 class Copy(nn.Module):

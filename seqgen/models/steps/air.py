@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from seqgen import ops
+from seqgen.models.attention.forms import SQUARE, pixels
 from seqgen.models.contracts import Latents, Make, Observation, Sizes, Step, Windows
 from seqgen.models.latents import log_probability
 from seqgen.models.layers import Linear, LstmCell, WindowHead
@@ -18,7 +19,6 @@ _WHERE = 3  # log scale, x, y
 # What presence's logit is multiplied by, so that it moves slowly under Adam. An object must be worth something alone
 # before it is sure: else three that are blurred share a digit, and stay.
 _SLOWLY = 0.1
-_SQUARE = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
 class AirLatents(Latents):
@@ -170,7 +170,7 @@ class AttendInferRepeat(Step):
     def read(self, x: Tensor, where: Tensor) -> Tensor:
         """The glimpse of x in the window, [B,1,P,P]."""
         side, centre = self._window(where)
-        return ops.affine_sample(x, _upright(side, centre), self.side, self.side)
+        return ops.axis_aligned_sample(x, torch.cat([side, side, centre], 1), self.side, self.side)
 
     def write(self, z: Tensor) -> Tensor:
         """What an object adds to the canvas, [B,1,H,W]: the map from canvas to sprite is the inverse of reading's."""
@@ -178,24 +178,18 @@ class AttendInferRepeat(Step):
         side, centre = self._window(where)
         sprite = functional.softplus(self.sprite(what)).view(-1, 1, self.side, self.side)
         size = self.sizes.height, self.sizes.width
-        return present[:, :, None, None] * ops.affine_sample(
-            sprite, _upright(1 / side, -centre / side), *size
+        return present[:, :, None, None] * ops.axis_aligned_sample(
+            sprite, torch.cat([1 / side, 1 / side, -centre / side], 1), *size
         )
 
     def windows(self, before: State, after: State, noise: Tensor, observed: Observed) -> Windows:
         """An object is read through the window that it is written through; an absent one's is a point."""
         side, centre = self._window(after.z[:, 1 : 1 + _WHERE])
-        points = centre[:, None] + (after.z[:, :1] * side)[:, None] * _SQUARE.to(side)
-        corners = ((points + 1) / 2 * points.new_tensor([self.sizes.width, self.sizes.height])).unsqueeze(1)
+        points = centre[:, None] + (after.z[:, :1] * side)[:, None] * SQUARE.to(side)
+        corners = pixels(points, self.sizes.height, self.sizes.width).unsqueeze(1)
         return Windows(None if observed.x is None else corners, corners, None)
 
     def _window(self, where: Tensor) -> tuple[Tensor, Tensor]:
         """The window's side [B,1] as a share of the image's, and its centre [B,2] in [-1,1]."""
         where = self.centre + self.spread * where
         return where[:, :1].exp(), where[:, 1:]
-
-
-def _upright(scale: Tensor, shift: Tensor) -> Tensor:
-    """The affine matrix [scale 0 x; 0 scale y] by rows, [B,6]; `scale` [B,1], `shift` [B,2] = (x, y)."""
-    (x, y), zero = shift.split(1, 1), torch.zeros_like(scale)
-    return torch.cat([scale, zero, x, zero, scale, y], 1)

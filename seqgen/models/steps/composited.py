@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seqgen import ops
+from seqgen.models.attention.forms import SQUARE, pixels
 from seqgen.models.contracts import Make, Observation, Sizes, Step, Windows
 from seqgen.models.latents import GaussianLatents
 from seqgen.models.layers import Linear, WindowHead
@@ -21,7 +22,6 @@ from seqgen.settings import KindSettings
 # A pose is (log size, x, y), x and y in [-1, 1] on the image. At 0, the canonical one, the sprite is in the middle and
 # each of its pixels has the size of one of the image.
 _POSE = 3
-_SQUARE = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
 class State(NamedTuple):
@@ -101,7 +101,7 @@ class CompositedStep(Step):
             of_pose, of_content = self._parts(noise)
             seen = torch.cat([observed, state.canvas], 1)
             pose, q_of_pose = self.latents.draw(self.pose(seen), of_pose)
-            patch = ops.affine_sample(seen, self._from_sprite(pose), self.side, self.side)
+            patch = ops.axis_aligned_sample(seen, self._from_sprite(pose), self.side, self.side)
             content, q_of_content = self.latents.draw(self.content(patch), of_content)
             z = torch.cat([pose, content], 1)
             q = tuple(torch.cat(both, 1) for both in zip(q_of_pose, q_of_content, strict=True))
@@ -115,19 +115,19 @@ class CompositedStep(Step):
     def _behind(self, canvas: Tensor, pose: Tensor, content: Tensor) -> Tensor:
         """The canvas with one layer more, behind the others."""
         sprite = self.decoder(content).sigmoid()
-        warped = ops.affine_sample(sprite, self._to_sprite(pose), self.sizes.height, self.sizes.width)
+        warped = ops.axis_aligned_sample(sprite, self._to_sprite(pose), self.sizes.height, self.sizes.width)
         layer, mask = warped.chunk(2, 1)
         image, transmittance = canvas.chunk(2, 1)
         return torch.cat([image + transmittance * mask * layer, transmittance * (1 - mask)], 1)
 
     def _from_sprite(self, pose: Tensor) -> Tensor:
-        """The affine matrix [B,6] from the sprite's coordinates to the image's."""
-        return _scale_and_shift(*self._box(pose))
+        """The upright window [B,4] from the sprite's coordinates to the image's."""
+        return torch.cat(self._box(pose), 1)
 
     def _to_sprite(self, pose: Tensor) -> Tensor:
         """Its inverse."""
         size, middle = self._box(pose)
-        return _scale_and_shift(1 / size, -middle / size)
+        return torch.cat([1 / size, -middle / size], 1)
 
     def _box(self, pose: Tensor) -> tuple[Tensor, Tensor]:
         """Half the sides of the sprite on the image and its middle, (x, y) in [-1, 1], [B,2] each."""
@@ -136,14 +136,9 @@ class CompositedStep(Step):
     def windows(self, before: State, after: State, noise: Tensor, observed: Tensor | None) -> Windows:
         """The sprite's border on the image, [B,1,4,2]; what lies within is what was read for its content."""
         size, middle = (part[:, None, None] for part in self._box(after.pose))
-        points = _SQUARE.to(size) * size + middle
-        corners = (points + 1) / 2 * points.new_tensor([self.sizes.width, self.sizes.height])
+        points = SQUARE.to(size) * size + middle
+        corners = pixels(points, self.sizes.height, self.sizes.width)
         return Windows(None if observed is None else corners, corners, None)
-
-
-def _scale_and_shift(scale: Tensor, shift: Tensor) -> Tensor:
-    """The matrix [B,6] of (x, y) -> scale (x, y) + shift, both [B,2]."""
-    return torch.cat([torch.diag_embed(scale), shift[:, :, None]], 2).flatten(1)
 
 
 def _pose_network(sizes: Sizes, log_std: list[float]) -> nn.Module:

@@ -135,9 +135,10 @@ class SequentialStep(Step):
         return State(h, memory, canvas, inference), Drawn(z, q, p)
 
     def _parts(self, noise: Tensor) -> Sequence[Tensor]:
-        """The latents' noise [B,K], and a random reader's."""
-        random = self.reader.random
-        return noise.split([noise.shape[1] - random, random], 1) if random else [noise]
+        """The latents' noise [B,K], and a random reader's, which may be missing where x is not read."""
+        return (
+            (noise[:, : self.latents.size], noise[:, self.latents.size :]) if self.reader.random else [noise]
+        )
 
     def _read(self, state: State, observed: Observed) -> Tensor | None:
         """What is read: x, or x beside its error image (DRAW eqs. 3-4)."""
