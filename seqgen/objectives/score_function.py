@@ -52,9 +52,9 @@ class ScoreFunction(Objective):
             to_come = (kl.flip(0).cumsum(0).flip(0) - log_likelihood).detach()
             expected = self.baseline(batch.x, bound.z.detach())
             left = (to_come - expected).detach()
-            # By what was before this batch: it is the same on every rank, and does not know z.
+            # By what was before this batch: it is the same on every rank, and does not know z. The first only measures.
             variance = (state["square"] - state["mean"].square()).clamp(min=0.0)
-            signal = left - state["mean"][:, None]
+            signal = (left - state["mean"][:, None]) * (state["steps"] > 0)
             state = _updated(state, left)
             # The second term's gradient fits the baseline by least squares.
             loss = loss + (signal * (bound.score - expected)).sum(0).mean()

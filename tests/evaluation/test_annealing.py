@@ -191,7 +191,7 @@ def test_noise_that_is_not_normal_is_refused(monkeypatch):
     model = tiny_model(**WINDOWS)
     monkeypatch.setattr(type(model.step.latents), "normal_noise", False)
     with pytest.raises(
-        BadInput, match=r"model\.latent=gaussian: .* not all of this model's noise is Gaussian"
+        BadInput, match=r"model\.step=sequential: .* not all of this model's noise is Gaussian"
     ):
         annealing.sandwich(model, images(model, 2), 3, 2, 0)
 

@@ -184,7 +184,8 @@ def test_the_gradient_is_that_of_the_expectation(name: str):
         [noise_of(model, chosen.samples * many)[..., :1], rest[:, None].expand(2, chosen.samples * many, 4)],
         2,
     )
-    found = chosen(model, Batch(x.expand(many, 1, 4, 4), None, noise), chosen.start()).loss
+    batch = Batch(x.expand(many, 1, 4, 4), None, noise)
+    found = chosen(model, batch, chosen(model, batch, chosen.start()).state).loss
     step = model.step
     parts = (step.features, step.cell, step.presence, step.where, step.what)
     inferring = [parameter for part in parts for parameter in part.parameters()]
