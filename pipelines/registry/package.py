@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts.trained_model import TrainedModel
-from pipelines.tracking.source_files import SHIPPED, SourceFiles, source_files
+from pipelines.tracking.source_files import NOT_SHIPPED, SHIPPED, SourceFiles, source_files
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
@@ -64,7 +64,8 @@ def model_code(plugins: Collection[str]) -> SourceFiles:
     A plugin that an index has is foreign: it comes with the requirements.
     """
     installable = {plugin for plugin in plugins if any(map(_on_an_index, _distributions([plugin])))}
-    code = source_files(*SHIPPED, *(plugin for plugin in plugins if plugin not in installable))
+    brought = (plugin for plugin in plugins if plugin not in installable)
+    code = source_files(*SHIPPED, *brought, without=NOT_SHIPPED)
     return code._replace(foreign=code.foreign | installable)
 
 

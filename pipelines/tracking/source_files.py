@@ -36,6 +36,8 @@ _BY_NAME: dict[str, type[OpenSection]] = {
 LEARNING = ("data_prep.shard_set", "seqgen.training.run")
 # What a registered model is loaded with, by MLflow and by `seqgen.load`.
 SHIPPED = ("seqgen.serving.pyfunc", "seqgen.api")
+# What `seqgen.api` needs for more than drawing: to be had with this project, not with a model.
+NOT_SHIPPED = ("seqgen.objectives", "seqgen.evaluation", "seqgen.compression")
 
 
 class SourceFiles(NamedTuple):
