@@ -98,7 +98,8 @@ class LogitNormalObservation(MeanAndSigma):
 
     def log_likelihood(self, parameters: Tensor, x: Tensor) -> Tensor:
         """log N(y; mean, sigma^2) + log dy/dx, summed over pixels: dy/dx = (1 - 2 alpha) / (s (1 - s)), y = logit s."""
-        s = _squeezed(x, self.alpha)
+        finite = torch.finfo(x.dtype)  # a sample may be as far out as floats go, as torch's sigmoid has it
+        s = _squeezed(x, self.alpha).clamp(finite.tiny, 1 - finite.eps)
         log_slope = math.log(1 - 2 * self.alpha) - s.log() - (-s).log1p()
         return (_log_normal(s.logit(), parameters) + log_slope).flatten(1).sum(1)
 

@@ -187,6 +187,12 @@ def test_simulated_images_follow_the_seed_and_leave_the_global_generator_alone()
     assert torch.random.get_rng_state().equal(before)
 
 
+def test_simulated_grey_images_are_those_that_were_drawn():
+    model = tiny_model(**WINDOWS, observation="logit-normal")
+    simulated = annealing.simulate(model, HeldOut(torch.rand(5, 1, 2, 2), None, torch.arange(5)), 3)
+    assert not ((simulated.held_out.x == 0) | (simulated.held_out.x == 1)).any()
+
+
 def test_noise_that_is_not_normal_is_refused(monkeypatch):
     model = tiny_model(**WINDOWS)
     monkeypatch.setattr(type(model.step.latents), "normal_noise", False)

@@ -170,6 +170,7 @@ def test_a_mean_field_posterior_knows_no_other_layer_and_a_shared_one_does():
         ({"attention": "full"}, "step=layers has no such setting (only sequential)"),
         ({"read_size": 5}, "a setting of attention"),
         ({"inference": "encoder"}, "a layer's posterior has no memory"),
+        ({"transition": "lstm"}, "a layer is passed once"),
         ({"transition": "latent"}, "h_t is z_t, so hidden=4 must be latents=3"),
         ({"prior": "autoregressive"}, "only for step=layers with latent=bernoulli"),
         ({"latent": "bernoulli"}, "no gradient flows through latent=bernoulli"),

@@ -237,6 +237,8 @@ def test_a_random_reader_is_moved_by_the_noise_alone_and_the_prior_by_none_of_it
     elsewhere = torch.cat([noise[..., :2], noise[..., 2:].flip(1)], 2)
     assert (model(x, context, elsewhere).kl[0] - first.kl[0]).abs().max() > 0
     assert model.sample(elsewhere, context).equal(model.sample(noise, context))
+    found, encoded = model.infer(x, context, noise), model.encode(x, context, noise)
+    torch.testing.assert_close(model.decode(encoded, context).mean, found.likelihood.mean)
     read = model.trace(noise, x, context).read
     assert read.shape == (3, 5, 2, 4, 2)
     assert (read[0] - read[1]).abs().min() > 0, "drawn anew at every step"

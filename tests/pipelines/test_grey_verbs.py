@@ -14,8 +14,11 @@ from pipelines.evaluate.complexity import complexity
 from pipelines.evaluate.copies import copies
 from pipelines.evaluate.figure6 import figure6
 from pipelines.evaluate.gap import gap
+from pipelines.evaluate.impute import impute
+from pipelines.evaluate.interpolate import interpolate
 from pipelines.report import report
 from seqgen.core.errors import BadInput
+from seqgen.evaluation import bounds
 from tests.finished_run import finished_run, tiny_recipe, work_in
 
 
@@ -46,6 +49,8 @@ def test_grey_images_are_measured_drawn_and_reported(here: Path, capsys: pytest.
     assert (trained.places.one_shot / "figure6.png").is_file()
     report(recipe)
     assert "test/grey, 20 images" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="the baseline of independent pixels is of binary images"):
+        impute(recipe)
     for verb in (complexity, gap):
         with pytest.raises(
             BadInput, match=r"data\.binarise=grey in tiny: the pixel predictor is of binary images"
@@ -57,3 +62,20 @@ def test_copies_of_grey_images_are_not_counted_in_ink(here: Path):
     grey_run(here, conditional=True)
     with pytest.raises(BadInput, match="the distance in ink is of binary images"):
         copies(str(here / "tiny.yaml"), samples=10)
+
+
+def test_mixed_grey_images_keep_their_levels(here: Path, monkeypatch: pytest.MonkeyPatch):
+    """F of images mixed of two is that of levels, not of what is left of them in whole numbers."""
+    grey_run(here)
+    seen = []
+    measured = bounds.free_energies
+    monkeypatch.setattr(
+        bounds,
+        "free_energies",
+        lambda model, held, *a, **k: seen.append(held.x) or measured(model, held, *a, **k),
+    )
+    interpolate(str(here / "tiny.yaml"), pairs=4)
+    assert len(seen) == 3
+    for x in seen:
+        assert x.is_floating_point()
+        assert ((x > 0) & (x < 1)).any()

@@ -51,6 +51,7 @@ def test_every_recipe_is_valid_and_printable(name):
         ("train.contexts=[]", "train.contexts"),
         ("train.pairs=alphabet", "mnist-5k has no alphabets"),
         ("model.infer_from_context=true", "only for conditional=true"),
+        ("train.objective=score-function", "there is nothing for its baseline to do"),
         ("register.name=../x", "register.name"),
         ("train.epochs", "section.key=value"),
         ("train.epochs=[", "not plain YAML"),
@@ -69,6 +70,12 @@ def test_a_step_is_not_compiled_for_more_shapes_than_torch_keeps():
     message = refused(*attention, "train.contexts=[0, 1, 2, 3, 4, 5, 6, 7, 8]")
     assert "train.compile=true: a step is compiled for each of at most 7 numbers of contexts" in message
     assert "train.contexts has 8; leave some out" in message
+
+
+def test_of_a_kind_that_is_not_known_nothing_else_is_said():
+    message = refused("model.attention=spatial-transfomer", "model.read_size=5")
+    assert "did you mean spatial-transformer?" in message
+    assert "read_size" not in message
 
 
 def test_all_problems_come_together():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pipelines.recipes import load_recipe
 from seqgen.settings import ModelConfig
-from seqgen.training.memory import training_bytes
+from seqgen.training.memory import bytes_needed, training_bytes
 
 PAPER = ModelConfig()
 
@@ -20,3 +21,8 @@ def test_recomputation_needs_far_less_and_never_more():
     assert training_bytes(PAPER, 28, 100, recompute=10) < needed / 3
     assert training_bytes(PAPER, 28, 100, recompute=PAPER.steps) == needed
     assert training_bytes(PAPER, 28, 100, recompute=1000) == needed
+
+
+def test_every_posterior_sample_of_an_image_takes_its_memory():
+    two, many = (load_recipe("iwae-mnist", [f"train.importance_samples={k}"]) for k in (2, 200))
+    assert bytes_needed(many) > 5 * bytes_needed(two)
