@@ -120,7 +120,7 @@ _LATENT = (
     Verb(
         "compress",
         "pipelines.evaluate.compress",
-        "Compress held-out images with bits back; measure bits per pixel.",
+        "Compress held-out images with bits back, and count the bits.",
     ),
 )
 _OTHERS = (
@@ -132,7 +132,7 @@ _OTHERS = (
     Verb(
         "count",
         "pipelines.evaluate.count",
-        "Measure how often the model says how many digits are in an image.",
+        "Measure how often the model counts the digits right.",
     ),
     Verb("verify", "pipelines.verify", "Check a sharded set against its manifest, to the last sample."),
     Verb("retrain", "pipelines.retrain", "Retrain if data, code or settings changed; for a schedule."),

@@ -1,4 +1,4 @@
-"""Compress held-out images with bits back; measure bits per pixel."""
+"""Compress held-out images with bits back, and count the bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure how often the model says how many digits are in an image."""
+"""Measure how often the model counts the digits right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put the members of the family side by side: what each reaches, after how many images and seconds."""
+"""Put the members of the family side by side on one page."""
 
 from __future__ import annotations
 

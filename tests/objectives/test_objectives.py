@@ -170,7 +170,7 @@ class LinearGaussian:
         q = Normal(self.mean, self.sigma)
         z = self.mean + self.sigma * noise
         ratio = (Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)).sum(-1)
-        return Inference(z, ratio, q, Independent(Normal(2 * z[0].view(-1, 1, 1, 1), 1.0), 3))
+        return Inference(z, ratio, None, q, Independent(Normal(2 * z[0].view(-1, 1, 1, 1), 1.0), 3))
 
 
 def test_a_linear_gaussian_models_log_p_and_effective_samples_are_the_closed_forms():
