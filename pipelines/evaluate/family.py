@@ -159,18 +159,30 @@ def _others(trained: list[TrainedModel]) -> dict[str, Any]:
 
 
 def _sheet(trained: dict[str, TrainedModel]) -> Image.Image:
-    """A row of samples a member, whose images are of their own size."""
+    """Of each member held-out images, these drawn again through q(z | x), and samples; sizes are their own."""
+    import torch
+
+    from seqgen.data.batches import generator_at
     from seqgen.drawing.composing import stacked
     from seqgen.drawing.galleries import tiles
     from seqgen.drawing.one_shot import draw
     from seqgen.drawing.pictures import Row, Sheet, render
+    from seqgen.evaluation.bounds import subset
     from seqgen.models import load_model
 
     parts = []
     for member, one in trained.items():
-        drawn = draw(load_model(one.model), _SAMPLES, one.recipe.evaluate.seed, "family")
-        caption = f"{one.manifest().title}. Means of p(x | z), z from the prior. Seed 0, not selected."
-        parts.append(render(Sheet([Row(tiles(drawn, 64))], title=member, caption=caption)))
+        model, held_out, seed = load_model(one.model), evaluated_images(one), one.recipe.evaluate.seed
+        x = held_out.take(subset(len(held_out), _SAMPLES, seed, "family")).x.float()
+        with torch.no_grad():
+            noise = model.noise(len(x), generator_at(torch.device("cpu"), seed, "family, of x"))
+            again = model.infer(x, None, noise).likelihood.mean
+        rows = {"x": x, "of q(z | x)": again, "of p(z)": draw(model, _SAMPLES, seed, "family")}
+        caption = f"{one.manifest().title}. Held-out x; means of p(x | z), z from q(z | x) and from p(z). Not selected."
+        sheet = Sheet(
+            [Row(tiles(each, 64), name) for name, each in rows.items()], title=member, caption=caption
+        )
+        parts.append(render(sheet))
     return stacked(parts)
 
 
