@@ -70,25 +70,13 @@ class Model:
     @torch.inference_mode()
     def nll(self, x: Any, num_samples: int = 500, *, context: Any = None, seed: int = 0) -> Tensor:
         """-L_k of every image, k = `num_samples` (Burda et al. 2015): above -log p(x) in the mean; nats, [n]."""
-        from seqgen.objectives import importance_weighted
+        from seqgen.evaluation.bounds import HeldOut, importance_bounds
 
-        images, generator = self._images("x", x), Generator().manual_seed(seed)
+        images = self._images("x", x)
         if num_samples < 1:
             raise BadInput(f"num_samples={num_samples}: at least 1")
-        shown = self._context(context, len(images))
-        step = max(1, _PAIRS // num_samples)
-        parts = [
-            -importance_weighted(
-                self.module,
-                images[start : start + step],
-                None if shown is None else shown[start : start + step],
-                num_samples,
-                generator,
-                chunk=max(_PAIRS, step),
-            )
-            for start in range(0, len(images), step)
-        ]
-        return torch.cat(parts).double()
+        shown, each = self._context(context, len(images)), torch.arange(len(images))
+        return importance_bounds(self.module, HeldOut(images, shown, each), num_samples, seed)
 
     def trace(self, x: Any = None, *, context: Any = None, seed: int = 0) -> Trace:
         """Watch a drawing, step by step: from the posterior of `x`, or one from the prior."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts.history import FILE_NAME, Row, write_history
+from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_history
 from pipelines.artifacts.places import Places, places
 from pipelines.recipes import load_recipe
 from seqgen.core.errors import BadInput
@@ -37,6 +38,11 @@ class TrainedModel:
     def weights(self) -> str:
         """The sha256 of the trained weights: an evaluation says by it whose it is."""
         return file_sha256(self.model / "weights.safetensors")
+
+    @property
+    def seconds(self) -> float:
+        """How long it was trained."""
+        return math.fsum(row.get("seconds", 0.0) for row in read_history(self.places.train / FILE_NAME))
 
     def manifest(self) -> Manifest:
         """The manifest of the shards, which must be those that were trained on. Raises BadInput."""
@@ -95,6 +101,16 @@ def load_trained_model(name: str | None, assignments: Iterable[str] = ()) -> Tra
     later = {"evaluate": asked.evaluate, "register_": asked.register_}
     given = ("--recipe", name or asked.name, *(part for one in assignments for part in ("--set", one)))
     return TrainedModel(recipe.model_copy(update=later), run, where, given)
+
+
+def load_as_recipe(name: str) -> TrainedModel:
+    """`load_trained_model` of a recipe as it is now. Raises BadInput, too, if it was trained with other settings."""
+    trained = load_trained_model(name)
+    if trained.recipe.digest() != load_recipe(name).digest():
+        raise BadInput(
+            f"{trained.places.train}: trained with other settings than {name} has now; train and measure again"
+        )
+    return trained
 
 
 def _read(path: Path, remedy: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.artifacts.history import FILE_NAME, read_history
 from pipelines.artifacts.one_shot import read_tables
 from pipelines.artifacts.places import places
-from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
+from pipelines.artifacts.trained_model import TrainedModel, load_as_recipe
 from pipelines.cli.command import run
 from pipelines.evaluate.contexts import PUBLISHED
 from pipelines.recipes import load_recipe, recipe_names
@@ -45,13 +43,10 @@ class Source:
     def budget(self) -> dict[str, Any]:
         """What the training took."""
         recipe, run = self.trained.recipe, self.trained.run
-        seconds = math.fsum(
-            row.get("seconds", 0.0) for row in read_history(self.trained.places.train / FILE_NAME)
-        )
         return {
             "images": run["steps"] * recipe.train.batch,
             "epochs": run["epochs"],
-            "minutes": round(seconds / 60, 1),
+            "minutes": round(self.trained.seconds / 60, 1),
             "description": recipe.description,
             "command": f"python -m pipelines.train --recipe {recipe.name} --workers {recipe.train.workers}",
         }
@@ -97,11 +92,7 @@ def results(
 
 def read(name: str) -> Source:
     """A recipe's source. Raises BadInput if it was not trained as the recipe is now, or not measured on test."""
-    trained = load_trained_model(name)
-    if trained.recipe.digest() != load_recipe(name).digest():
-        raise BadInput(
-            f"{trained.places.train}: trained with other settings than {name} has now; train and measure again"
-        )
+    trained = load_as_recipe(name)
     tables = read_tables(trained)
     for table in tables:
         if table["split"] != "test":

@@ -53,9 +53,9 @@ def inferred_counts(
         raise ValueError("the model's latents do not say how many objects there are")
     device = next(model.parameters()).device
     found = []
-    for number, x in enumerate(held_out.x.split(CHUNK)):
+    for number, (x, _) in enumerate(held_out.chunks(CHUNK, device)):
         noise = model.noise(len(x), generator_at(torch.device("cpu"), seed, "count", number)).to(device)
-        z = model.infer(x.to(device).float(), None, noise).z
+        z = model.infer(x, None, noise).z
         found.append(counts(z).long().cpu())
         if advance:
             advance(len(x))

@@ -35,6 +35,8 @@ def latent_use(
     noise for what x says.
     """
     count, totals = len(held_out), None
+    if count < 2:
+        raise BadInput(f"{count} images: whether latents are active is told from at least 2")
     device = next(model.parameters()).device
     for number, (x, context) in enumerate(held_out.chunks(bounds.CHUNK, device)):
         pairs = []
@@ -49,8 +51,6 @@ def latent_use(
         totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
         if advance:
             advance(len(x))
-    if count < 2:
-        raise BadInput(f"{count} images: whether latents are active is told from at least 2")
     assert totals is not None
     kl, first, second, product = totals
     return LatentUse(kl / count, (product - first * second / count) / (count - 1))

@@ -20,6 +20,7 @@ __all__ = [
     "Attention",
     "Canvas",
     "Context",
+    "Drawn",
     "Latents",
     "Make",
     "Memory",
@@ -239,12 +240,20 @@ class Windows(NamedTuple):
     context_read: Tensor | None
 
 
+class Drawn(NamedTuple):
+    """What one step leaves: z [B,K], and the parameters of the q (none under the prior) and p it was drawn from."""
+
+    z: Tensor
+    q: tuple[Tensor, ...]
+    p: tuple[Tensor, ...]
+
+
 class Step(nn.Module):
     """Slot `step`, one member's equations: forward(t, state, noise [B,N], observed) -> state, drawn.
 
-    `state` and `drawn` are named tuples of tensors (or of tuples of them); `state` has a canvas, `drawn` has z, q and
-    p. `observed` is what `observe` made of the images of a run. Of the model's settings, `config`, it takes those that
-    are its own and sizes; `make(slot, *more)` gives it the kind that was chosen for one of its slots.
+    `state` is a named tuple of tensors (or of tuples of them) with a canvas, `drawn` is `Drawn`, `observed` what
+    `observe` made of the images of a run. Of the model's settings, `config`, it takes those that are its own and sizes;
+    `make(slot, *more)` gives it the kind that was chosen for one of its slots.
     """
 
     latents: Latents
@@ -268,8 +277,13 @@ class Step(nn.Module):
         raise NotImplementedError
 
     def observe(self, x: Tensor | None, context: Tensor | None) -> Any:
-        """The images of a run, with what is read from them alike at every step done once; x is None under the prior."""
-        raise NotImplementedError
+        """The images of a run, with what is read from them alike at every step done once; x is None under the prior.
+
+        x itself, of a member that takes no context. Raises ValueError where one is missing or not wanted.
+        """
+        if context is not None:
+            raise ValueError("an unconditional model takes no context images")
+        return x
 
     def windows(self, before: Any, after: Any, noise: Tensor, observed: Any) -> Windows:
         """Where the step from `before` to `after` with `noise` [B,N] looked and wrote."""

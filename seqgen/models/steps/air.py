@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from seqgen import ops
 from seqgen.models.attention.forms import SQUARE, pixels
-from seqgen.models.contracts import Latents, Make, Observation, Sizes, Step, Windows
+from seqgen.models.contracts import Drawn, Latents, Make, Observation, Sizes, Step, Windows
 from seqgen.models.latents import log_probability
 from seqgen.models.layers import Linear, LstmCell, WindowHead
 
@@ -89,14 +89,6 @@ class State(NamedTuple):
     canvas: Tensor
 
 
-class Drawn(NamedTuple):
-    """What one step leaves: z, and the parameters of the q (none under the prior) and p it was drawn from."""
-
-    z: Tensor
-    q: tuple[Tensor, ...]
-    p: tuple[Tensor, ...]
-
-
 class Observed(NamedTuple):
     """x [B,1,H,W] and the features of it that the LSTM sees, [B,D]; None under the prior."""
 
@@ -145,9 +137,8 @@ class AttendInferRepeat(Step):
         return State(z, h, h, self.canvas0.expand(batch, 1, self.sizes.height, self.sizes.width))
 
     def observe(self, x: Tensor | None, context: Tensor | None) -> Observed:
-        """Raises ValueError for a context."""
-        if context is not None:
-            raise ValueError("attend-infer-repeat takes no context images")
+        """See Observed."""
+        x = super().observe(x, context)
         return Observed(x, None if x is None else self.features(x.flatten(1)).relu())
 
     def forward(self, t: int, state: State, noise: Tensor, observed: Observed) -> tuple[State, Drawn]:

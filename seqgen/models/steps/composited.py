@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seqgen import ops
 from seqgen.models.attention.forms import SQUARE, pixels
-from seqgen.models.contracts import Make, Observation, Sizes, Step, Windows
+from seqgen.models.contracts import Drawn, Make, Observation, Sizes, Step, Windows
 from seqgen.models.latents import GaussianLatents
 from seqgen.models.layers import Linear, WindowHead
 from seqgen.models.observations import logit
@@ -32,14 +32,6 @@ class State(NamedTuple):
 
     canvas: Tensor
     pose: Tensor
-
-
-class Drawn(NamedTuple):
-    """What one step leaves: z = [pose ; content], [B, 3 + K], and the parameters of q (none under the prior) and p."""
-
-    z: Tensor
-    q: tuple[Tensor, ...]
-    p: tuple[Tensor, ...]
 
 
 class CompositedStep(Step):
@@ -83,12 +75,6 @@ class CompositedStep(Step):
         size = self.sizes.height, self.sizes.width
         dark, clear = self.own_size.new_zeros(batch, 1, *size), self.own_size.new_ones(batch, 1, *size)
         return State(torch.cat([dark, clear], 1), self.own_size.new_zeros(batch, _POSE))
-
-    def observe(self, x: Tensor | None, context: Tensor | None) -> Tensor | None:
-        """x itself. Raises ValueError for a context."""
-        if context is not None:
-            raise ValueError("an unconditional model takes no context images")
-        return x
 
     def forward(self, t: int, state: State, noise: Tensor, observed: Tensor | None) -> tuple[State, Drawn]:
         """The equations of one layer; they are the same at every t."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqgen.models.contracts import Latents, Make, Observation, Sizes, Step
+from seqgen.models.contracts import Drawn, Latents, Make, Observation, Sizes, Step
 from seqgen.models.priors import prior_parameters
 from seqgen.ops import full_precision
 
@@ -27,14 +27,6 @@ class State(NamedTuple):
     canvas: Tensor
     encoder_h: Tensor
     encoder_cell: Tensor
-
-
-class Drawn(NamedTuple):
-    """What one step leaves: z [B, K H/S W/S], and the parameters of the q (none under the prior) and p of it."""
-
-    z: Tensor
-    q: tuple[Tensor, ...]
-    p: tuple[Tensor, ...]
 
 
 class ConvolutionalStep(Step):
@@ -72,12 +64,6 @@ class ConvolutionalStep(Step):
         h, cell = (start.view(1, -1, 1, 1).expand(batch, -1, *self.maps) for start in (self.h0, self.cell0))
         canvas = self.canvas0.view(1, -1, 1, 1).expand(batch, -1, self.sizes.height, self.sizes.width)
         return State(h, cell, canvas, torch.zeros_like(h), torch.zeros_like(cell))
-
-    def observe(self, x: Tensor | None, context: Tensor | None) -> Tensor | None:
-        """x itself. Raises ValueError for a context."""
-        if context is not None:
-            raise ValueError("an unconditional model takes no context images")
-        return x
 
     def forward(self, t: int, state: State, noise: Tensor, observed: Tensor | None) -> tuple[State, Drawn]:
         """The equations of one step; they are the same at every t."""

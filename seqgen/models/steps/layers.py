@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqgen.models.contracts import Latents, Make, Memory, Observation, Sizes, Step
+from seqgen.models.contracts import Drawn, Latents, Make, Memory, Observation, Sizes, Step
 from seqgen.models.layers import Linear
 
 
@@ -20,14 +20,6 @@ class State(NamedTuple):
     h: Tensor
     memory: Memory
     canvas: Tensor
-
-
-class Drawn(NamedTuple):
-    """z_t [B,K], and the parameters of the q (none under the prior) and p it was drawn from."""
-
-    z: Tensor
-    q: tuple[Tensor, ...]
-    p: tuple[Tensor, ...]
 
 
 class LayersStep(Step):
@@ -61,9 +53,8 @@ class LayersStep(Step):
         return State(h, memory, self.decoder.blank(batch))
 
     def observe(self, x: Tensor | None, context: Tensor | None) -> Tensor | None:
-        """e(x) [B, encoder_hidden]. Raises ValueError for a context."""
-        if context is not None:
-            raise ValueError("an unconditional model takes no context images")
+        """e(x) [B, encoder_hidden]."""
+        x = super().observe(x, context)
         return None if x is None else self.see(x.flatten(1)).tanh()
 
     def forward(self, t: int, state: State, noise: Tensor, observed: Tensor | None) -> tuple[State, Drawn]:

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from seqgen.models.contracts import (
     Canvas,
     Context,
+    Drawn,
     Make,
     Memory,
     Observation,
@@ -32,14 +33,6 @@ class State(NamedTuple):
     memory: Memory
     canvas: Tensor
     inference: Memory
-
-
-class Drawn(NamedTuple):
-    """What one step leaves: z [B,K], and the parameters of the q (none under the prior) and p it was drawn from."""
-
-    z: Tensor
-    q: tuple[Tensor, ...]
-    p: tuple[Tensor, ...]
 
 
 class Observed(NamedTuple):
