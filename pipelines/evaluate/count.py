@@ -11,12 +11,14 @@ from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.progress import Display
 from pipelines.cli.signals import raise_on_stop
 from pipelines.evaluate.measuring import load_for_measuring
+from pipelines.tracking.publish import publish_metrics
 from seqgen.core.errors import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from seqgen.models import SequentialModel
+    from seqgen.settings import Recipe
 
 
 def count(recipe: RecipeOption = None, settings: SetOption = None) -> None:
@@ -41,7 +43,15 @@ def count(recipe: RecipeOption = None, settings: SetOption = None) -> None:
         "notes": ["one posterior sample an image", *_rows(confusion)],
     }
     path = write_table(trained, "count", entries, about, "How many digits there are")
+    accuracy = entries["count_accuracy"]
+    metric = count_metric(trained.recipe)
+    publish_metrics(trained, {metric: accuracy["value"], f"{metric}_se": accuracy["se"] or 0.0}, path)
     print(f"written: {path}")
+
+
+def count_metric(recipe: Recipe) -> str:
+    """The accuracy's name at the run of the training, in percent."""
+    return f"{recipe.evaluate.split}/{recipe.data.binarise}/count_accuracy"
 
 
 def measure_counts(trained: TrainedModel, model: SequentialModel) -> tuple[dict[str, Entry], Tensor]:

@@ -13,8 +13,11 @@ from pipelines.artifacts.one_shot import read_tables
 from pipelines.artifacts.places import places
 from pipelines.artifacts.trained_model import TrainedModel, load_as_recipe
 from pipelines.cli.command import run
+from pipelines.evaluate.count import count_metric
 from pipelines.evaluate.results import MachineOption, ToOption
 from pipelines.recipes import load_recipe
+from pipelines.tracking.lineage import PREFIX
+from pipelines.tracking.runs import runs_with
 from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes, write_json
 
@@ -59,7 +62,8 @@ def family(
             "no member was trained and evaluated here; run `train` and `evaluate` of a recipe, for example vae-mnist"
         )
     rows = [_row(member, one) for member, one in trained.items()]
-    numbers = {"members": rows, **_others(list(trained.values())), "machine": machine}
+    counted = {"air_count_accuracy_by_seed": _counted(MEMBERS["air"]) if "air" in trained else []}
+    numbers = {"members": rows, **_others(list(trained.values())), **counted, "machine": machine}
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -147,6 +151,19 @@ def _others(trained: list[TrainedModel]) -> dict[str, Any]:
                 found["air_count_accuracy"] = accuracy["value"]
                 found["air_count_accuracy_se"] = accuracy["se"]
     return found
+
+
+def _counted(recipe: str) -> list[dict[str, Any]]:
+    """What the runs of a recipe, of every seed that it was trained with, count right; the newest run of each seed."""
+    wanted = load_recipe(recipe)
+    metric, of_seed = count_metric(wanted), {}
+    for one in runs_with(wanted.name, metric):
+        seed = int(one.data.params["train.seed"])
+        same = load_recipe(recipe, [f"train.seed={seed}"]).digest()
+        if one.data.tags[f"{PREFIX}settings_digest"] == same and seed not in of_seed:
+            values = {"accuracy": one.data.metrics[metric], "se": one.data.metrics[f"{metric}_se"]}
+            of_seed[seed] = {"seed": seed, **values, "run": one.info.run_id}
+    return [of_seed[seed] for seed in sorted(of_seed)]
 
 
 def _sheet(trained: dict[str, TrainedModel]) -> Image.Image:

@@ -1,8 +1,10 @@
-"""An evaluation on the tracking server: its metrics and its files at the run of the training."""
+"""What was measured of a model on the tracking server, at the run of its training: metrics, and files."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pipelines.artifacts.trained_model import TrainedModel
@@ -16,18 +18,31 @@ def publish_evaluation(trained: TrainedModel, metrics: dict[str, Any]) -> None:
 
     Raises OperationalError if the server does not take them; the local files are whole by then.
     """
+    values = {key.replace(".", "/"): value for key, value in flatten(metrics).items()}
+    publish_metrics(trained, values, trained.places.evaluate)
+    if not runs.attach(trained.run["run_id"], trained.places.evaluate, "evaluate"):
+        raise OperationalError(
+            f"run {trained.run['run_id']}: the tracking server did not take the pictures; "
+            f"{_kept(trained.places.evaluate)}"
+        )
+
+
+def publish_metrics(trained: TrainedModel, values: Mapping[str, float], path: Path) -> None:
+    """Log `values` at the training's run. Raises OperationalError if the server does not take them; `path` is whole."""
     from mlflow.entities import Metric
 
-    kept = f"the files are kept in {trained.places.evaluate}; run this again when it is up"
-    run_id, step, now = trained.run["run_id"], trained.run["epochs"], time.time_ns() // 1_000_000
-    values = {key.replace(".", "/"): value for key, value in flatten(metrics).items()}
+    step, now = trained.run["epochs"], time.time_ns() // 1_000_000
     try:
         client = runs.connect()
     except OperationalError as error:
-        raise OperationalError(f"{error}; {kept}") from None
+        raise OperationalError(f"{error}; {_kept(path)}") from None
     try:
-        client.log_batch(run_id, [Metric(key, value, now, step) for key, value in values.items()])
+        client.log_batch(
+            trained.run["run_id"], [Metric(key, value, now, step) for key, value in values.items()]
+        )
     except Exception as error:
-        raise OperationalError(f"{runs.explain(client.tracking_uri, error)}; {kept}") from None
-    if not runs.attach(run_id, trained.places.evaluate, "evaluate"):
-        raise OperationalError(f"run {run_id}: the tracking server did not take the pictures; {kept}")
+        raise OperationalError(f"{runs.explain(client.tracking_uri, error)}; {_kept(path)}") from None
+
+
+def _kept(path: Path) -> str:
+    return f"the files are kept in {path}; run this again when it is up"

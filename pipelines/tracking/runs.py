@@ -28,6 +28,7 @@ from seqgen.settings import Recipe, flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 __all__ = [
     "EXPERIMENT",
@@ -40,6 +41,7 @@ __all__ = [
     "explain",
     "open_run",
     "redact",
+    "runs_with",
     "server_errors",
     "tracking_uri",
 ]
@@ -124,6 +126,16 @@ def open_run(
             client.set_terminated(run.info.run_id, "FAILED")
         raise
     return run.info.run_id
+
+
+def runs_with(recipe: str, metric: str) -> list[Run]:
+    """The runs of the recipe of that name that have the metric, newest first. Raises OperationalError (server)."""
+    client = connect()
+    of_recipe = f"tags.`{lineage.PREFIX}recipe` = '{recipe}' and metrics.`{metric}` >= 0"
+    try:
+        return list(client.search_runs([experiment_id(client)], of_recipe, order_by=["start_time DESC"]))
+    except server_errors() as error:
+        raise OperationalError(explain(client.tracking_uri, error)) from None
 
 
 def close_run(run_id: str, status: Status) -> bool:

@@ -30,8 +30,9 @@ from seqgen.compression.container import Header, check, pack, unpack
 from seqgen.core.errors import BadInput, NumericalError, OperationalError
 from seqgen.core.files import canonical_json
 from seqgen.models import SequentialModel
+from seqgen.models.autoregression import PixelByPixel
 from seqgen.models.latents import GaussianLatents
-from seqgen.models.observations import AutoregressiveObservation, BernoulliObservation
+from seqgen.models.observations import BernoulliObservation
 from seqgen.models.steps.layers import LayersStep
 from seqgen.models.steps.sequential import SequentialStep
 from seqgen.ops.operation import OPERATIONS
@@ -181,7 +182,7 @@ def _check_model(model: SequentialModel) -> None:
         isinstance(step, SequentialStep | LayersStep)
         and isinstance(step.latents, GaussianLatents)
         and isinstance(step.observation, BernoulliObservation)
-        and not isinstance(step.observation, AutoregressiveObservation)
+        and not isinstance(step.observation, PixelByPixel)
     ):
         raise BadInput(
             "compression needs the sequential step or layers, Gaussian latents and independent Bernoulli pixels; this "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,76 +67,6 @@ class IdentityObservation(BernoulliObservation):
     def forward(self, canvas: Tensor) -> Tensor:
         """[B,1,H,W] -> itself."""
         return canvas
-
-
-class AutoregressiveObservation(IdentityObservation):
-    """p(x | c) = prod_i p(x_i | x_1 ... x_{i-1}, c): to the canvas's logits every pixel adds for those after it, row by
-    row, what it weighs (Gregor et al. 2014).
-    """
-
-    def __init__(self, settings: Any, sizes: Sizes) -> None:
-        super().__init__(settings, sizes)
-        pixels = sizes.height * sizes.width
-        self.weights = nn.Parameter(torch.zeros(pixels, pixels))
-
-    def log_likelihood(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Summed over pixels; x in {0,1}."""
-        return super().log_likelihood(_given(parameters, x, self.weights), x)
-
-    def mean(self, parameters: Tensor) -> Tensor:
-        """No mean, which has no closed form: the probability of every pixel's ink, given the likelier of the two values
-        of each before it.
-        """
-        return self.distribution(parameters).mean
-
-    def beside_error(self, x: Tensor, parameters: Tensor) -> Tensor:
-        """x beside x less every pixel's probability given those before it."""
-        return super().beside_error(x, _given(parameters, x, self.weights))
-
-    def distribution(self, parameters: Tensor) -> Distribution:
-        """Pixels one after the other."""
-        return AutoregressiveBernoulli(full_precision(parameters), self.weights)
-
-
-class AutoregressiveBernoulli(Distribution):
-    """Over events [1,H,W]; `logits` [...,1,H,W], `weights` [HW,HW], of which the strictly lower triangle counts."""
-
-    arg_constraints = {}  # noqa: RUF012
-
-    def __init__(self, logits: Tensor, weights: Tensor) -> None:
-        self.logits, self.weights = logits, weights
-        super().__init__(logits.shape[:-3], logits.shape[-3:], validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        """Not the mean: see `AutoregressiveObservation.mean`."""
-        return _in_order(self.logits, self.weights, torch.round)[0]
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Nats, [...]."""
-        logits = _given(self.logits, value, self.weights)
-        return (value * logits - functional.softplus(logits)).flatten(-3).sum(-1)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Ancestral."""
-        logits = self.logits.expand(*sample_shape, *self.logits.shape)
-        return _in_order(logits, self.weights, torch.bernoulli)[1]
-
-
-def _given(logits: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-    """The logits of every pixel given those before it."""
-    return logits + (x.flatten(-3) @ weights.tril(-1).mT).view(x.shape)
-
-
-@torch.no_grad()
-def _in_order(logits: Tensor, weights: Tensor, choose: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Every pixel's probability given those before it, and their values, which are `choose`n one by one."""
-    flat = logits.flatten(-3).clone()
-    values = torch.zeros_like(flat)
-    for pixel in range(flat.shape[-1]):
-        values[..., pixel] = choose(flat[..., pixel].sigmoid())
-        flat[..., pixel + 1 :] += values[..., pixel, None] * weights[pixel + 1 :, pixel]
-    return flat.sigmoid().view(logits.shape), values.view(logits.shape)
 
 
 class CompositeObservation(BernoulliObservation):

@@ -243,6 +243,19 @@ class IdentityObservationSettings(ObservationSettings):
             yield f"observation={section.observation} needs canvas_channels=1, not {channels}"
 
 
+class LocalObservationSettings(ObservationSettings):
+    """How far a pixel looks at those before it, and the network that looks."""
+
+    pixel_window: int = Field(default=7, ge=3, description="side of the window of pixels before; odd")
+    pixel_hidden: Positive = Field(default=32, description="width of the network of every pixel")
+    pixel_layers: Positive = Field(default=2, description="its hidden layers")
+
+    def problems(self, section: Any, size: int | None) -> Iterator[str]:
+        """A window has a middle."""
+        if self.pixel_window % 2 == 0:
+            yield f"pixel_window={self.pixel_window}: must be odd"
+
+
 class CompositeObservationSettings(ObservationSettings):
     """None, but it is of layers."""
 
@@ -321,9 +334,10 @@ for _slot, _name, _implementation, _settings in (
     (
         "observation",
         "autoregressive",
-        "observations:AutoregressiveObservation",
+        "autoregression:AutoregressiveObservation",
         IdentityObservationSettings,
     ),
+    ("observation", "local-autoregressive", "autoregression:LocalObservation", LocalObservationSettings),
     ("observation", "composite", "observations:CompositeObservation", CompositeObservationSettings),
     ("observation", "gaussian", "densities:GaussianObservation", DensitySettings),
     ("observation", "logit-normal", "densities:LogitNormalObservation", LogitNormalSettings),

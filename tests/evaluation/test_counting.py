@@ -14,6 +14,7 @@ from data_prep.shard_set import shard_set
 from pipelines.artifacts.places import places
 from pipelines.evaluate.count import count
 from pipelines.recipes import load_recipe
+from pipelines.tracking.runs import runs_with
 from seqgen.core.errors import BadInput
 from seqgen.data.batches import generator_at
 from seqgen.data.images import load_split
@@ -114,6 +115,12 @@ def test_the_verb_counts_a_posterior_sample_of_every_image(trained, capsys):
     entries = table["entries"]
     assert entries["count_accuracy"]["value"] == pytest.approx(100 * right / 300)
     assert entries["count_accuracy"]["images"] == 300
+    (found,) = runs_with("tiny", "test/static/count_accuracy")
+    assert found.info.run_id == run.run["run_id"]
+    assert found.data.metrics["test/static/count_accuracy"] == pytest.approx(100 * right / 300)
+    assert found.data.metrics["test/static/count_accuracy_se"] == pytest.approx(
+        entries["count_accuracy"]["se"]
+    )
     for number in (1, 2):
         of = entries[f"count_accuracy_of_{number}"]
         assert of["value"] == pytest.approx(100 * confusion[number][number] / sum(confusion[number]))

@@ -1,0 +1,156 @@
+"""Observations of binary pixels that depend on those before them, row by row: p(x | c) = prod_i p(x_i | x_{<i}, c)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.nn import functional
+
+from seqgen.models.contracts import Sizes
+from seqgen.models.observations import BernoulliObservation, ConvObservation, IdentityObservation
+from seqgen.ops import full_precision
+
+Choose = Callable[[Tensor], Tensor]  # values of pixels from their probabilities
+
+
+class PixelByPixel(BernoulliObservation):
+    """What all of them have in common; a kind says what a pixel's logit is given those before it."""
+
+    def given(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """The logits [B,1,H,W] of every pixel of `x`, given those before it."""
+        raise NotImplementedError
+
+    def in_order(self, parameters: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+        """Every pixel's probability given those before it, which are `choose`n one by one, and their values."""
+        raise NotImplementedError
+
+    def log_likelihood(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Summed over pixels; x in {0,1}."""
+        return super().log_likelihood(self.given(parameters, x), x)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """No mean, which has no closed form: the probability of every pixel's ink, given the likelier of the two values
+        of each before it.
+        """
+        return self.distribution(parameters).mean
+
+    def beside_error(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """x beside x less every pixel's probability given those before it."""
+        return super().beside_error(x, self.given(parameters, x))
+
+    def distribution(self, parameters: Tensor) -> Distribution:
+        """Pixels one after the other."""
+        return PixelByPixelBernoulli(self, full_precision(parameters))
+
+
+class PixelByPixelBernoulli(Distribution):
+    """Over events [1,H,W], of `observation`, given its `parameters` [...,C,H,W]."""
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, observation: PixelByPixel, parameters: Tensor) -> None:
+        self.observation, self.parameters = observation, parameters
+        event = torch.Size((1, *parameters.shape[-2:]))
+        super().__init__(parameters.shape[:-3], event, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Not the mean: see `PixelByPixel.mean`."""
+        return self._in_order(self.parameters, torch.round)[0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Nats, [...]."""
+        parameters = self.parameters.expand(*value.shape[:-3], *self.parameters.shape[-3:])
+        of = self.observation.log_likelihood(parameters.flatten(0, -4), value.flatten(0, -4))
+        return of.view(value.shape[:-3])
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Ancestral."""
+        return self._in_order(self.parameters.expand(*sample_shape, *self.parameters.shape), torch.bernoulli)[
+            1
+        ]
+
+    @torch.no_grad()
+    def _in_order(self, parameters: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+        found = self.observation.in_order(parameters.flatten(0, -4), choose)
+        probability, values = (one.view(*parameters.shape[:-3], *one.shape[-3:]) for one in found)
+        return probability, values
+
+
+class AutoregressiveObservation(PixelByPixel, IdentityObservation):
+    """To the canvas's logits every pixel adds for those after it what it weighs (Gregor et al. 2014)."""
+
+    def __init__(self, settings: Any, sizes: Sizes) -> None:
+        super().__init__(settings, sizes)
+        pixels = sizes.height * sizes.width
+        self.weights = nn.Parameter(torch.zeros(pixels, pixels))  # the strictly lower triangle counts
+
+    def given(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Linear in x."""
+        return parameters + (x.flatten(-3) @ self.weights.tril(-1).mT).view(x.shape)
+
+    def in_order(self, parameters: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+        """A pixel that is chosen adds its weights to the logits of all after it."""
+        logits = parameters.flatten(-3).clone()
+        values = torch.zeros_like(logits)
+        for pixel in range(logits.shape[-1]):
+            values[..., pixel] = choose(logits[..., pixel].sigmoid())
+            logits[..., pixel + 1 :] += values[..., pixel, None] * self.weights[pixel + 1 :, pixel]
+        return logits.sigmoid().view(parameters.shape), values.view(parameters.shape)
+
+
+class LocalObservation(PixelByPixel, ConvObservation):
+    """To the canvas's logit a small network adds what it makes of the canvas there and of the pixels near and before.
+
+    One masked convolution and 1 x 1 ones, the shallow end of a PixelCNN on top of latents (PixelVAE, Gulrajani et al.
+    2017): strokes are its affair, what they make up is the latents'.
+    """
+
+    def __init__(self, settings: Any, sizes: Sizes) -> None:
+        super().__init__(settings, sizes)
+        hidden, self.radius = settings.pixel_hidden, settings.pixel_window // 2
+        rows, columns = self.radius + 1, 2 * self.radius + 1
+        self.before = rows * columns - self.radius - 1  # the window's pixels before its middle, row by row
+        self.canvas = nn.Conv2d(sizes.canvas_channels, hidden, 1)
+        self.pixels = nn.Linear(self.before, hidden, bias=False)
+        self.layers = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(settings.pixel_layers - 1))
+        self.add = nn.Linear(hidden, 1, bias=False)
+        nn.init.zeros_(self.add.weight)  # the canvas alone, at first
+
+    def forward(self, canvas: Tensor) -> Tensor:
+        """[B,Cc,H,W] -> [B,1+N,H,W]: the canvas's logits, and what it adds to the N hidden units."""
+        return torch.cat([super().forward(canvas), self.canvas(canvas)], 1)
+
+    def given(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Of all pixels at once."""
+        windows = functional.unfold(self._padded(x), (self.radius + 1, 2 * self.radius + 1))
+        added = self._added(parameters[:, 1:].flatten(2).mT, windows[:, : self.before].mT)
+        return parameters[:, :1] + added.mT.unflatten(2, x.shape[2:])
+
+    def in_order(self, parameters: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+        """One pixel of all images after the other."""
+        probability = torch.zeros_like(parameters[:, :1])
+        values = self._padded(probability)
+        for row in range(probability.shape[2]):
+            for column in range(probability.shape[3]):
+                window = values[:, 0, row : row + self.radius + 1, column : column + 2 * self.radius + 1]
+                there = parameters[:, :, row, column]
+                logit = there[:, :1] + self._added(there[:, 1:], window.flatten(1)[:, : self.before])
+                probability[:, :, row, column] = logit.sigmoid()
+                values[:, :, row + self.radius, column + self.radius] = choose(logit.sigmoid())
+        return probability, values[:, :, self.radius :, self.radius : values.shape[3] - self.radius]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """No ink beyond the border."""
+        return functional.pad(x, (self.radius, self.radius, self.radius, 0))
+
+    def _added(self, canvas: Tensor, pixels: Tensor) -> Tensor:
+        """[...,N] and the pixels before [...,M] -> [...,1]."""
+        units = functional.elu(canvas + self.pixels(pixels))
+        for layer in self.layers:
+            units = functional.elu(layer(units))
+        return self.add(units)
