@@ -1,4 +1,4 @@
-"""Where the benchmarks put what they measured: benchmarks/results/<name>.json and a table in docs/performance.md."""
+"""Where the benchmarks put what they measured: benchmarks/results/<name>.json and a table in a page of docs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from seqgen.core.files import write_bytes, write_json
 
 _ROOT = Path(__file__).parent.parent
 RESULTS = _ROOT / "benchmarks" / "results"
-PAGE = _ROOT / "docs" / "performance.md"
+DOCS = _ROOT / "docs"
+PAGE = DOCS / "performance.md"
 # What lowers the instruction set of our kernels, of torch's and of oneDNN's.
 _LOWERING = ("SEQGEN_KERNELS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 
@@ -42,21 +43,22 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def publish(name: str, result: dict[str, Any], table: str) -> None:
-    """Write `result` as results/<name>.json and `table` (markdown) into the page's section of that name.
+def publish(name: str, result: dict[str, Any], table: str, to: Path | None = None) -> None:
+    """Write `result` as results/<name>.json and `table` (markdown) into the section of that name of PAGE, or of `to`.
 
     The section lies between `<!-- name -->` and `<!-- /name -->`; what stands around it is written by hand.
     Raises ValueError if the page has no such section.
     """
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / f"{name}.json", result)
-    page = PAGE.read_text()
+    path = to or PAGE
+    page = path.read_text()
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if begin not in page or end not in page:
-        raise ValueError(f"{PAGE}: no section {begin.strip()} ... {end}")
+        raise ValueError(f"{path}: no section {begin.strip()} ... {end}")
     head, rest = page.split(begin, 1)
     _, tail = rest.split(end, 1)
-    write_bytes(PAGE, f"{head}{begin}\n{table.strip()}\n\n{end}{tail}".encode())
+    write_bytes(path, f"{head}{begin}\n{table.strip()}\n\n{end}{tail}".encode())
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

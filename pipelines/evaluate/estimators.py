@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from seqgen.evaluation.bounds import HeldOut
     from seqgen.models import SequentialModel
 
+TITLE = "-log p(x) by several estimators"
 # Images measured together between two savings; constants because the noise of an image depends on them.
 _WEIGHTED_PART, _ANNEALED_PART = 16, 8
 
@@ -89,7 +90,7 @@ def estimators(
     entries, about = measure_estimators(trained, options)
     for line in [*lines(entries), *about["notes"]]:
         print(line)
-    path = write_table(trained, "estimators", entries, about, "-log p(x) by several estimators")
+    path = write_table(trained, "estimators", entries, about, TITLE)
     print(f"written: {path}")
 
 

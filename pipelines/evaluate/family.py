@@ -13,6 +13,7 @@ from pipelines.artifacts.one_shot import read_tables
 from pipelines.artifacts.places import places
 from pipelines.artifacts.trained_model import TrainedModel, load_as_recipe
 from pipelines.cli.command import run
+from pipelines.evaluate import estimators, impute, interpolate
 from pipelines.evaluate.count import count_metric
 from pipelines.evaluate.results import MachineOption, ToOption
 from pipelines.recipes import load_recipe
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # The member, and the recipe that trains it.
 MEMBERS = {
     "sgm": "mnist-first",
+    "sgm-local": "mnist-local",
     "draw": "draw-first",
     "vae": "vae-mnist",
     "iwae": "iwae-mnist",
@@ -39,6 +41,7 @@ MEMBERS = {
 }
 TEMPLATE = Path(__file__).parent / "templates" / "family.md"
 _SAMPLES = 12
+_TABLES = (estimators.TITLE, impute.TITLE, interpolate.TITLE)
 MembersArgument = Annotated[
     list[str] | None, typer.Argument(help="Members; default: all that were trained and evaluated here.")
 ]
@@ -47,10 +50,10 @@ MembersArgument = Annotated[
 def family(
     members: MembersArgument = None, to: ToOption = Path("docs/results"), machine: MachineOption = ""
 ) -> None:
-    """Write family.json and family.png below --to, and the page family.md beside that folder.
+    """Write family.json and pictures below --to, and the page family.md beside that folder.
 
-    Each member is what its recipe's `train` and `evaluate` left, run by run of MLflow; `compress` and `count` add their
-    numbers where they were run.
+    Each member is what its recipe's `train` and `evaluate` left, run by run of MLflow; `compress`, `count`,
+    `estimators`, `impute` and `interpolate` add theirs where they were run.
     """
     import jinja2
 
@@ -63,15 +66,21 @@ def family(
         )
     rows = [_row(member, one) for member, one in trained.items()]
     counted = {"air_count_accuracy_by_seed": _counted(MEMBERS["air"]) if "air" in trained else []}
-    numbers = {"members": rows, **_others(list(trained.values())), **counted, "machine": machine}
+    tables, pictures = _tables(trained)
+    others = _others(list(trained.values()))
+    numbers = {"members": rows, **others, **counted, "tables": tables, "machine": machine}
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**numbers, folder=to.name)
     write_json(to / "family.json", numbers)
     write_bytes(to / "family.png", png(_sheet(trained)))
+    for name, content in pictures.items():
+        write_bytes(to / name, content)
     write_bytes(to.parent / "family.md", page.encode())
-    print(f"written: {to.parent / 'family.md'}, {to / 'family.json'}, {to / 'family.png'}")
+    print(
+        f"written: {to.parent / 'family.md'}, {to / 'family.json'}, {to / 'family.png'}, {', '.join(pictures)}"
+    )
 
 
 def _known() -> list[str]:
@@ -151,6 +160,22 @@ def _others(trained: list[TrainedModel]) -> dict[str, Any]:
                 found["air_count_accuracy"] = accuracy["value"]
                 found["air_count_accuracy_se"] = accuracy["se"]
     return found
+
+
+def _tables(trained: dict[str, TrainedModel]) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """What other verbs measured of these models, and their pictures by the name that each has on the page."""
+    tables, pictures = [], {}
+    for member, one in trained.items():
+        for table in read_tables(one):
+            if table["title"] not in _TABLES:
+                continue
+            picture = None
+            if name := table["about"].get("picture"):
+                picture = f"family-{member}-{name}"
+                pictures[picture] = (one.places.one_shot / name).read_bytes()
+            kept = {key: table[key] for key in ("title", "recipe", "split", "command", "entries")}
+            tables.append({**kept, "member": member, "picture": picture})
+    return tables, pictures
 
 
 def _counted(recipe: str) -> list[dict[str, Any]]:

@@ -163,8 +163,8 @@ def within(slots: Iterable[str]) -> tuple[str, ...]:
     """`slots` and those that any kind of theirs has."""
     found = list(slots)
     for slot in found:  # which grows
-        kinds = (kind for kind in _KINDS.values() if kind.slot == slot)
-        found += [more for kind in kinds for more in kind.own_slots if more not in found]
+        for kind in [kind for kind in _KINDS.values() if kind.slot == slot]:
+            found += [more for more in kind.own_slots if more not in found]
     return tuple(found)
 
 

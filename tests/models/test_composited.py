@@ -11,8 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from seqgen.models import SequentialModel, build
 from seqgen.models.observations import CompositeObservation
-from seqgen.settings import KindSettings, ModelConfig, TrainConfig
-from tests.models.learning import independent_pixels, learned, pairs
+from seqgen.settings import KindSettings, ModelConfig
 
 HEIGHT, WIDTH, SIDE, BATCH = 10, 13, 5, 3
 
@@ -160,11 +159,3 @@ def test_what_does_not_fit_is_refused():
         ModelConfig(observation="composite")
     with pytest.raises(ValueError, match="shift_sd"):
         ModelConfig(step="composited", shift_sd=0)
-
-
-@pytest.mark.slow
-def test_it_learns_two_digits_anywhere():
-    split = pairs()
-    train = TrainConfig(epochs=12, batch=50, workers=1, learning_rate=3e-3, ema=0.99, evaluate_every=12)
-    bound = learned(ModelConfig(step="composited", steps=2, latents=8, hidden=128), split, train)
-    assert bound < 0.7 * independent_pixels(split)

@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from seqgen.models import SequentialModel, build
 from seqgen.models.steps.convolutional import ConvLstmCell
-from seqgen.settings import ModelConfig, TrainConfig
-from tests.models.learning import digits, independent_pixels, learned
+from seqgen.settings import ModelConfig
 
 
 def small(**choices) -> SequentialModel:
@@ -135,12 +134,3 @@ def test_what_does_not_fit_is_refused():
         ModelConfig(step="convolutional", read_size=5)
     with pytest.raises(ValueError, match="observation=identity needs canvas_channels=1"):
         ModelConfig(step="convolutional", observation="identity")
-
-
-@pytest.mark.slow
-def test_it_learns_digits():
-    split = digits()
-    settings = {"steps": 4, "latents": 2, "hidden": 16, "canvas_channels": 8}
-    train = TrainConfig(epochs=5, batch=50, workers=1, learning_rate=3e-3, ema=0.99, evaluate_every=5)
-    bound = learned(ModelConfig(step="convolutional", **settings), split, train)
-    assert bound < 0.7 * independent_pixels(split)

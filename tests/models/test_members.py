@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from benchmarks.pairs import small
+from benchmarks.small_sets import independent_pixels, learned, small_split
+from pipelines.evaluate.family import MEMBERS
+from pipelines.recipes import choose
 from seqgen.models import SequentialModel, build, load_model, save_model
 from seqgen.settings import ModelConfig
 from seqgen.training.memory import training_bytes
@@ -167,3 +171,16 @@ def test_a_compiled_step_gives_the_same(member: dict):
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
     assert len(torch._dynamo.utils.counters["graph_break"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "member", [member for member in MEMBERS if member != "air"]
+)  # it: test_counting_learned.py
+def test_it_learns_real_digits(member: str):
+    """As its recipe says, but for minutes at most: far below what independent pixels pay."""
+    recipe = small(member)
+    if member == "sbn":  # gradients of the score function are noisy
+        recipe = choose(recipe, {"train.epochs": 50, "train.evaluate_every": 50}, member)
+    split = small_split(recipe)
+    assert learned(recipe, split) < 0.8 * independent_pixels(split)

@@ -13,6 +13,7 @@ from pipelines.evaluate import evaluate_trained
 from pipelines.evaluate import family as verb
 from pipelines.tracking.publish import publish_metrics
 from seqgen.core.errors import BadInput
+from seqgen.core.files import write_bytes
 from tests.finished_run import finished_run, tiny_recipe, work_in
 
 
@@ -37,6 +38,9 @@ def test_each_member_has_a_row_with_its_bound_budget_and_command(project):
         "gzip": entry(0.3, None, 500, unit="bits/pixel"),
     }
     write_table(trained, "compress", entries, {}, "")
+    write_bytes(trained.places.one_shot / "impute.png", b"a picture")
+    of_pixels = {"impute_left_gain": entry(12.5, 0.5, 100, unit="nats")}
+    write_table(trained, "impute", of_pixels, {"picture": "impute.png"}, "Missing pixels")
     verb.family(to=project / "docs" / "results", machine="two cores")
     content = json.loads((project / "docs" / "results" / "family.json").read_text())
     vae, draw = content["members"]
@@ -52,6 +56,9 @@ def test_each_member_has_a_row_with_its_bound_budget_and_command(project):
     page = (project / "docs" / "family.md").read_text()
     assert f"| {vae['bound']:.1f} ± {vae['se']:.1f} |" in page
     assert "1.0030 times the bits of the bound" in page
+    assert "| `impute_left_gain` | 12.50 ± 0.50 | nats | 100 |" in page
+    assert "![Missing pixels](results/family-vae-impute.png)" in page
+    assert (project / "docs" / "results" / "family-vae-impute.png").read_bytes() == b"a picture"
     assert (project / "docs" / "results" / "family.png").is_file()
 
 

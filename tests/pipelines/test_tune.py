@@ -18,6 +18,7 @@ import pytest
 import yaml
 from ray.cluster_utils import Cluster
 
+from pipelines.recipes import choose
 from pipelines.tune import search, search_name
 from seqgen.data.manifest import read_manifest
 from seqgen.settings import build_recipe
@@ -230,6 +231,21 @@ def test_the_life_of_a_search(long_search: Search):
 
     # It is over: the same command is a new search.
     assert not any("goes on" in line for line in until(searched.start(), lambda line: "starts" in line))
+
+
+@pytest.mark.slow
+def test_a_search_over_members_trains_each_and_the_training_takes_the_best(tmp_path: Path):
+    steps = ["convolutional", "layers", "sequential"]
+    searched = Search(tmp_path, {"model.step": steps}, 64, trials=3, epochs=1, minutes=8)
+    with contextlib.closing(searched):
+        code, text = searched.run()
+    assert code == 0, text
+    rows = searched.trials()
+    assert sorted(row["model.step"] for row in rows) == steps
+    assert {row["status"] for row in rows} == {"finished"}
+    winner = min(rows, key=lambda row: float(row["bound"]))["model.step"]
+    assert searched.best()["settings"] == {"model.step": winner}
+    assert choose(tiny(), searched.best()["settings"], "best.json").model.step == winner
 
 
 @pytest.fixture

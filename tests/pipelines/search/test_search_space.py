@@ -79,6 +79,20 @@ def test_what_a_replaced_kind_owned_is_left_out_of_a_trial_and_what_the_space_se
         checked_recipes(tiny({"model.attention": ["gaussian", "full"], "model.read_size": [3, 4]}))
 
 
+def test_a_space_of_members_gives_each_its_own_settings():
+    steps = ["sequential", "layers", "convolutional"]
+    recipes = checked_recipes(tiny({"model.step": steps, "train.learning_rate": [0.001, 0.003]}))
+    assert [recipe.model.step for recipe in recipes] == [step for step in steps for _ in range(2)]
+    sequential, layers, convolutional = (recipe.model for recipe in recipes[::2])
+    assert (sequential.read_size, sequential.attention) == (3, "gaussian")
+    assert not hasattr(layers, "attention")
+    assert layers.encoder_hidden == 200
+    assert convolutional.scale == 4
+    assert {recipe.model.latents for recipe in recipes} == {4}
+    with pytest.raises(BadInput, match=r"model\.step=layers.*transition=lstm: a layer is passed once"):
+        checked_recipes(tiny({"model.step": steps, "model.transition": ["lstm", "residual"]}))
+
+
 def test_settings_on_one_line():
     assert describe({"model.steps": 4, "train.learning_rate": 0.00123456}) == (
         "model.steps=4 train.learning_rate=0.001235"
