@@ -29,7 +29,7 @@ def small_split(recipe: Recipe) -> Split:
 
 
 def independent_pixels(split: Split) -> float:
-    """-log p of the held-out images in nats, each pixel Bernoulli of its training mean; grey ones cut at 1/2."""
+    """-log p of the held-out images cut at 1/2, in nats: each pixel Bernoulli of its mean over the training images."""
     train, held_out = (part.images.float().div(part.levels - 1).round() for part in split)
     mean = train.mean(0).clamp(1e-3, 1 - 1e-3)
     return -Bernoulli(mean).log_prob(held_out).sum((1, 2)).mean().item()

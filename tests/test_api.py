@@ -74,6 +74,14 @@ def test_imputing_keeps_what_was_seen_and_looks_at_nothing_else():
         assert torch.equal(ours.impute(given, missing, steps=6)[0], sample)
 
 
+def test_pixels_that_depend_on_each_other_are_drawn_and_measured_but_not_imputed():
+    ours, x = model(observation="local-autoregressive"), images(3)
+    assert ours.sample(2).shape == (2, 8, 6)
+    assert ours.nll(x, 3).isfinite().all()
+    with pytest.raises(BadInput, match="not independent given z"):
+        ours.impute(x, np.ones((8, 6)), steps=2)
+
+
 def test_compression_gives_every_bit_back():
     ours, x = model(), images(7)
     content = ours.compress(x)

@@ -22,7 +22,7 @@ from seqgen.data.manifest import Manifest
 from seqgen.settings import Recipe, flatten
 
 _SHEETS = {
-    "samples": "Samples: the means of p(x | c_T), not selected.",
+    "samples": "Samples, not selected.",
     "reconstructions": "Held-out images and, below each, what is drawn of it from the posterior.",
     "canvas": "The canvas from the first step to the last, with the windows of attention.",
     "exemplars": "New exemplars: in the red frame one image of each held-out concept, below it samples.",

@@ -74,13 +74,11 @@ def family(
     )
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**numbers, folder=to.name)
     write_json(to / "family.json", numbers)
-    write_bytes(to / "family.png", png(_sheet(trained)))
+    pictures["family.png"] = png(_sheet(trained))
     for name, content in pictures.items():
         write_bytes(to / name, content)
     write_bytes(to.parent / "family.md", page.encode())
-    print(
-        f"written: {to.parent / 'family.md'}, {to / 'family.json'}, {to / 'family.png'}, {', '.join(pictures)}"
-    )
+    print(f"written: {to.parent / 'family.md'}, {to / 'family.json'}, {len(pictures)} pictures")
 
 
 def _known() -> list[str]:
@@ -171,10 +169,13 @@ def _tables(trained: dict[str, TrainedModel]) -> tuple[list[dict[str, Any]], dic
                 continue
             picture = None
             if name := table["about"].get("picture"):
-                picture = f"family-{member}-{name}"
-                pictures[picture] = (one.places.one_shot / name).read_bytes()
+                picture, path = f"family-{member}-{name}", one.places.one_shot / name
+                if not path.is_file():
+                    raise BadInput(f"{path}: not there; run `{table['command']}` again")
+                pictures[picture] = path.read_bytes()
             kept = {key: table[key] for key in ("title", "recipe", "split", "command", "entries")}
-            tables.append({**kept, "member": member, "picture": picture})
+            page = "estimators.md" if table["title"] == estimators.TITLE else "evaluation.md"
+            tables.append({**kept, "member": member, "page": page, "picture": picture})
     return tables, pictures
 
 
@@ -211,7 +212,9 @@ def _sheet(trained: dict[str, TrainedModel]) -> Image.Image:
             noise = model.noise(len(x), generator_at(torch.device("cpu"), seed, "family, of x"))
             again = model.infer(x, None, noise).likelihood.mean
         rows = {"x": x, "of q(z | x)": again, "of p(z)": draw(model, _SAMPLES, seed, "family")}
-        caption = f"{one.manifest().title}. Held-out x; means of p(x | z), z from q(z | x) and from p(z). Not selected."
+        caption = (
+            f"{one.manifest().title}. Held-out x; {model.step.observation.pictures}, c of q(z | x) and p(z)."
+        )
         sheet = Sheet(
             [Row(tiles(each, 64), name) for name, each in rows.items()], title=member, caption=caption
         )

@@ -51,9 +51,10 @@ def interpolate(
 
     held_out = everyone.take(ends.chosen).with_contexts(1)
     generator = generator_at(torch.device("cpu"), seed, "interpolation drawn")
+    device = next(model.parameters()).device
     images = {
-        "end": sample(walk.at(0.0), generator),
-        "halfway": sample(walk.at(0.5), generator),
+        "end": sample(walk.at(0.0), generator, device),
+        "halfway": sample(walk.at(0.5), generator, device),
         "mixed": interpolation.mixed_pixels(ends, seed),
     }
     entries = {}
@@ -65,8 +66,9 @@ def interpolate(
     drawn = torch.stack([walk.at(point / (_POINTS - 1)).mean[:_SHOWN] for point in range(_POINTS)])
     given = "" if ends.context is None else "x' is the context of both ends, another of the same kind. "
     caption = (
-        f"{trained.manifest().title}. On both sides held-out images x; between them means of p(x | z) from a z drawn "
-        f"from q(z | x) of the one to one of the other, on a great circle. {given}Seed {seed}, not selected."
+        f"{trained.manifest().title}. On both sides held-out images x; between them {model.step.observation.pictures}, "
+        f"c from a z drawn from q(z | x) of the one to one of the other, on a great circle. {given}Seed {seed}, not "
+        "selected."
     )
     for line in [*lines(entries), *MEANING]:
         print(line)

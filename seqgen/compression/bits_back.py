@@ -30,7 +30,7 @@ from seqgen.compression.container import Header, check, pack, unpack
 from seqgen.core.errors import BadInput, NumericalError, OperationalError
 from seqgen.core.files import canonical_json
 from seqgen.models import SequentialModel
-from seqgen.models.autoregression import PixelByPixel
+from seqgen.models.autoregression import AutoregressivePixels
 from seqgen.models.latents import GaussianLatents
 from seqgen.models.observations import BernoulliObservation
 from seqgen.models.steps.layers import LayersStep
@@ -182,7 +182,7 @@ def _check_model(model: SequentialModel) -> None:
         isinstance(step, SequentialStep | LayersStep)
         and isinstance(step.latents, GaussianLatents)
         and isinstance(step.observation, BernoulliObservation)
-        and not isinstance(step.observation, PixelByPixel)
+        and not isinstance(step.observation, AutoregressivePixels)
     ):
         raise BadInput(
             "compression needs the sequential step or layers, Gaussian latents and independent Bernoulli pixels; this "

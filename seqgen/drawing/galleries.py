@@ -49,7 +49,7 @@ def _samples(model: SequentialModel, held_out: HeldOut, seed: int, side: int = 1
         Sheet(
             [Row(images[start : start + side]) for start in range(0, len(images), side)],
             title="Samples",
-            caption=f"{side * side} means of p(x | c_T), T = {model.config.steps}, {origin}; not selected.",
+            caption=f"{len(images)} {model.step.observation.pictures}, {origin}, T = {model.config.steps}.",
         )
     )
 
@@ -70,7 +70,7 @@ def _reconstructions(
         Sheet(
             rows,
             title="Reconstructions",
-            caption="Rows x: held-out images. Rows below: means of p(x | c_T), z drawn from q(z | x).",
+            caption=f"Rows x: held-out images. Rows below: {model.step.observation.pictures}, z drawn from q(z | x).",
         )
     )
 

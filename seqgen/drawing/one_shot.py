@@ -72,7 +72,8 @@ def unconditional(subject: Subject, how: str) -> Image.Image:
     sheet = Sheet(
         [Row(images[start : start + _COLUMNS]) for start in range(0, count, _COLUMNS)],
         title="Characters drawn from the prior",
-        caption=f"{subject.data}. {count} means of p(x | c_T), T = {model.config.steps}; {how}. {_seed(subject)}",
+        caption=f"{subject.data}. {count} {model.step.observation.pictures}, T = {model.config.steps}; {how}. "
+        + _seed(subject),
     )
     return stacked([render(sheet), *likely(subject)])
 

@@ -66,13 +66,15 @@ def chain(
 ) -> Iterator[Link]:
     """z ~ q(z | x), then x_missing ~ p(x | z), the observed pixels kept; without end, from `x` [B,1,H,W] as filled.
 
-    `generator` is on the CPU.
+    `generator` is on the CPU. Raises BadInput if pixels are not independent given z.
     """
     while True:
         noise = model.noise(len(x), generator).to(x.device)
         with torch.no_grad():
             likelihood = model.infer(x, context, noise).likelihood
-        x = torch.where(missing, sample(likelihood, generator).to(x.dtype), x)
+        x = torch.where(
+            missing, sample(_independent_pixels(likelihood, x), generator, x.device).to(x.dtype), x
+        )
         yield Link(x, likelihood)
 
 
@@ -167,10 +169,12 @@ def scores(
     return joined
 
 
-def sample(distribution: Distribution, generator: Generator) -> Tensor:
-    """A sample of any of torch's distributions, which take no generator: seeded from `generator`, on the CPU."""
+def sample(distribution: Distribution, generator: Generator, device: torch.device) -> Tensor:
+    """A sample of any of torch's distributions, which take no generator: seeded from `generator`, on the CPU.
+
+    `device` is where the distribution's parameters are.
+    """
     seed = int(torch.randint(2**62, (), generator=generator))
-    device = distribution.mean.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         return distribution.sample()
@@ -178,12 +182,16 @@ def sample(distribution: Distribution, generator: Generator) -> Tensor:
 
 def pixel_log_prob(likelihood: Distribution, x: Tensor) -> Tensor:
     """log p of every pixel of `x` [B,1,H,W]. Raises BadInput if pixels are not independent given z."""
+    return _independent_pixels(likelihood, x).base_dist.log_prob(x)
+
+
+def _independent_pixels(likelihood: Distribution, x: Tensor) -> Independent:
     if not isinstance(likelihood, Independent) or likelihood.base_dist.batch_shape[-3:] != x.shape[-3:]:
         raise BadInput(
             f"p(x | z) is a {type(likelihood).__name__}, whose pixels are not independent given z: missing ones cannot "
             "be left out of it; use an observation with independent pixels"
         )
-    return likelihood.base_dist.log_prob(x)
+    return likelihood
 
 
 def cut(missing: Tensor, parts: int) -> list[Tensor]:

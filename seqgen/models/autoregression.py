@@ -17,15 +17,17 @@ from seqgen.ops import full_precision
 Choose = Callable[[Tensor], Tensor]  # values of pixels from their probabilities
 
 
-class PixelByPixel(BernoulliObservation):
+class AutoregressivePixels(BernoulliObservation):
     """What all of them have in common; a kind says what a pixel's logit is given those before it."""
+
+    pictures = "probabilities of each pixel, given the likelier values of those before it"
 
     def given(self, parameters: Tensor, x: Tensor) -> Tensor:
         """The logits [B,1,H,W] of every pixel of `x`, given those before it."""
         raise NotImplementedError
 
     def in_order(self, parameters: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
-        """Every pixel's probability given those before it, which are `choose`n one by one, and their values."""
+        """Pixel by pixel: its probability given the values that `choose` gave those before it; and these values."""
         raise NotImplementedError
 
     def log_likelihood(self, parameters: Tensor, x: Tensor) -> Tensor:
@@ -33,46 +35,45 @@ class PixelByPixel(BernoulliObservation):
         return super().log_likelihood(self.given(parameters, x), x)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """No mean, which has no closed form: the probability of every pixel's ink, given the likelier of the two values
-        of each before it.
+        """Not the mean, which has no closed form, but the probability of every pixel's ink given the likelier value of
+        each before it.
         """
         return self.distribution(parameters).mean
 
-    def beside_error(self, x: Tensor, parameters: Tensor) -> Tensor:
-        """x beside x less every pixel's probability given those before it."""
-        return super().beside_error(x, self.given(parameters, x))
-
     def distribution(self, parameters: Tensor) -> Distribution:
         """Pixels one after the other."""
-        return PixelByPixelBernoulli(self, full_precision(parameters))
+        return AutoregressiveBernoulli(self, full_precision(parameters))
 
 
-class PixelByPixelBernoulli(Distribution):
+class AutoregressiveBernoulli(Distribution):
     """Over events [1,H,W], of `observation`, given its `parameters` [...,C,H,W]."""
 
     arg_constraints = {}  # noqa: RUF012
 
-    def __init__(self, observation: PixelByPixel, parameters: Tensor) -> None:
+    def __init__(self, observation: AutoregressivePixels, parameters: Tensor) -> None:
         self.observation, self.parameters = observation, parameters
         event = torch.Size((1, *parameters.shape[-2:]))
         super().__init__(parameters.shape[:-3], event, validate_args=False)
 
     @property
     def mean(self) -> Tensor:
-        """Not the mean: see `PixelByPixel.mean`."""
+        """Not the mean: see `AutoregressivePixels.mean`."""
         return self._in_order(self.parameters, torch.round)[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Nats, [...]."""
-        parameters = self.parameters.expand(*value.shape[:-3], *self.parameters.shape[-3:])
-        of = self.observation.log_likelihood(parameters.flatten(0, -4), value.flatten(0, -4))
-        return of.view(value.shape[:-3])
+        batch = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
+        parameters, x = (
+            part.expand(*batch, *part.shape[-3:]).reshape(-1, *part.shape[-3:])
+            for part in (self.parameters, value)
+        )
+        return self.observation.log_likelihood(parameters, x).view(batch)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Ancestral."""
-        return self._in_order(self.parameters.expand(*sample_shape, *self.parameters.shape), torch.bernoulli)[
-            1
-        ]
+        parameters = self.parameters.expand(*sample_shape, *self.parameters.shape)
+        _, values = self._in_order(parameters, torch.bernoulli)
+        return values
 
     @torch.no_grad()
     def _in_order(self, parameters: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
@@ -81,7 +82,7 @@ class PixelByPixelBernoulli(Distribution):
         return probability, values
 
 
-class AutoregressiveObservation(PixelByPixel, IdentityObservation):
+class AutoregressiveObservation(AutoregressivePixels, IdentityObservation):
     """To the canvas's logits every pixel adds for those after it what it weighs (Gregor et al. 2014)."""
 
     def __init__(self, settings: Any, sizes: Sizes) -> None:
@@ -103,11 +104,11 @@ class AutoregressiveObservation(PixelByPixel, IdentityObservation):
         return logits.sigmoid().view(parameters.shape), values.view(parameters.shape)
 
 
-class LocalObservation(PixelByPixel, ConvObservation):
+class LocalObservation(AutoregressivePixels, ConvObservation):
     """To the canvas's logit a small network adds what it makes of the canvas there and of the pixels near and before.
 
     One masked convolution and 1 x 1 ones, the shallow end of a PixelCNN on top of latents (PixelVAE, Gulrajani et al.
-    2017): strokes are its affair, what they make up is the latents'.
+    2017): it says how a stroke goes on, the latents say which strokes there are.
     """
 
     def __init__(self, settings: Any, sizes: Sizes) -> None:
@@ -124,6 +125,10 @@ class LocalObservation(PixelByPixel, ConvObservation):
     def forward(self, canvas: Tensor) -> Tensor:
         """[B,Cc,H,W] -> [B,1+N,H,W]: the canvas's logits, and what it adds to the N hidden units."""
         return torch.cat([super().forward(canvas), self.canvas(canvas)], 1)
+
+    def beside_error(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """x beside x less what the canvas alone gives."""
+        return super().beside_error(x, parameters[:, :1])
 
     def given(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Of all pixels at once."""

@@ -211,6 +211,7 @@ class Observation(nn.Module):
     """Slot `observation`, p(x | f_o(c_T)): forward(canvas [B,Cc,H,W]) -> its parameters, images [B,_,H,W] (eq. 7)."""
 
     initial_canvas: float  # where c_0 starts
+    pictures = "means of p(x | c)"  # what `mean` gives, for captions
 
     def __init__(self, settings: Any, sizes: Sizes) -> None:
         super().__init__()
@@ -220,7 +221,7 @@ class Observation(nn.Module):
         raise NotImplementedError
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """The mean image, [B,1,H,W]."""
+        """The mean image, [B,1,H,W], or what stands for it where it has no closed form."""
         raise NotImplementedError
 
     def beside_error(self, x: Tensor, parameters: Tensor) -> Tensor:

@@ -253,7 +253,7 @@ class LocalObservationSettings(ObservationSettings):
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
         """A window has a middle."""
         if self.pixel_window % 2 == 0:
-            yield f"pixel_window={self.pixel_window}: must be odd"
+            yield f"pixel_window={self.pixel_window}: must be odd; take {self.pixel_window + 1}"
 
 
 class CompositeObservationSettings(ObservationSettings):
@@ -262,7 +262,7 @@ class CompositeObservationSettings(ObservationSettings):
     def problems(self, section: Any, size: int | None) -> Iterator[str]:
         """Who has layers."""
         if section.step != "composited":
-            yield f"observation=composite: step={section.step} has no layers; use conv"
+            yield f"observation=composite: only for step=composited; step={section.step} takes conv"
 
 
 class PathwiseSettings(KindSettings):

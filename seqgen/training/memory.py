@@ -25,15 +25,15 @@ def training_bytes(model: ModelConfig, size: int, batch: int, recompute: int = 0
     What autograd keeps of a step in torch is counted for one image; the fused operations keep less.
     `recompute` as in TrainConfig: all is kept for so many steps at a time only, and the state where they begin.
     """
-    weights, kept, state = _counted(model.model_dump_json(), size)
+    weights, kept, once, state = _counted(model.model_dump_json(), size)
     steps = kept * model.steps
     if 0 < recompute < model.steps:
         steps = kept * recompute + state * math.ceil(model.steps / recompute)
-    return _COPIES * weights + batch * steps
+    return _COPIES * weights + batch * (steps + once)
 
 
 @functools.lru_cache(maxsize=256)
-def _counted(model: str, size: int) -> tuple[int, int, int]:
+def _counted(model: str, size: int) -> tuple[int, int, int, int]:
     """Bytes of the weights; and for one image those kept for the backward pass of one step, and those of its state."""
     config = ModelConfig.model_validate_json(model)
     with (
@@ -55,11 +55,14 @@ def _counted(model: str, size: int) -> tuple[int, int, int]:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             for t, noise_t in enumerate(noise[:_LOOKED_AT]):
                 state, _ = step(t, state, noise_t, observed)
+            of_steps = set(kept)
+            step.observation.log_likelihood(step.observation(state.canvas), image)
     for given in (*made.parameters(), image):
         kept.pop(given.untyped_storage()._cdata, None)
     weights = sum(parameter.nbytes for parameter in made.parameters())
-    each = sum(s.nbytes() for s in kept.values()) // min(config.steps, _LOOKED_AT)
-    return weights, each, sum(part.nbytes for part in tree_leaves(state))
+    each = sum(s.nbytes() for key, s in kept.items() if key in of_steps) // min(config.steps, _LOOKED_AT)
+    once = sum(s.nbytes() for key, s in kept.items() if key not in of_steps)
+    return weights, each, once, sum(part.nbytes for part in tree_leaves(state))
 
 
 def bytes_needed(recipe: Recipe) -> int:

@@ -238,6 +238,9 @@ def test_what_cannot_be_compressed_is_refused():
     conditional = build(ModelConfig(steps=2, hidden=8, conditional=True, **FULL), SIDE, SIDE, 0.3)
     with pytest.raises(BadInput, match="conditional=true: compression does not code contexts"):
         encode(conditional, images(2))
+    neighbours = build(ModelConfig(steps=2, hidden=8, observation="local-autoregressive"), SIDE, SIDE, 0.3)
+    with pytest.raises(BadInput, match=r"independent Bernoulli pixels.*LocalObservation"):
+        encode(neighbours, images(2))
 
 
 def test_threads_are_left_as_they_were():

@@ -178,7 +178,7 @@ def test_samples_are_of_the_distribution_and_of_the_generator_alone():
     distribution = Independent(Bernoulli(torch.full((40_000, 1, 1, 1), 0.3)), 3)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first, again = (imputation.sample(distribution, generator()) for _ in range(2))
+    first, again = (imputation.sample(distribution, generator(), torch.device("cpu")) for _ in range(2))
     assert first.equal(again)
     assert torch.get_rng_state().equal(before)
     assert first.mean().item() == pytest.approx(0.3, abs=4 * (0.21 / 40_000) ** 0.5)

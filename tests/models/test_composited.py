@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_refused():
         ModelConfig(step="composited", canvas="cgru")
     with pytest.raises(ValueError, match="step=composited has layers; use composite"):
         ModelConfig(step="composited", observation="conv")
-    with pytest.raises(ValueError, match="step=sequential has no layers; use conv"):
+    with pytest.raises(ValueError, match="only for step=composited; step=sequential takes conv"):
         ModelConfig(observation="composite")
     with pytest.raises(ValueError, match="shift_sd"):
         ModelConfig(step="composited", shift_sd=0)

@@ -56,7 +56,7 @@ def test_each_member_has_a_row_with_its_bound_budget_and_command(project):
     page = (project / "docs" / "family.md").read_text()
     assert f"| {vae['bound']:.1f} ± {vae['se']:.1f} |" in page
     assert "1.0030 times the bits of the bound" in page
-    assert "| `impute_left_gain` | 12.50 ± 0.50 | nats | 100 |" in page
+    assert "| `impute_left_gain` | 12.5 ± 0.5 | nats | 100 |" in page
     assert "![Missing pixels](results/family-vae-impute.png)" in page
     assert (project / "docs" / "results" / "family-vae-impute.png").read_bytes() == b"a picture"
     assert (project / "docs" / "results" / "family.png").is_file()

@@ -11,12 +11,19 @@ from pipelines.recipes import load_recipe, recipe_names
 from seqgen.core.errors import BadInput
 from seqgen.core.yaml import parse_yaml
 from seqgen.settings import build_recipe
+from seqgen.settings.kinds import SLOTS, within
 
 
 def refused(*assignments: str) -> str:
     with pytest.raises(BadInput) as caught:
         load_recipe("quickstart", assignments)
     return str(caught.value)
+
+
+def test_a_slot_that_several_kinds_have_is_listed_once():
+    found = within(("step", "objective"))
+    assert set(found) == set(SLOTS)
+    assert len(found) == len(SLOTS)
 
 
 @pytest.mark.parametrize("name", recipe_names())

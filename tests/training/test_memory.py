@@ -23,6 +23,14 @@ def test_recomputation_needs_far_less_and_never_more():
     assert training_bytes(PAPER, 28, 100, recompute=1000) == needed
 
 
+def test_what_the_likelihood_keeps_is_counted_once():
+    settings = {"steps": 10, "observation": "local-autoregressive", "pixel_hidden": 64, "pixel_layers": 1}
+    local = training_bytes(ModelConfig(**settings), 28, 100)
+    plain = training_bytes(ModelConfig(steps=10), 28, 100)
+    units = 100 * 28 * 28 * 64 * 4
+    assert units < local - plain < 8 * units
+
+
 def test_every_posterior_sample_of_an_image_takes_its_memory():
     two, many = (load_recipe("iwae-mnist", [f"train.importance_samples={k}"]) for k in (2, 200))
     assert bytes_needed(many) > 5 * bytes_needed(two)
