@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,20 +13,18 @@ from seqgen.models.contracts import Sizes
 from seqgen.models.observations import BernoulliObservation, ConvObservation, IdentityObservation
 from seqgen.ops import full_precision
 
-Choose = Callable[[Tensor], Tensor]  # values of pixels from their probabilities
-
 
 class AutoregressivePixels(BernoulliObservation):
     """What all of them have in common; a kind says what a pixel's logit is given those before it."""
 
-    pictures = "probabilities of each pixel, given the likelier values of those before it"
+    pictures = "probabilities of each pixel, given a sample of those before it"
 
     def given(self, parameters: Tensor, x: Tensor) -> Tensor:
         """The logits [B,1,H,W] of every pixel of `x`, given those before it."""
         raise NotImplementedError
 
-    def in_order(self, parameters: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
-        """Pixel by pixel: its probability given the values that `choose` gave those before it; and these values."""
+    def in_order(self, parameters: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Every pixel's probability given the values before it, and its value: 1 where `uniform` is below, [B,1,H,W]."""
         raise NotImplementedError
 
     def log_likelihood(self, parameters: Tensor, x: Tensor) -> Tensor:
@@ -35,8 +32,9 @@ class AutoregressivePixels(BernoulliObservation):
         return super().log_likelihood(self.given(parameters, x), x)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """Not the mean, which has no closed form, but the probability of every pixel's ink given the likelier value of
-        each before it.
+        """Not the mean, which has no closed form, but every pixel's probability given a sample of those before it.
+
+        The sample's random numbers are the same for every picture.
         """
         return self.distribution(parameters).mean
 
@@ -58,7 +56,8 @@ class AutoregressiveBernoulli(Distribution):
     @property
     def mean(self) -> Tensor:
         """Not the mean: see `AutoregressivePixels.mean`."""
-        return self._in_order(self.parameters, torch.round)[0]
+        uniform = torch.rand(self.event_shape, generator=torch.Generator().manual_seed(0))
+        return self._in_order(self.parameters, uniform.to(self.parameters.device))[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Nats, [...]."""
@@ -72,14 +71,16 @@ class AutoregressiveBernoulli(Distribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Ancestral."""
         parameters = self.parameters.expand(*sample_shape, *self.parameters.shape)
-        _, values = self._in_order(parameters, torch.bernoulli)
+        uniform = torch.rand(*parameters.shape[:-3], *self.event_shape, device=parameters.device)
+        _, values = self._in_order(parameters, uniform)
         return values
 
     @torch.no_grad()
-    def _in_order(self, parameters: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
-        found = self.observation.in_order(parameters.flatten(0, -4), choose)
-        probability, values = (one.view(*parameters.shape[:-3], *one.shape[-3:]) for one in found)
-        return probability, values
+    def _in_order(self, parameters: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (*parameters.shape[:-3], *self.event_shape)
+        uniform = uniform.expand(shape).flatten(0, -4)
+        probability, values = self.observation.in_order(parameters.flatten(0, -4), uniform)
+        return probability.view(shape), values.view(shape)
 
 
 class AutoregressiveObservation(AutoregressivePixels, IdentityObservation):
@@ -94,14 +95,14 @@ class AutoregressiveObservation(AutoregressivePixels, IdentityObservation):
         """Linear in x."""
         return parameters + (x.flatten(-3) @ self.weights.tril(-1).mT).view(x.shape)
 
-    def in_order(self, parameters: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
-        """A pixel that is chosen adds its weights to the logits of all after it."""
-        logits = parameters.flatten(-3).clone()
+    def in_order(self, parameters: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """A pixel that has a value adds its weights to the logits of all after it."""
+        logits, uniform = parameters.flatten(1).clone(), uniform.flatten(1)
         values = torch.zeros_like(logits)
-        for pixel in range(logits.shape[-1]):
-            values[..., pixel] = choose(logits[..., pixel].sigmoid())
-            logits[..., pixel + 1 :] += values[..., pixel, None] * self.weights[pixel + 1 :, pixel]
-        return logits.sigmoid().view(parameters.shape), values.view(parameters.shape)
+        for pixel in range(logits.shape[1]):
+            values[:, pixel] = (uniform[:, pixel] < logits[:, pixel].sigmoid()).to(values.dtype)
+            logits[:, pixel + 1 :] += values[:, pixel, None] * self.weights[pixel + 1 :, pixel]
+        return logits.sigmoid().view_as(parameters), values.view_as(parameters)
 
 
 class LocalObservation(AutoregressivePixels, ConvObservation):
@@ -136,17 +137,18 @@ class LocalObservation(AutoregressivePixels, ConvObservation):
         added = self._added(parameters[:, 1:].flatten(2).mT, windows[:, : self.before].mT)
         return parameters[:, :1] + added.mT.unflatten(2, x.shape[2:])
 
-    def in_order(self, parameters: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+    def in_order(self, parameters: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """One pixel of all images after the other."""
-        probability = torch.zeros_like(parameters[:, :1])
+        probability = torch.zeros_like(uniform)
         values = self._padded(probability)
-        for row in range(probability.shape[2]):
-            for column in range(probability.shape[3]):
+        for row in range(uniform.shape[2]):
+            for column in range(uniform.shape[3]):
                 window = values[:, 0, row : row + self.radius + 1, column : column + 2 * self.radius + 1]
                 there = parameters[:, :, row, column]
                 logit = there[:, :1] + self._added(there[:, 1:], window.flatten(1)[:, : self.before])
                 probability[:, :, row, column] = logit.sigmoid()
-                values[:, :, row + self.radius, column + self.radius] = choose(logit.sigmoid())
+                ink = uniform[:, :, row, column] < probability[:, :, row, column]
+                values[:, :, row + self.radius, column + self.radius] = ink.to(values.dtype)
         return probability, values[:, :, self.radius :, self.radius : values.shape[3] - self.radius]
 
     def _padded(self, x: Tensor) -> Tensor:

@@ -103,10 +103,15 @@ def test_samples_are_as_frequent_as_probable(observation: AutoregressivePixels):
 
 
 @pytest.mark.parametrize("observation", [linear(), local()])
-def test_the_picture_takes_the_likelier_value_of_every_pixel_before(observation: AutoregressivePixels):
+def test_a_picture_is_of_probabilities_given_a_sample_of_the_pixels_before(observation: AutoregressivePixels):
     given = parameters(observation, 5)
+    uniform = torch.rand(5, 1, 3, 4)
+    probability, values = observation.in_order(given, uniform)
+    torch.testing.assert_close(observation.given(given, values).sigmoid(), probability)
+    assert torch.equal(values, (uniform < probability).float())
     picture = observation.mean(given)
-    torch.testing.assert_close(observation.given(given, picture.round()).sigmoid(), picture)
+    assert torch.equal(picture, observation.mean(given))
+    torch.testing.assert_close(picture[2:3], observation.mean(given[2:3]))  # whatever is drawn beside it
     x = IMAGES[100:105]
     of_canvas = given[:, :1].sigmoid()
     torch.testing.assert_close(observation.beside_error(x, given), torch.cat([x, x - of_canvas], 1))
