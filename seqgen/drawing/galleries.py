@@ -120,7 +120,7 @@ def _canvas(
         Sheet(
             rows,
             title=f"The canvas, step by step (T = {model.config.steps})",
-            caption="Means of p(x | c_t). Upper rows: reconstructions of held-out x. Lower rows: samples. "
+            caption=f"Shown are {model.step.observation.pictures}. Upper rows: of held-out x. Lower rows: samples. "
             "A window that reaches beyond the image is cut at its border.",
             heads=[first, *(f"c {step + 1}" for step in steps)],
             legend=[(colour, text) for colour, text, corners in legend if corners is not None],

@@ -24,7 +24,7 @@ class AutoregressivePixels(BernoulliObservation):
         raise NotImplementedError
 
     def in_order(self, parameters: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Every pixel's probability given the values before it, and its value: 1 where `uniform` is below, [B,1,H,W]."""
+        """Every pixel's probability given the values before it; its value, 1 where `uniform` is below it: [B,1,H,W]."""
         raise NotImplementedError
 
     def log_likelihood(self, parameters: Tensor, x: Tensor) -> Tensor:
