@@ -26,7 +26,7 @@ from benchmarks import page
 from pipelines.artifacts.places import places
 from pipelines.recipes import load_recipe
 from seqgen import native
-from seqgen.core.errors import BadInput, SeqgenError
+from seqgen.core.errors import BadInput
 from seqgen.data.batches import TrainingBatches, generator_at
 from seqgen.data.images import load_split
 from seqgen.data.manifest import FILE_NAME, read_manifest
@@ -185,7 +185,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SeqgenError as error:
-        sys.exit(f"error: {error}")
+    page.run(main)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import statistics
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +24,7 @@ from benchmarks.measure import Action, in_turns
 from benchmarks.specs import SPECIFICATIONS, Workload, workload
 from benchmarks.throughput import Mode, training_step
 from seqgen import native
-from seqgen.core.errors import BadInput, SeqgenError
+from seqgen.core.errors import BadInput
 from seqgen.native import call
 
 STEP = "draw-10"
@@ -164,8 +163,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SeqgenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    page.run(main)

@@ -14,7 +14,6 @@ import copy
 import io
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from benchmarks.steps import step_of
 from benchmarks.textbook import textbook
 from pipelines.artifacts.places import places
 from pipelines.recipes import load_recipe
-from seqgen.core.errors import BadInput, SeqgenError
+from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes
 from seqgen.data.batches import TrainingBatches, generator_at
 from seqgen.data.images import ImageSet, load_split
@@ -357,8 +356,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SeqgenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    page.run(main)

@@ -6,11 +6,13 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from seqgen.core.errors import SeqgenError
 from seqgen.core.files import write_bytes, write_json
 
 _ROOT = Path(__file__).parent.parent
@@ -19,6 +21,15 @@ DOCS = _ROOT / "docs"
 PAGE = DOCS / "performance.md"
 # What lowers the instruction set of our kernels, of torch's and of oneDNN's.
 _LOWERING = ("SEQGEN_KERNELS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a benchmark's `main`; what is wrong with its input is one line and an exit code."""
+    try:
+        main()
+    except SeqgenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def command() -> str:

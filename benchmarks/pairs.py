@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from benchmarks import page
 from benchmarks.small_sets import independent_pixels, learned, small_split
 from pipelines.evaluate.family import MEMBERS
 from pipelines.recipes import choose, load_recipe
-from seqgen.core.errors import BadInput, SeqgenError
+from seqgen.core.errors import BadInput
 from seqgen.settings import Recipe
 from seqgen.settings.kinds import names, within
 
@@ -107,7 +106,7 @@ def measured(member: str, settings: Mapping[str, Any], before: Mapping[str, Any]
     }
 
 
-def _table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def _table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], machine: Mapping[str, Any]) -> str:
     rows = list(dict.fromkeys(change for of in results.values() for change in of))
     cells = [[f"`{change}`", *(_cell(of.get(change)) for of in results.values())] for change in rows]
     refusals = sorted({one["refused"] for of in results.values() for one in of.values() if "refused" in one})
@@ -116,7 +115,7 @@ def _table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     return "\n\n".join(
         [
             page.table(["", *results], cells),
-            f"Independent pixels pay: {pixels}.\n\nImages: {images}.",
+            f"Independent pixels pay: {pixels}. Images: {images}. {machine['chip']}, torch {machine['torch']}.",
             "What refusals say:",
             "\n".join(f"* {reason}" for reason in refusals),
         ]
@@ -144,12 +143,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{member}, {change}: {results[member][change]}", flush=True)
         ordered = {name: results[name] for name in _MEMBERS if name in results}
         made = {"machine": page.machine(torch.device("cpu")), "members": ordered}
-        page.publish("pairs", made, _table(ordered), to=page.DOCS / "pairs.md")
+        page.publish("pairs", made, _table(ordered, made["machine"]), to=page.DOCS / "pairs.md")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SeqgenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    page.run(main)

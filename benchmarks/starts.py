@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import statistics
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import nn
 from benchmarks import page
 from benchmarks.learning import Digits, digits
 from pipelines.recipes import load_recipe
-from seqgen.core.errors import BadInput, SeqgenError
+from seqgen.core.errors import BadInput
 from seqgen.data.batches import TrainingBatches, generator_at
 from seqgen.models import SequentialModel, build
 from seqgen.models.layers import LstmCell
@@ -360,8 +359,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SeqgenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    page.run(main)

@@ -34,7 +34,9 @@ def training_bytes(model: ModelConfig, size: int, batch: int, recompute: int = 0
 
 @functools.lru_cache(maxsize=256)
 def _counted(model: str, size: int) -> tuple[int, int, int, int]:
-    """Bytes of the weights; and for one image those kept for the backward pass of one step, and those of its state."""
+    """Bytes of the weights; and for one image those kept for the backward pass of one step and of the likelihood, and
+    those of a step's state.
+    """
     config = ModelConfig.model_validate_json(model)
     with (
         FakeTensorMode(),
