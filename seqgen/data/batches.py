@@ -126,11 +126,7 @@ class TrainingBatches:
 
     def at(self, epoch: int, step: int) -> Images:
         """This rank's slice of the global batch `step` (0-based) of `epoch` (0-based)."""
-        images = self._images
-        if epoch != self._epoch:
-            self._order = epoch_order(len(images), self._seed, epoch).to(images.device)
-            self._epoch = epoch
-        index = self._order[step * self._batch : (step + 1) * self._batch]
+        images, index = self._images, self._index(epoch, step)
         generator = generator_at(images.device, self._seed, "step", epoch, step)
         x = self._mine_of(index, generator)
         if self._partners is None:
@@ -142,6 +138,22 @@ class TrainingBatches:
             own = generator_at(images.device, self._seed, "new classes", epoch, step)
             x, shown = same_map(x, shown, random_maps(self._batch, own)[self._mine])
         return Images(x, shown)
+
+    def keys(self, epoch: int, step: int) -> list[str]:
+        """The images of the whole global batch: each one's concept, if it has one, and its place in the split."""
+        index, names = self._index(epoch, step), self._images.concept_names
+        concepts = self._images.concepts[index].tolist()
+        return [
+            f"{names[concept] if concept >= 0 else ''}#{place}"
+            for concept, place in zip(concepts, index.tolist(), strict=True)
+        ]
+
+    def _index(self, epoch: int, step: int) -> Tensor:
+        """The places of a step's images in the split, of all ranks."""
+        if epoch != self._epoch:
+            self._order = epoch_order(len(self._images), self._seed, epoch).to(self._images.device)
+            self._epoch = epoch
+        return self._order[step * self._batch : (step + 1) * self._batch]
 
     def _count(self, epoch: int, step: int) -> int:
         """How many contexts the images of a step have."""

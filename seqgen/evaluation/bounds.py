@@ -191,11 +191,23 @@ class Group(Protocol):
 
 
 @torch.no_grad()
-def mean_free_energy(model: SequentialModel, held_out: HeldOut, seed: int, group: Group) -> float:
-    """The mean of `free_energies`, of which each rank of `group` computes every so manieth chunk; finite or not."""
+def mean_free_energy(
+    model: SequentialModel,
+    held_out: HeldOut,
+    seed: int,
+    group: Group,
+    stopped: Callable[[], bool] = lambda: False,
+) -> float:
+    """The mean of `free_energies`, of which each rank of `group` computes every so manieth chunk; finite or not.
+
+    If any rank is `stopped`, which each asks after every chunk, it is NaN.
+    """
     total = torch.zeros(1, dtype=torch.float64, device=_device(model))
     for bound in _bounds(model, held_out, seed, "free energy", group.rank, group.size):
         total += (bound.kl.double().sum(0) - bound.log_likelihood.double()).sum()
+        if stopped():
+            total += torch.nan
+            break
     return float(group.sum(total)) / len(held_out)
 
 

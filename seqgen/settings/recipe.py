@@ -15,6 +15,17 @@ from seqgen.settings.model import ModelConfig
 from seqgen.settings.section import OpenSection
 
 _SHAPES = 7  # torch.compile gives up after 8; one is for the last batch of an evaluation
+# Of a training, what does not decide what is learned.
+_WAYS = {
+    "workers",
+    "recompute",
+    "evaluate_every",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "max_skipped",
+    "max_failures",
+}
 
 
 class TrainConfig(OpenSection):
@@ -61,13 +72,23 @@ class TrainConfig(OpenSection):
     )
     evaluate_every: Positive = Field(default=1, description="epochs between held-out bounds")
     checkpoint_every: Positive = Field(default=1, description="epochs between checkpoints")
+    checkpoint_minutes: float = Field(
+        default=10.0, gt=0, description="and minutes, within a long epoch; at most so much work is lost"
+    )
+    keep_checkpoints: Positive = Field(default=2, description="the latest ones kept, besides the best")
+    max_skipped: int = Field(
+        default=5, ge=0, description="steps of an epoch whose gradient may be not finite; none is taken"
+    )
     max_failures: int = Field(default=3, ge=0, description="lost workers the run survives")
     seed: int = Field(default=0, ge=0)
 
     def learned(self) -> dict[str, Any]:
         """The settings that decide what is learned, not how many do it, in what memory, how often it is looked at."""
-        ways = {"workers", "recompute", "evaluate_every", "checkpoint_every", "max_failures"}
-        return self.model_dump(mode="json", exclude=ways)
+        return self.model_dump(mode="json", exclude=_WAYS)
+
+    def kept(self) -> dict[str, Any]:
+        """Of `learned`, what a run keeps for life: all but `epochs`, of which more may be asked for later."""
+        return self.model_dump(mode="json", exclude={*_WAYS, "epochs"})
 
 
 class SearchConfig(Strict):
@@ -183,5 +204,11 @@ class Recipe(Strict):
 
     def digest(self) -> str:
         """The sha256 of the settings that decide what is learned (not workers, cadence, search or registry)."""
-        parts = {"data": self.data.model_dump(), "model": self.model.model_dump()}
-        return canonical_digest({**parts, "train": self.train.learned()})
+        return canonical_digest(self._decisive(self.train.learned()))
+
+    def run_digest(self) -> str:
+        """As `digest`, without `train.epochs`: the same for a run and for its going on to more epochs."""
+        return canonical_digest(self._decisive(self.train.kept()))
+
+    def _decisive(self, train: dict[str, Any]) -> dict[str, Any]:
+        return {"data": self.data.model_dump(), "model": self.model.model_dump(), "train": train}

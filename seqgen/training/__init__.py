@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from seqgen.training.loop import Progress, SaveFn, fit
+from seqgen.training.checkpoint import Position
+from seqgen.training.loop import Progress, fit
 from seqgen.training.process_group import ProcessGroup
 from seqgen.training.run import run
+from seqgen.training.watch import SaveFn, Skipped, Watch, Wish
 
-__all__ = ["ProcessGroup", "Progress", "SaveFn", "fit", "run"]
+__all__ = ["Position", "ProcessGroup", "Progress", "SaveFn", "Skipped", "Watch", "Wish", "fit", "run"]

@@ -4,6 +4,7 @@
     average.safetensors    their average
     objective.safetensors  what the objective learned and keeps
     optimiser.pt           Adam's moments
+    epoch.safetensors      within an epoch: what it has summed up so far
     index.json             position, settings, sha256 of every file
 
 Order, binarisation, partners and noise follow from the position, so there is no other random state to keep.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -34,14 +35,18 @@ from seqgen.objectives import Objective, State
 
 INDEX = "index.json"
 _MODEL, _AVERAGE, _OBJECTIVE = "model.safetensors", "average.safetensors", "objective.safetensors"
-_OPTIMISER = "optimiser.pt"
-_FORMAT = "seqgen-checkpoint-2"
+_OPTIMISER, _EPOCH = "optimiser.pt", "epoch.safetensors"
+_FORMAT = "seqgen-checkpoint-3"
+_READ = (_FORMAT, "seqgen-checkpoint-2")  # 2: always after an epoch
 _STATE = "state/"  # before the names of an objective's state
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: completed epochs and optimiser steps taken."""
+    """Where a run stands: completed epochs and steps done, those of the present epoch among them.
+
+    An epoch is complete once it was measured, too.
+    """
 
     epoch: int
     step: int
@@ -49,13 +54,17 @@ class Position:
 
 @dataclass
 class Trainee:
-    """What a run changes: the weights, their average, the optimiser's state, the objective and its state."""
+    """What a run changes: the weights, their average, the optimiser's state, the objective and its state.
+
+    `sums` is what the present epoch has summed up so far; empty between two epochs.
+    """
 
     model: nn.Module
     average: AveragedModel
     optimiser: torch.optim.Optimizer
     objective: Objective
     state: State
+    sums: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -69,6 +78,8 @@ def save_checkpoint(
     state = io.BytesIO()
     torch.save(trainee.optimiser.state_dict(), state)
     write_bytes(directory / _OPTIMISER, state.getvalue())
+    if trainee.sums:
+        write_bytes(directory / _EPOCH, _bytes(trainee.sums))
     files = {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.name != INDEX}
     index = {
         "format": _FORMAT,
@@ -93,10 +104,10 @@ def read_index(directory: Path) -> dict[str, Any]:
         raise OperationalError(
             f"{path}: missing or damaged, so this is no complete checkpoint: {error}"
         ) from None
-    if made != _FORMAT:
+    if made not in _READ:
         raise BadInput(
             f"{path}: format {made!r}, made by seqgen {written_by}; "
-            f"this is seqgen {seqgen.__version__}, which reads {_FORMAT}"
+            f"this is seqgen {seqgen.__version__}, which reads {' and '.join(_READ)}"
         )
     for name, digest in files.items():
         file = directory / name
@@ -125,6 +136,9 @@ def load_checkpoint(directory: Path, trainee: Trainee, settings: Mapping[str, An
         raise OperationalError(
             f"{directory / _OPTIMISER}: not Adam's state of this model: {error}"
         ) from error
+    trainee.sums = {}
+    if _EPOCH in index["files"]:
+        trainee.sums = load_tensors((directory / _EPOCH).read_bytes())
     return Position(**index["position"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from seqgen import native
-from seqgen.core.errors import NumericalError
+from seqgen.core.errors import NumericalError, StoppedEarly
 from seqgen.data.batches import TrainingBatches, generator_at
 from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
-from seqgen.evaluation.bounds import hold_out, mean_free_energy
+from seqgen.evaluation.bounds import HeldOut, hold_out, mean_free_energy
 from seqgen.models import SequentialModel
 from seqgen.objectives import Batch, Objective, Outcome, State
 from seqgen.settings import TrainConfig, flatten
@@ -25,6 +25,8 @@ from seqgen.settings.kinds import find
 from seqgen.training.checkpoint import Position, Trainee, load_checkpoint, save_checkpoint
 from seqgen.training.process_group import ProcessGroup
 from seqgen.training.schedule import average_decay, learning_rate
+from seqgen.training.sums import EpochSums
+from seqgen.training.watch import SaveFn, Skipped, Watch, Wish
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,11 @@ class Progress:
     last: bool
 
 
-SaveFn = Callable[[Path], None]
 OnEpoch = Callable[[Progress, SaveFn], bool | None]
 
-_LOOK_EVERY = 100  # steps between looks at the device for a gradient that is not finite
+_LOOK_EVERY = (
+    100  # steps between looks at a GPU, for a gradient that is not finite, and at what the watch wishes
+)
 
 
 def fit(
@@ -53,49 +56,54 @@ def fit(
     group: ProcessGroup | None = None,
     resume: Path | None = None,
     on_epoch: OnEpoch | None = None,
+    watch: Watch | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> SequentialModel:
     """Minimise the objective over `train` and return the averaged weights, the same on every rank.
 
     `on_epoch(progress, save)` is called on every rank after each epoch: `save(directory)` writes a complete
-    checkpoint (one rank is enough), and True from any rank stops the run. `resume` is such a directory, made
-    with the same settings; `settings` says what else must not have changed since (digests of data and code).
-    Of `config`, the caller sees to `workers`, `checkpoint_every` and `max_failures`.
+    checkpoint (one rank is enough), and True from any rank stops the run. `watch` has its say between two steps.
+    `resume` is the directory of a checkpoint, made with the same settings but for the number of epochs; `settings`
+    says what else must not have changed since (digests of data and code).
+    Of `config`, the caller sees to `workers`, the cadence and number of checkpoints and `max_failures`.
 
     Raises BadInput (batch and data do not fit, another run's checkpoint), OperationalError (damaged
-    checkpoint), NumericalError before the step that a non-finite gradient would spoil.
+    checkpoint), NumericalError where more gradients than `config.max_skipped` of an epoch were not finite, and
+    StoppedEarly if the watch wished so.
     """
     group = group or ProcessGroup()
     conditional = model.config.conditional
-    run = _Run(model.to(group.device), train.to(group.device), data, config, group)
+    bound_to = {
+        **flatten(
+            {
+                "data": data.model_dump(mode="json"),
+                "model": model.config.model_dump(mode="json"),
+                "train": config.kept(),
+            }
+        ),
+        **(settings or {}),
+    }
+    model, train = model.to(group.device), train.to(group.device)
+    run = _Run(model, train, data, config, group, watch or Watch(), bound_to)
     held_out = None
     if valid is not None:  # drawn on the CPU: the same whatever the device, the epoch and the ranks
         held_out = hold_out(valid.to("cpu"), data, conditional, config.seed, pairs=config.pairs)
-    decisive = {
-        "data": data.model_dump(mode="json"),
-        "model": model.config.model_dump(mode="json"),
-        "train": config.learned(),
-    }
-    bound_to = {**flatten(decisive), **(settings or {})}
-    start = 0
+    start = Position(0, 0)
     if resume is not None:
-        start = load_checkpoint(resume, run.trainee, bound_to).epoch
+        start = load_checkpoint(resume, run.trainee, bound_to)
+    run.step = start.step
 
-    for epoch in range(start, config.epochs):
-        began = time.monotonic()
-        metrics = run.epoch(epoch)
+    for epoch in range(start.epoch, config.epochs):
+        sums = run.epoch(epoch)
         done, last = epoch + 1, epoch + 1 == config.epochs
+        bound = {}
         if held_out is not None and (last or done % config.evaluate_every == 0):
-            metrics[data.held_out_metric] = mean_free_energy(run.averaged, held_out, config.seed, group)
-        metrics["seconds"] = time.monotonic() - began
+            bound = {data.held_out_metric: run.measure(held_out, epoch, sums)}
+        metrics = {**run.means(sums), **bound, "seconds": sums.seconds}
         if on_epoch is None:
             continue
-        position = Position(done, done * run.batches.steps)
-
-        def save(directory: Path, position: Position = position) -> None:
-            save_checkpoint(directory, run.trainee, position, bound_to)
-
-        if group.any(bool(on_epoch(Progress(done, position.step, metrics, last), save))):
+        save = run.saver(Position(done, run.step))
+        if group.any(bool(on_epoch(Progress(done, run.step, metrics, last), save))):
             break
     return run.averaged
 
@@ -121,8 +129,11 @@ class _Run:
         data: DataConfig,
         config: TrainConfig,
         group: ProcessGroup,
+        watch: Watch,
+        bound_to: Mapping[str, Any],
     ) -> None:
         self.config, self.group, self.model = config, group, model
+        self.watch, self.bound_to, self.step = watch, bound_to, 0
         self.batches = TrainingBatches(
             train,
             data,
@@ -167,38 +178,76 @@ class _Run:
         """The model with the averaged weights."""
         return cast("SequentialModel", self.trainee.average.module)
 
-    def epoch(self, epoch: int) -> dict[str, float]:
-        """Train one epoch (0-based); the means of its metrics over all images and ranks."""
+    def saver(self, position: Position) -> SaveFn:
+        """What writes a checkpoint of `position` into a directory."""
+        return functools.partial(
+            save_checkpoint, trainee=self.trainee, position=position, settings=self.bound_to
+        )
+
+    def epoch(self, epoch: int) -> EpochSums:
+        """Train an epoch (0-based), or the rest of one that was interrupted; what it sums up to on this rank."""
         steps, device = self.batches.steps, self.group.device
-        sums: dict[str, Tensor] = {}
-        norms = torch.zeros((), device=device, dtype=torch.float64)
-        spoiled = torch.full((), steps, device=device)  # the first step whose gradient is not finite
-        began, rate = time.monotonic(), 0.0
+        sums = EpochSums.unpacked(self.trainee.sums, steps, self.group)
+        self.trainee.sums = {}
+        first = start = self.step - epoch * steps
         self.model.train()
-        for index in range(steps):
-            step = epoch * steps + index
+        for index in range(first, steps):
+            looks = device.type == "cpu" or (index + 1) % _LOOK_EVERY == 0 or index + 1 == steps
+            if looks and index > first:
+                self._ask(epoch, sums)
             outcome = self._outcome(epoch, index)
             outcome.loss.backward()
             norm, own = (
                 nn.utils.clip_grad_norm_(part, self.config.clip) for part in (self.parameters, self.own)
             )
-            spoiled = spoiled.minimum(torch.where(norm.isfinite() & own.isfinite(), steps, index))
-            rate = self._advance(step, spoiled < steps)
-            for name, value in outcome.metrics.items():
-                sums[name] = sums[name] + value.double() if name in sums else value.double()
-            norms += norm
-            self.trainee.state = self._shared(outcome.state)
+            bad = ~(norm.isfinite() & own.isfinite())
+            self._advance(self.step, bad)
+            sums.add(index, outcome.metrics, norm, bad)
+            state = self._shared(outcome.state)
+            self.trainee.state = {
+                name: torch.where(bad, self.trainee.state[name], value) for name, value in state.items()
+            }
             del outcome  # and with it what was prepared of the weights
-            if device.type == "cpu" or (index + 1) % _LOOK_EVERY == 0 or index + 1 == steps:
-                self._refuse(epoch, int(spoiled))
-        seconds = time.monotonic() - began
-        means = self.group.sum(torch.stack(list(sums.values()))) / (steps * self.group.size)
+            self.step += 1
+            if looks:
+                self._tell_skipped(epoch, sums, start, index + 1)
+                start = index + 1
+        if first < steps:
+            sums.training_seconds = sums.seconds
+        self._ask(epoch, sums)
+        return sums
+
+    def means(self, sums: EpochSums) -> dict[str, float]:
+        """The metrics of an epoch over all images and ranks, of the steps that were taken."""
         return {
-            **{f"train/{name}": mean for name, mean in zip(sums, means.tolist(), strict=True)},
-            "learning_rate": rate,
-            "grad_norm": float(norms) / steps,
-            "images_per_second": steps * self.config.batch / seconds,
+            **sums.means(self.group),
+            "learning_rate": learning_rate(self.step - 1, self.total, self.config),
+            "images_per_second": self.batches.steps * self.config.batch / sums.training_seconds,
         }
+
+    def measure(self, held_out: HeldOut, epoch: int, sums: EpochSums) -> float:
+        """The held-out bound (nats per image) of the averaged weights, unless a stop comes in between."""
+        bound = mean_free_energy(
+            self.averaged,
+            held_out,
+            self.config.seed,
+            self.group,
+            stopped=lambda: self.watch.wish() is Wish.STOP,
+        )
+        self._ask(epoch, sums)
+        return bound
+
+    def _ask(self, epoch: int, sums: EpochSums) -> None:
+        """Save, or save and stop, if any rank's watch wishes so."""
+        wish = Wish(self.group.most(self.watch.wish()))
+        if wish is Wish.GO_ON:
+            return
+        self.trainee.sums = sums.packed(self.group)
+        position = Position(epoch, self.step)
+        self.watch.save(position, self.saver(position))
+        self.trainee.sums = {}
+        if wish is Wish.STOP:
+            raise StoppedEarly(f"stopped in epoch {epoch + 1}, after step {self.step}")
 
     def _outcome(self, epoch: int, index: int) -> Outcome:
         """The objective of this rank's images of a step."""
@@ -227,28 +276,34 @@ class _Run:
             for name, value in state.items()
         }
 
-    def _refuse(self, epoch: int, spoiled: int) -> None:
-        """Stop at a gradient that is not finite; it is the same on all ranks, which sum it."""
-        if spoiled < self.batches.steps:
-            raise NumericalError(
-                f"the gradient is not finite at epoch {epoch + 1}, step {epoch * self.batches.steps + spoiled}, "
-                f"seed {self.config.seed}; no step taken. "
-                f"Lower train.learning_rate={self.config.learning_rate:g}"
-            )
+    def _tell_skipped(self, epoch: int, sums: EpochSums, start: int, end: int) -> None:
+        """Tell the watch of the steps `start` to `end` of the epoch that were not taken; it is the same on all ranks.
 
-    def _advance(self, step: int, spoiled: Tensor) -> float:
-        """Step the optimiser, unless `spoiled`, and the average; returns the learning rate used."""
+        Raises NumericalError if there were too many.
+        """
+        for index in sums.skipped(start, end):
+            step, seed = epoch * self.batches.steps + index, self.config.seed
+            self.watch.skipped(Skipped(epoch + 1, step, seed, self.batches.keys(epoch, index)))
+            count = sums.skipped(0, index + 1)
+            if len(count) > self.config.max_skipped:
+                raise NumericalError(
+                    f"the gradient is not finite at epoch {epoch + 1}, step {step}, seed {seed}; no step taken, and "
+                    f"{len(count)} of this epoch are more than train.max_skipped={self.config.max_skipped}. "
+                    f"Lower train.learning_rate={self.config.learning_rate:g}"
+                )
+
+    def _advance(self, step: int, bad: Tensor) -> None:
+        """Step the optimiser, unless the gradient is `bad`; the average is of the weights after every step."""
         optimiser = self.trainee.optimiser
         rate = learning_rate(step, self.total, self.config)
         for group, times in zip(optimiser.param_groups, (1.0, self.trainee.objective.rate), strict=False):
             group["lr"] = rate * times
         # Adam's fused kernel looks at it on the device, so that the host need not wait for every step's norm.
-        optimiser.found_inf = spoiled.float()  # type: ignore[attr-defined]
+        optimiser.found_inf = bad.float()  # type: ignore[attr-defined]
         optimiser.step()
         optimiser.zero_grad()
         self._decay = average_decay(step, self.config.ema)
         self.trainee.average.update_parameters(self.model)
-        return rate
 
     @torch.no_grad()
     def _average(self, averaged: Any, present: Any, _: Any) -> None:

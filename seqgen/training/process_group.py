@@ -30,6 +30,22 @@ class ProcessGroup:
             torch.distributed.all_reduce(values)
         return values
 
+    def gather(self, values: Tensor) -> Tensor:
+        """`values` of every rank, stacked: [size, ...], on every rank."""
+        if self.size == 1:
+            return values.unsqueeze(0)
+        every = [torch.empty_like(values) for _ in range(self.size)]
+        torch.distributed.all_gather(every, values)
+        return torch.stack(every)
+
+    def most(self, number: int) -> int:
+        """The largest `number` of all ranks, on every rank."""
+        if self.size == 1:
+            return number
+        value = torch.tensor(number, device=self.device)
+        torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
+        return int(value)
+
     def any(self, flag: bool) -> bool:
         """Whether any rank says so, on every rank."""
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)

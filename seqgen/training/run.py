@@ -27,6 +27,7 @@ from seqgen.settings import Recipe
 from seqgen.training.loop import OnEpoch, fit
 from seqgen.training.memory import bytes_needed, image_memory
 from seqgen.training.process_group import ProcessGroup
+from seqgen.training.watch import Watch
 
 
 def run(
@@ -38,6 +39,7 @@ def run(
     train_images: int | None = None,
     resume: Path | None = None,
     on_epoch: OnEpoch | None = None,
+    watch: Watch | None = None,
     digests: Mapping[str, str] | None = None,
 ) -> SequentialModel:
     """Train `recipe`'s model on the shards of a set and return the averaged weights, the same on every rank.
@@ -45,8 +47,8 @@ def run(
     Everything random follows from `recipe.train.seed`. `group` is the processes that train together (default:
     this one alone, whatever `recipe.train.workers` says), `threads` the cores each has for its tensors (default:
     all; part of what makes a run repeatable, because sums are split by thread). `train_images` limits what is
-    trained on, as `ImageSet.spread` does. `resume` and `on_epoch` are those of `fit`, and `digests` is what else a
-    checkpoint must have been made with (data, code).
+    trained on, as `ImageSet.spread` does. `resume`, `on_epoch` and `watch` are those of `fit`, and `digests` is what
+    else a checkpoint must have been made with (data, code).
 
     Raises what `fit` and `load_split` raise.
     """
@@ -70,6 +72,7 @@ def run(
         group=group,
         resume=resume,
         on_epoch=on_epoch,
+        watch=watch,
         settings=digests,
     )
 

@@ -1,22 +1,26 @@
 """A training process for tests: `python -m tests.training.child '<json>'`, one for each rank.
 
-Writes a checkpoint after every epoch under `out`/epoch-N (rank 0), the metrics to `out`/metrics.json, and the
-final averaged weights to `out`/weights-<rank>.pt.
+Writes a checkpoint after every epoch, and after every `save_every` steps, under `out`/step-N (rank 0), the metrics
+to `out`/metrics-<rank>.json, the steps not taken to `out`/skipped-<rank>.json, and the final averaged weights to
+`out`/weights-<rank>.pt. `spoil` names steps at which this rank's noise is NaN; the `stop`th time that it is asked the
+first rank wishes to stop; `bits` takes Bernoulli latents, by the score function; `settings` are those of training.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
 
 import torch
 
+from seqgen.core.errors import NumericalError, StoppedEarly
 from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
-from seqgen.models import build
+from seqgen.models import SequentialModel, build
 from seqgen.settings import ModelConfig, TrainConfig
-from seqgen.training import ProcessGroup, Progress, SaveFn, fit
+from seqgen.training import Position, ProcessGroup, Progress, SaveFn, Skipped, Watch, Wish, fit
 
 DATA = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
 MODEL = ModelConfig(
@@ -43,6 +47,39 @@ def digits(count: int) -> ImageSet:
     return ImageSet(images, 256, labels, torch.full((count,), -1), ("0", "1", "2", "3"))
 
 
+class Saving(Watch):
+    """Saves every so many steps, and stops before step `stop`; rank 0 alone has these wishes."""
+
+    def __init__(self, out: Path, rank: int, every: int | None, stop: int | None) -> None:
+        self.out, self.rank, self.every, self.stop = out, rank, every, stop
+        self.asked, self.lost = 0, []
+
+    def wish(self) -> Wish:
+        self.asked += 1
+        if self.rank == 0 and self.asked == self.stop:
+            return Wish.STOP
+        return Wish.SAVE if self.rank == 0 and self.every and self.asked % self.every == 0 else Wish.GO_ON
+
+    def save(self, position: Position, save: SaveFn) -> None:
+        if self.rank == 0:
+            save(self.out / f"step-{position.step:03d}")
+            print(position.step, flush=True)
+
+    def skipped(self, step: Skipped) -> None:
+        self.lost.append([step.epoch, step.step, step.seed, step.samples])
+
+
+def spoil(model: SequentialModel, steps: list[int]) -> None:
+    """Let the noise of the training steps of these numbers be NaN, in this process only."""
+    noise, calls = model.noise, itertools.count(-int(torch.distributed.is_initialized()))
+
+    def spoiled(batch: int, generator: torch.Generator) -> torch.Tensor:
+        drawn = noise(batch, generator)
+        return drawn * torch.nan if torch.is_grad_enabled() and next(calls) in steps else drawn
+
+    model.noise = spoiled
+
+
 def main(task: dict) -> None:
     """Train one rank."""
     out, rank, size = Path(task["out"]), task.get("rank", 0), task.get("size", 1)
@@ -57,22 +94,32 @@ def main(task: dict) -> None:
     def on_epoch(progress: Progress, save: SaveFn) -> None:
         metrics.append({"epoch": progress.epoch, "step": progress.step, **progress.metrics})
         if rank == 0:
-            save(out / f"epoch-{progress.epoch}")
-            print(progress.epoch, flush=True)
+            save(out / f"step-{progress.step:03d}")
+            print(progress.step, flush=True)
 
     resume, bits = Path(task["resume"]) if task.get("resume") else None, task.get("bits", False)
-    average = fit(
-        build(BITS if bits else MODEL, 28, 28),
-        digits(60),
-        digits(31),
-        DATA,
-        NVIL if bits else TRAIN,
-        group=ProcessGroup.joined(torch.device("cpu")),
-        resume=resume,
-        on_epoch=on_epoch,
-    )
+    model = build(BITS if bits else MODEL, 28, 28)
+    spoil(model, task.get("spoil", []))
+    watch = Saving(out, rank, task.get("save_every"), task.get("stop"))
+    try:
+        average = fit(
+            model,
+            digits(60),
+            digits(31),
+            DATA,
+            (NVIL if bits else TRAIN).model_copy(update=task.get("settings", {})),
+            group=ProcessGroup.joined(torch.device("cpu")),
+            resume=resume,
+            on_epoch=on_epoch,
+            watch=watch,
+        )
+    except (StoppedEarly, NumericalError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    finally:
+        (out / f"metrics-{rank}.json").write_text(json.dumps(metrics))
+        (out / f"skipped-{rank}.json").write_text(json.dumps(watch.lost))
     torch.save(average.state_dict(), out / f"weights-{rank}.pt")
-    (out / f"metrics-{rank}.json").write_text(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -5,43 +5,54 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 5
+EPOCHS, STEPS = 5, 5
 
 
-def start(
-    out: Path, rank: int = 0, size: int = 1, resume: Path | None = None, bits: bool = False
-) -> subprocess.Popen[str]:
+def start(out: Path, rank: int = 0, size: int = 1, **task: Any) -> subprocess.Popen[str]:
     out.mkdir(exist_ok=True)
-    where = str(resume) if resume else None
-    task = {"out": str(out), "rank": rank, "size": size, "resume": where, "bits": bits}
+    task = {"out": str(out), "rank": rank, "size": size, **task}
     command = [sys.executable, "-m", "tests.training.child", json.dumps(task)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def train(out: Path, size: int = 1, resume: Path | None = None, bits: bool = False) -> Path:
-    """Train to the end on `size` processes; with `bits` Bernoulli latents, by the score function."""
-    children = [start(out, rank, size, resume, bits) for rank in range(size)]
-    assert [child.wait() for child in children] == [0] * size
+def train(
+    out: Path,
+    size: int = 1,
+    resume: Path | None = None,
+    code: int = 0,
+    spoil: Mapping[int, list[int]] | None = None,
+    **task: Any,
+) -> Path:
+    """Train to the end, `code`, on `size` processes; `spoil` names steps of each rank, and the rest is the child's."""
+    task["resume"] = str(resume) if resume else None
+    children = [start(out, rank, size, spoil=(spoil or {}).get(rank, []), **task) for rank in range(size)]
+    assert [child.wait() for child in children] == [code] * size
     return out
 
 
-def kill_after_epoch(out: Path, epoch: int, size: int = 1) -> Path:
-    """Train, kill every process with SIGKILL once `epoch` is saved, return the last complete checkpoint."""
-    children = [start(out, rank, size) for rank in range(size)]
+def kill_after(out: Path, step: int, size: int = 1, **task: Any) -> Path:
+    """Train, kill every process with SIGKILL once `step` is saved, return the last complete checkpoint."""
+    children = [start(out, rank, size, **task) for rank in range(size)]
     assert children[0].stdout is not None
     for line in children[0].stdout:
-        if int(line) == epoch:
+        if int(line) >= step:
             break
     for child in children:
         child.kill()
     assert all(child.wait() == -9 for child in children)
-    return max(out.glob("epoch-*/index.json")).parent
+    return newest(out)
+
+
+def newest(out: Path) -> Path:
+    return max(out.glob("step-*/index.json")).parent
 
 
 def weights(out: Path, rank: int = 0) -> dict[str, torch.Tensor]:
@@ -66,14 +77,34 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("alone"))
 
 
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three processes that nothing disturbed."""
+    return train(tmp_path_factory.mktemp("three"), size=3)
+
+
 @pytest.mark.parametrize("epoch", [1, EPOCHS])
 def test_a_killed_run_goes_on_to_the_same_bits(alone: Path, tmp_path: Path, epoch: int):
-    resume = kill_after_epoch(tmp_path / "killed", epoch)
+    resume = kill_after(tmp_path / "killed", epoch * STEPS)
     again = train(tmp_path / "again", resume=resume)
     assert_same_bits(alone, again)
-    done = int(resume.name.removeprefix("epoch-"))
+    done = int(resume.name.removeprefix("step-")) // STEPS
     assert epoch <= done <= EPOCHS
     assert metrics(again) == metrics(alone)[done:]
+
+
+@pytest.mark.parametrize("bits", [False, True])
+def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_bits_and_means(
+    alone: Path, tmp_path: Path, bits: bool
+):
+    if bits:
+        alone = train(tmp_path / "alone", bits=True)
+    stopped = train(tmp_path / "stopped", code=4, stop=8, bits=bits)
+    resume = newest(stopped)
+    assert int(resume.name.removeprefix("step-")) % STEPS
+    again = train(tmp_path / "again", resume=resume, bits=bits)
+    assert_same_bits(alone, again)
+    assert metrics(stopped) + metrics(again) == metrics(alone)
 
 
 def test_two_processes_follow_the_trajectory_of_one(alone: Path, tmp_path: Path):
@@ -95,16 +126,20 @@ def test_bits_are_learned_alike_by_one_process_and_by_two(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_three_killed_processes_go_on_to_the_same_bits(tmp_path: Path):
+@pytest.mark.parametrize("step", [2, 5, 13, 24])  # within epochs, at the end of one, near that of the run
+def test_three_killed_processes_go_on_to_the_same_bits(three: Path, tmp_path: Path, step: int):
     # With three the order of a sum matters, which with two it does not.
-    whole = train(tmp_path / "whole", size=3)
-    again = train(tmp_path / "again", size=3, resume=kill_after_epoch(tmp_path / "killed", 2, size=3))
-    assert_same_bits(whole, again)
+    resume = kill_after(tmp_path / "killed", step, size=3, save_every=1)
+    again = train(tmp_path / "again", size=3, resume=resume)
+    assert_same_bits(three, again)
+    assert metrics(again) == metrics(three)[EPOCHS - len(metrics(again)) :]
 
 
 @pytest.mark.slow
 def test_a_run_of_two_goes_on_with_one(alone: Path, tmp_path: Path):
-    resume = kill_after_epoch(tmp_path / "killed", 2, size=2)
+    resume = kill_after(tmp_path / "killed", 7, size=2, save_every=1)
     again = train(tmp_path / "again", size=1, resume=resume)
     for name, tensor in weights(alone).items():
         torch.testing.assert_close(weights(again)[name], tensor, rtol=1e-3, atol=1e-4)
+    for one, two in zip(metrics(alone)[EPOCHS - len(metrics(again)) :], metrics(again), strict=True):
+        assert two == pytest.approx(one, rel=2e-4)
