@@ -78,9 +78,5 @@ class EpochSums:
 
 
 def _of_rank(values: Tensor, group: ProcessGroup) -> Tensor:
-    """This rank's part of all ranks' [size]: its own or, if their number changed, the first one's all of it."""
-    if len(values) == group.size:
-        mine = values[group.rank]
-    else:
-        mine = values.sum() if group.rank == 0 else torch.zeros_like(values[0])
-    return mine.to(group.device)
+    """This rank's part of all ranks' [size]: its own or, if their number changed, the mean."""
+    return (values[group.rank] if len(values) == group.size else values.mean()).to(group.device)
