@@ -107,8 +107,9 @@ def explained(address: str, error: Exception) -> SeqgenError:
 
 
 def _answered(address: str, error: Any) -> SeqgenError:
-    answer, reason = error.response.get("ResponseMetadata", {}), code(error) or "nothing"
+    answer = error.response.get("ResponseMetadata", {})
     status = answer.get("HTTPStatusCode", 0)
+    reason = code(error) or f"HTTP {status}"
     said = f"{address}: {error.operation_name} was answered {reason}{_endpoint()}"
     if reason in _SKEWED:
         return OperationalError(f"{said}: the clock of this machine is wrong{_skew(answer)}; set it")

@@ -139,14 +139,13 @@ class Bucket:
             stream.seek(0)
             stream.truncate()
             try:
-                answer = client.get_object(**target)  # not a HEAD, whose answer has no room for a reason
-                answer["Body"].close()
+                put = _head(client, target)["Metadata"].get(_SHA256)
                 client.download_fileobj(*target.values(), stream)  # what breaks off is asked for again
             except Exception as error:
                 if s3.code(error) in ("NoSuchKey", "404"):
                     raise Missing(f"{self._address(key)}: not there") from None
                 raise
-            return answer["Metadata"].get(_SHA256)
+            return put
 
         return self._ask(key, download)
 
@@ -159,3 +158,13 @@ class Bucket:
     def _object(self, key: str) -> dict[str, str]:
         check_key(key)
         return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+
+def _head(client: Any, target: dict[str, str]) -> dict[str, Any]:
+    """The object's headers. A HEAD that is refused has no room for the reason: a GET is told it."""
+    try:
+        return client.head_object(**target)
+    except Exception as error:
+        if (s3.code(error) or "").startswith("4"):
+            client.get_object(**target)["Body"].close()
+        raise
