@@ -93,6 +93,7 @@ def explained(address: str, error: Exception) -> SeqgenError:
             f"{address}: no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
     passing = (
+        errors.ConnectionError,
         errors.HTTPClientError,
         errors.CredentialRetrievalError,
         errors.IncompleteReadError,
