@@ -19,7 +19,7 @@ _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
 _SKEWED = ("RequestTimeTooSkewed", "RequestInTheFuture", "RequestExpired")
 _BUSY = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "BadDigest")
 _REMEDIES = {
-    "AccessDenied": "this key may not do that there: give it the rights of infra/s3-policy.json",
+    "AccessDenied": "this key lacks the right to: infra/ has the policy that it needs",
     "NoSuchBucket": "create the bucket or correct the address",
     "InvalidAccessKeyId": "correct AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "correct AWS_SECRET_ACCESS_KEY",
@@ -71,8 +71,8 @@ def ask(address: str, call: Callable[[Any], _Value]) -> _Value:
                 renewed = True
                 continue
             raise explained(address, error) from error
-        except ValueError as error:  # of an AWS_ variable, such as an endpoint that is none
-            raise BadInput(f"{address}: {one_line(error)}; correct the AWS_* variables") from error
+        except ValueError as error:  # an endpoint that is no address
+            raise explained(address, error) from error
 
 
 def code(error: Exception) -> str | None:
@@ -92,18 +92,14 @@ def explained(address: str, error: Exception) -> SeqgenError:
         return BadInput(
             f"{address}: no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
-    passing = (
-        errors.ConnectionError,
-        errors.HTTPClientError,
-        errors.CredentialRetrievalError,
-        errors.IncompleteReadError,
-        Boto3Error,
-    )
-    if isinstance(error, passing):
+    unheard = (errors.ConnectionError, errors.HTTPClientError, errors.IncompleteReadError, Boto3Error)
+    if isinstance(error, unheard):
         return OperationalError(
-            f"{address}: the S3 server{_endpoint()} does not serve us: {one_line(error)}; "
+            f"{address}: the S3 server{_endpoint()} cannot be reached: {one_line(error)}; "
             "see that it runs, or correct AWS_ENDPOINT_URL"
         )
+    if isinstance(error, errors.CredentialRetrievalError):
+        return OperationalError(f"{address}: {one_line(error)}; see to where the credentials come from")
     return BadInput(f"{address}: {one_line(error)}; correct the address or the AWS_* variables")
 
 
