@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -22,7 +22,7 @@ from pipelines.cluster.connect import connected, elsewhere
 from pipelines.cluster.storage import RunStorage
 from pipelines.recipes import load_recipe
 from pipelines.tracking import lineage
-from seqgen.core.errors import OperationalError, StoppedEarly
+from seqgen.core.errors import BadInput, OperationalError, StoppedEarly
 from seqgen.core.files import canonical_digest
 from seqgen.data.manifest import Manifest
 from seqgen.settings import Recipe, flatten
@@ -30,6 +30,14 @@ from seqgen.settings import Recipe, flatten
 Device = Literal["auto", "cpu", "cuda"]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Same as --set train.workers=N.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="auto: GPUs if every worker can have one.")]
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", help="The run's name, instead of one made of its settings, data and code."),
+]
+FreshOption = Annotated[
+    bool, typer.Option("--force-new", help="Start anew, also where a run of these settings could go on.")
+]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def train(
@@ -37,16 +45,23 @@ def train(
     settings: SetOption = None,
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
+    name: NameOption = None,
+    force_new: FreshOption = False,
 ) -> None:
     """Train the recipe's model on N workers. If interrupted, the same command goes on with the run."""
+    if name is not None and not _NAME.fullmatch(name):
+        raise BadInput(f"--name {name!r}: use up to 100 letters, digits, dots, dashes and underscores")
     assignments = [*(settings or ()), *([f"train.workers={workers}"] if workers else ())]
     request = lineage.training_request(load_recipe(recipe, assignments))
-    train_recipe(load_searched(recipe, assignments), device, request)
+    train_recipe(load_searched(recipe, assignments), device, request, name, force_new)
 
 
-def train_recipe(recipe: Recipe, device: Device, request: str) -> None:
+def train_recipe(
+    recipe: Recipe, device: Device, request: str, name: str | None = None, fresh: bool = False
+) -> None:
     """Train `recipe` and write artifacts/<recipe>/train; `request` is the digest of what was asked for.
 
+    A run of more epochs goes on with a finished one that differs in nothing else, unless it shall be `fresh`.
     Raises BadInput before anything starts, NumericalError, OperationalError (also when the restarts are used
     up), StoppedEarly on SIGTERM or Ctrl-C.
     """
@@ -60,13 +75,21 @@ def train_recipe(recipe: Recipe, device: Device, request: str) -> None:
 
     if not elsewhere():
         device_for(recipe, this_machine(), device)
-    with RunStorage.claim(run_name(recipe, manifest)) as storage, _how_to_go_on():
+    digests = {"manifest digest": manifest.digest, "code digest": lineage.code_digest(recipe)}
+    with (
+        RunStorage.claim(
+            name or run_name(recipe, manifest),
+            lambda done: done.get("epochs", recipe.train.epochs) < recipe.train.epochs,
+            fresh,
+        ) as storage,
+        _how_to_go_on(),
+    ):
         runs.connect()
+        storage.bind(flatten(recipe.kept()) | digests)
         _show(recipe, storage)
         with connected() as resources:
             chosen = device_for(recipe, resources, device)
             with tracked_run(recipe, manifest, storage) as run_id, epoch_log(run_id) as log_epoch:
-                digests = {"manifest digest": manifest.digest, "code digest": lineage.code_digest(recipe)}
                 result = run_workers(recipe, places(recipe).shards, digests, storage, chosen, log_epoch)
                 for row in result.history:  # what was not heard of; what was, is not sent twice
                     log_epoch(row)
@@ -77,17 +100,17 @@ def train_recipe(recipe: Recipe, device: Device, request: str) -> None:
                     "request_digest": request,
                     **result.summary(),
                 }
-                with result.checkpoint.as_directory() as best:
-                    target = write_trained_model(recipe, manifest, Path(best), result.history, about)
-                storage.complete()
-    for name in ("recipe.json", FILE_NAME):
-        runs.attach(run_id, target / name, "train")
+                with result.checkpoints.fetched(result.step) as best:
+                    target = write_trained_model(recipe, manifest, best, result.history, about)
+                storage.complete({"epochs": recipe.train.epochs})
+    for file in ("recipe.json", FILE_NAME):
+        runs.attach(run_id, target / file, "train")
     print(f"model in {target / 'model'}, run {run_id}")
 
 
 def run_name(recipe: Recipe, manifest: Manifest) -> str:
-    """The name of the run of these settings, data and learning code; the number of workers is no part of it."""
-    digest = canonical_digest([recipe.digest(), manifest.digest, lineage.code_digest(recipe)])
+    """The name of the run of these settings, data and learning code; workers and epochs are no part of it."""
+    digest = canonical_digest([recipe.run_digest(), manifest.digest, lineage.code_digest(recipe)])
     return f"{recipe.name}-{digest[:10]}"
 
 
@@ -105,7 +128,7 @@ def _how_to_go_on() -> Iterator[None]:
     try:
         yield
     except StoppedEarly as stopped:
-        raise StoppedEarly(f"{stopped}; the epochs with a checkpoint are kept. Go on with: {again}") from None
+        raise StoppedEarly(f"{stopped}. Go on with: {again}") from None
     except OperationalError as error:
         raise OperationalError(f"{error}. Go on with: {again}") from error
 

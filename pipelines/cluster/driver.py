@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import os
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipelines.artifacts.history import FILE_NAME, Row, read_history
 from pipelines.cli.progress import TrainingDisplay
-from pipelines.cli.signals import check_stop
+from pipelines.cli.signals import check_stop, on_stop
+from pipelines.cluster.checkpoints import Checkpoints
 from pipelines.cluster.connect import elsewhere
+from pipelines.cluster.line import Exchange, Heard
 from pipelines.cluster.storage import RunStorage
-from pipelines.cluster.worker import SCORE, News, Task, train_worker
+from pipelines.cluster.worker import News, Task, train_worker
 from seqgen import native
-from seqgen.core.errors import BadInput, NumericalError, OperationalError
+from seqgen.core.errors import BadInput, NumericalError, OperationalError, SeqgenError, StoppedEarly
 from seqgen.core.machine import Device
 from seqgen.native.build import chosen
 from seqgen.settings import Recipe
 
 if TYPE_CHECKING:
-    from ray.train import Checkpoint
+    from ray.actor import ActorHandle
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.result import Result
-    from ray.util.queue import Queue
 
-_KEPT = 2  # best checkpoints, besides the latest
+_SKIPPED = "skipped-steps.json"
+_KINDS = {kind.__name__: kind for kind in (BadInput, NumericalError, OperationalError, StoppedEarly)}
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run: the checkpoint with the lowest held-out bound (nats), its epoch, and every epoch's row."""
+    """A finished run: its checkpoint with the lowest held-out bound (nats), that bound, every epoch's row."""
 
-    checkpoint: Checkpoint
-    epoch: int
+    checkpoints: Checkpoints
+    step: int
     bound: float
     history: list[Row]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of that checkpoint."""
+        return next(int(row["epoch"]) for row in self.history if row["step"] == self.step)
 
     def summary(self) -> dict[str, Any]:
         """What a person or a later stage wants to know of it."""
         return {
-            "checkpoint": self.checkpoint.path,
+            "checkpoint": self.checkpoints.address(self.step),
             "best_epoch": self.epoch,
             "best_bound": self.bound,
             "epochs": self.history[-1]["epoch"],
@@ -63,74 +72,79 @@ def run_workers(
 
     `digests` says what a checkpoint must have been made with; `on_epoch` gets every epoch's row, also those
     before when the run goes on. Lost workers are restarted `train.max_failures` times.
-    Raises NumericalError or BadInput from the workers, OperationalError when the restarts are used up.
+    Raises NumericalError or BadInput from the workers, OperationalError when the restarts are used up or a worker
+    hangs, StoppedEarly, once the workers have saved, on SIGTERM or Ctrl-C.
     """
     import ray.train
     from ray.train.torch import TorchConfig
-    from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # On the driver's node: it must not go away with a worker's.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    news = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    exchange: Any = ray.remote(Exchange).options(num_cpus=0, scheduling_strategy=here).remote()
     task = Task(
         recipe=recipe.model_dump(mode="json", by_alias=True),
         shards=str(shards),
         digests=digests,
-        news=news,
+        storage=storage.root,
+        run=storage.name,
+        exchange=exchange,
     )
     workers, cuda = recipe.train.workers, device == "cuda"
-    trainer = trainer_class(cleaner=elsewhere())(
-        train_worker,  # type: ignore[arg-type]  # its value comes back in the result
-        train_loop_config=dict(task),
-        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=cuda,
-            resources_per_worker={"CPU": 1, "GPU": 1} if cuda else {"CPU": 1},
-        ),
-        run_config=ray.train.RunConfig(
-            name=storage.name,
-            storage_path=storage.root,
-            failure_config=ray.train.FailureConfig(max_failures=recipe.train.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=_KEPT, checkpoint_score_attribute=SCORE, checkpoint_score_order="min"
+    checkpoints = Checkpoints(storage.store, storage.name, recipe.train.keep_checkpoints)
+    with (
+        # What Ray keeps for itself: nothing that a run goes on with, which is why it is new each time.
+        tempfile.TemporaryDirectory(prefix="seqgen-ray-train-", ignore_cleanup_errors=True) as scratch,
+        TrainingDisplay(recipe.train.epochs, recipe.data.held_out_metric) as display,
+    ):
+        trainer = trainer_class(cleaner=elsewhere())(
+            train_worker,  # type: ignore[arg-type]  # its value comes back in the result
+            train_loop_config=dict(task),
+            torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers,
+                use_gpu=cuda,
+                resources_per_worker={"CPU": 1, "GPU": 1} if cuda else {"CPU": 1},
             ),
-        ),
-    )
-    with TrainingDisplay(recipe.train.epochs, recipe.data.held_out_metric) as display:
+            run_config=ray.train.RunConfig(
+                name=storage.name,
+                storage_path=scratch,
+                failure_config=ray.train.FailureConfig(max_failures=recipe.train.max_failures),
+            ),
+        )
         display.say(f"starting {workers} worker{'s' if workers > 1 else ''} on {device}")
         if not cuda and chosen() and not native.loads():
             display.say(
                 "the native kernels are not built here: `python -m seqgen.native` makes training faster"
             )
-        result = _follow(cast("Callable[[], Result]", trainer.fit), news, display, on_epoch, storage)
+        listener = _Listener(exchange, display, on_epoch, storage)
+        result = _follow(cast("Callable[[], Result]", trainer.fit), listener, checkpoints)
     outcome = result.return_value or {"error": None}
     if outcome["error"] is not None:
-        raise (NumericalError if outcome["kind"] == "NumericalError" else BadInput)(outcome["error"])
-    if not result.best_checkpoints or result.checkpoint is None:
-        raise OperationalError(f"run {storage.name} ended without a checkpoint in {storage.root}")
-    checkpoint, epoch, bound = best_checkpoint(result.best_checkpoints, storage.name)
-    with result.checkpoint.as_directory() as latest:
-        history = read_history(Path(latest) / FILE_NAME)
-    print(f"best of {history[-1]['epoch']} epochs: {epoch}, held-out bound {bound:.2f} nats")
-    return TrainingResult(checkpoint, epoch, bound, history)
+        raise _KINDS[outcome["kind"]](outcome["error"])
+    return trained(checkpoints)
 
 
-def best_checkpoint(
-    kept: Sequence[tuple[Checkpoint, dict[str, Any]]], run: str
-) -> tuple[Checkpoint, int, float]:
-    """The checkpoint of the lowest score among those kept (the latest of equals), its epoch and its score.
+def trained(checkpoints: Checkpoints) -> TrainingResult:
+    """What a run has come to: the best of the checkpoints that are whole, and the history.
 
-    Raises NumericalError if no score is finite.
+    Raises OperationalError if there is none, NumericalError if none has a finite bound.
     """
-    finite = [(checkpoint, metrics) for checkpoint, metrics in kept if math.isfinite(metrics[SCORE])]
-    if not finite:
-        raise NumericalError(
-            f"run {run}: no checkpoint has a finite held-out bound; try a lower train.learning_rate"
+    steps = checkpoints.steps()
+    if not steps:
+        raise OperationalError(
+            f"run {checkpoints.run} ended without a checkpoint in {checkpoints.store.root}"
         )
-    checkpoint, metrics = min(finite, key=lambda pair: (pair[1][SCORE], -pair[1]["epoch"]))
-    return checkpoint, metrics["epoch"], metrics[SCORE]
+    best = checkpoints.best(steps)
+    if best is None:
+        raise NumericalError(
+            f"run {checkpoints.run}: no checkpoint has a finite held-out bound; try a lower train.learning_rate"
+        )
+    with checkpoints.fetched(steps[0]) as latest:
+        history = read_history(latest / FILE_NAME)
+    result = TrainingResult(checkpoints, best, checkpoints.score(best), history)
+    print(f"best of {history[-1]['epoch']} epochs: {result.epoch}, held-out bound {result.bound:.2f} nats")
+    return result
 
 
 def trainer_class(cleaner: bool) -> type[TorchTrainer]:
@@ -152,14 +166,67 @@ def trainer_class(cleaner: bool) -> type[TorchTrainer]:
     return Trainer
 
 
-def _follow(
-    fit: Callable[[], Result],
-    news: Queue,
-    display: TrainingDisplay,
-    on_epoch: Callable[[Row], None],
-    storage: RunStorage,
-) -> Result:
-    """Run `fit` in a thread, where Ray puts no signal handlers, and hear the workers' news meanwhile."""
+class _Listener:
+    """What the driver hears of its workers, and does about it."""
+
+    def __init__(
+        self,
+        exchange: ActorHandle,
+        display: TrainingDisplay,
+        on_epoch: Callable[[Row], None],
+        storage: RunStorage,
+    ) -> None:
+        self._exchange, self._display, self._on_epoch, self._storage = exchange, display, on_epoch, storage
+        self._hang = float(os.environ.get("SEQGEN_HANG_SECONDS", "600"))
+        self._skipped: dict[int, dict[str, Any]] = {}
+        self.alive = False
+
+    def hear(self) -> None:
+        """Take in the news. Raises OperationalError if a worker hangs."""
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            heard: Heard = ray.get(self._exchange.hear.remote(self._hang), timeout=30)  # type: ignore[assignment]
+        except RayError:  # it is gone, or busy: the history in the checkpoint will tell
+            return
+        self.alive = heard.alive
+        for item in heard.news:
+            self._take(item)
+        if heard.hanging:
+            raise OperationalError(
+                f"training stands still: {'; '.join(heard.hanging)}. If a step may take longer than {self._hang:g} s, "
+                "set SEQGEN_HANG_SECONDS"
+            )
+
+    def stop(self) -> None:
+        """Ask the workers to save and stop."""
+        self._exchange.stop.remote()
+
+    def _take(self, item: News) -> None:
+        for row in item["rows"]:
+            self._on_epoch(row)
+            if item["kind"] == "epoch":
+                self._display.epoch(row)
+        if item["kind"] == "resumed":
+            done = item["rows"][-1]["epoch"] if item["rows"] else 0
+            self._display.say(f"going on after epoch {done:.0f}")
+        elif item["kind"] == "say":
+            self._display.say(item["text"])
+        elif item["kind"] == "skipped":
+            self._note(item["skipped"])
+
+    def _note(self, skipped: dict[str, Any]) -> None:
+        self._skipped[skipped["step"]] = skipped
+        where = self._storage.note(_SKIPPED, list(self._skipped.values()))
+        self._display.say(
+            f"warning: step {skipped['step']} (epoch {skipped['epoch']}) is not taken: its gradient is not finite; "
+            f"its images stand in {where}"
+        )
+
+
+def _follow(fit: Callable[[], Result], listener: _Listener, checkpoints: Checkpoints) -> Result:
+    """Run `fit` in a thread, where Ray puts no signal handlers, and hear the workers meanwhile."""
     done: dict[str, Any] = {}
 
     def work() -> None:
@@ -170,37 +237,48 @@ def _follow(
 
     thread = threading.Thread(target=work, name="ray-train", daemon=True)
     thread.start()
-    while thread.is_alive():
-        _hear(news, display, on_epoch, wait=0.5)
-        check_stop()
-    _hear(news, display, on_epoch, wait=0)
-    check_stop()
+    with _stop_in_order(listener) as patience:
+        while thread.is_alive():
+            thread.join(0.5)
+            listener.hear()
+            patience()
     if "error" in done:
-        raise _failure(done["error"], storage)
+        check_stop()
+        raise _failure(done["error"], checkpoints)
     return done["result"]
 
 
-def _hear(news: Queue, display: TrainingDisplay, on_epoch: Callable[[Row], None], wait: float) -> None:
-    from ray.exceptions import RayError
-    from ray.util.queue import Empty
+@contextlib.contextmanager
+def _stop_in_order(listener: _Listener) -> Iterator[Callable[[], None]]:
+    """Let a signal ask the workers to save and stop.
 
-    try:
-        while True:
-            item: News = news.get(timeout=wait) if wait else news.get_nowait()
-            for row in item["rows"]:
-                on_epoch(row)
-            if item["resumed"]:
-                display.say(f"going on after epoch {item['rows'][-1]['epoch']:.0f}")
-            else:
-                for row in item["rows"]:
-                    display.epoch(row)
-    except Empty:
-        return
-    except RayError:  # the queue is gone: the history in the checkpoint will tell
-        time.sleep(wait)
+    Call what it gives again and again: it raises StoppedEarly where there is nothing to save, or none has been after
+    SEQGEN_GRACE_SECONDS.
+    """
+    grace = float(os.environ.get("SEQGEN_GRACE_SECONDS", "60"))
+    began: list[float] = []
+
+    def ask() -> None:
+        began.append(time.monotonic())
+
+    told = False
+
+    def patience() -> None:
+        nonlocal told
+        if not began:
+            return
+        if not told:
+            listener.stop()
+            told = True
+        if not listener.alive or time.monotonic() - began[0] > grace:
+            check_stop()
+
+    with on_stop(ask):
+        check_stop()
+        yield patience
 
 
-def _failure(error: BaseException, storage: RunStorage) -> BaseException:
+def _failure(error: BaseException, checkpoints: Checkpoints) -> BaseException:
     """A failed run as one line: the cause, not its echoes in the other workers, and what is left."""
     from ray.train import TrainingFailedError, WorkerGroupError
 
@@ -212,7 +290,7 @@ def _failure(error: BaseException, storage: RunStorage) -> BaseException:
         cause = ranks[0][1]
     text = next((line for line in reversed(str(cause).splitlines()) if line.strip()), type(cause).__name__)
     return OperationalError(
-        f"training failed and its restarts are used up: {text.strip()[:300]}; {_last_checkpoint(storage)}"
+        f"training failed and its restarts are used up: {text.strip()[:300]}; {_last_checkpoint(checkpoints)}"
     )
 
 
@@ -222,11 +300,9 @@ def _is_echo(error: BaseException) -> bool:
     return any(sign in text for sign in ("connection closed by peer", "connection reset", "nccl", "gloo"))
 
 
-def _last_checkpoint(storage: RunStorage) -> str:
-    from ray.train import Result
-
-    try:
-        checkpoint = Result.from_path(f"{storage.root}/{storage.name}").checkpoint
-    except RuntimeError:
-        checkpoint = None
-    return f"the last checkpoint is {checkpoint.path}" if checkpoint else "there is no checkpoint yet"
+def _last_checkpoint(checkpoints: Checkpoints) -> str:
+    with contextlib.suppress(SeqgenError):
+        if steps := checkpoints.steps():
+            return f"the last checkpoint is {checkpoints.address(steps[0])}"
+        return "there is no checkpoint yet"
+    return "its storage does not answer"

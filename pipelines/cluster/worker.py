@@ -1,24 +1,29 @@
-"""What a worker of a Ray Train run does: join, train, report checkpoints, tell the driver."""
+"""What a worker of a Ray Train run does: join, find its place in the run, train, save, tell the driver."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_history
-from seqgen.core.errors import BadInput, NumericalError
+from pipelines.cluster.checkpoints import Checkpoints, Uploads
+from pipelines.cluster.line import Pulse
+from pipelines.storage import open_store
+from seqgen.core.errors import BadInput, NumericalError, OperationalError, SeqgenError, StoppedEarly
 from seqgen.core.machine import cores
-from seqgen.settings import build_recipe
+from seqgen.settings import Recipe, build_recipe
+from seqgen.training.watch import SaveFn, Skipped, Watch, Wish
 
 if TYPE_CHECKING:
-    from ray.util.queue import Queue
+    from ray.actor import ActorHandle
 
-    from seqgen.training import Progress, SaveFn
-
-SCORE = "score"  # by which Ray keeps checkpoints: the held-out bound, infinite where it was not measured
+    from seqgen.training import Position, ProcessGroup, Progress
 
 
 class Task(TypedDict):
@@ -27,14 +32,18 @@ class Task(TypedDict):
     recipe: dict[str, Any]
     shards: str
     digests: dict[str, str]
-    news: Queue
+    storage: str
+    run: str
+    exchange: ActorHandle
 
 
 class News(TypedDict):
-    """What the first worker tells the driver: the rows of a resumed run, or one new row."""
+    """What the first worker tells the driver."""
 
-    resumed: bool
-    rows: list[Row]
+    kind: Literal["resumed", "epoch", "skipped", "say"]
+    rows: list[Row]  # of a resumed run, or one new one
+    text: str
+    skipped: dict[str, Any]
 
 
 class Outcome(TypedDict):
@@ -48,71 +57,169 @@ def train_worker(task: dict[str, Any]) -> Outcome:
     """The training loop of one worker; `task` is a `Task`."""
     import ray.train
     import ray.train.torch
+    import torch
 
     from seqgen import training
 
     recipe = build_recipe(task["recipe"], "recipe")
     group = training.ProcessGroup.joined(ray.train.torch.get_device())
-    workers_here = ray.train.get_context().get_local_world_size()
-    checkpoint = ray.train.get_checkpoint()
-    with checkpoint.as_directory() if checkpoint else contextlib.nullcontext() as resume:
-        history = read_history(Path(resume) / FILE_NAME) if resume else []
-        if group.rank == 0:
-            _tell(task["news"], {"resumed": bool(resume), "rows": history})
-        try:
+    context = ray.train.get_context()
+    pulse = Pulse(task["exchange"], group.rank, group.size, os.uname().nodename)
+    checkpoints = Checkpoints(open_store(task["storage"]), task["run"], recipe.train.keep_checkpoints)
+    overseer = _Overseer(recipe, checkpoints, pulse, task["exchange"], group.rank == 0)
+    try:
+        with _last_checkpoint(checkpoints, group, overseer) as resume:
             training.run(
                 recipe,
                 Path(task["shards"]),
                 group=group,
-                threads=max(1, cores() // workers_here),
-                resume=Path(resume) if resume else None,
-                on_epoch=_Reporter(
-                    group.rank == 0,
-                    recipe.train.checkpoint_every,
-                    recipe.data.held_out_metric,
-                    history,
-                    task["news"],
-                ),
+                threads=max(1, cores() // context.get_local_world_size()),
+                resume=resume,
+                on_epoch=overseer.epoch,
+                watch=overseer,
                 digests=task["digests"],
             )
-        except (NumericalError, BadInput) as error:  # the same on all ranks
-            return {"error": str(error), "kind": type(error).__name__}
+        pulse.end()
+        overseer.finish()
+    except torch.OutOfMemoryError as error:
+        raise OperationalError(_out_of_memory(recipe, error)) from error
+    except StoppedEarly as stopped:
+        pulse.end()
+        return overseer.stopped(stopped)
+    except (NumericalError, BadInput) as error:  # the same on all ranks
+        overseer.finish()
+        return {"error": str(error), "kind": type(error).__name__}
+    except _Final as error:
+        return {"error": str(error), "kind": "OperationalError"}
     return {"error": None, "kind": ""}
 
 
-class _Reporter:
-    """After every epoch a row of history and, where one is due, a checkpoint that holds them all."""
+class _Final(OperationalError):
+    """One that a restart would only repeat."""
 
-    def __init__(self, first: bool, every: int, objective: str, history: list[Row], news: Queue) -> None:
-        self._first, self._every, self._objective = first, every, objective
-        self._history, self._news = history, news
 
-    def __call__(self, progress: Progress, save: SaveFn) -> None:
-        import ray.train
+@contextlib.contextmanager
+def _last_checkpoint(
+    checkpoints: Checkpoints, group: ProcessGroup, overseer: _Overseer
+) -> Iterator[Path | None]:
+    """The newest checkpoint that is whole, as the first rank finds it, fetched on every rank; None at the start."""
+    newest, error = -1, None
+    if group.rank == 0:
+        try:
+            found = checkpoints.newest_whole(overseer.say)
+            newest = -1 if found is None else found
+        except SeqgenError as failure:
+            newest, error = -2, failure
+    newest = _from_first(newest, group)
+    if newest == -2:
+        raise _Final(str(error)) if isinstance(error, OperationalError) else error or _Final("")
+    if newest == -1:
+        overseer.begin([], resumed=False)
+        yield None
+        return
+    with checkpoints.fetched(newest) as directory:
+        overseer.begin(read_history(directory / FILE_NAME), resumed=True)
+        yield directory
 
+
+def _from_first(number: int, group: ProcessGroup) -> int:
+    """The first rank's number, on every rank."""
+    return group.most(number + 2 if group.rank == 0 else 0) - 2
+
+
+class _Overseer(Watch):
+    """Asks the driver and the clock between steps; the first rank's saves checkpoints and tells the news."""
+
+    def __init__(
+        self, recipe: Recipe, checkpoints: Checkpoints, pulse: Pulse, exchange: ActorHandle, first: bool
+    ) -> None:
+        self._recipe, self._pulse, self._exchange, self._first = recipe, pulse, exchange, first
+        self._history: list[Row] = []
+        self._saved = time.monotonic()
+        self._uploads = Uploads(checkpoints, self.say) if first else None
+
+    def begin(self, history: list[Row], resumed: bool) -> None:
+        """Training goes on after these epochs. Raises BadInput if they are more than were asked for."""
+        if history and history[-1]["epoch"] > (asked := self._recipe.train.epochs):
+            raise BadInput(
+                f"train.epochs={asked}: the run is at epoch {history[-1]['epoch']} already; "
+                "ask for more, or start anew with --force-new"
+            )
+        self._history = history
+        if resumed:
+            self._tell(kind="resumed", rows=history)
+
+    def say(self, text: str) -> None:
+        """A line for whoever sits at the driver."""
+        self._tell(kind="say", text=text)
+
+    def wish(self) -> Wish:
+        self._pulse.asked = (self._pulse.asked or 0) + 1
+        if self._pulse.stopping or (self._uploads and self._uploads.failure):
+            return Wish.STOP
+        due = self._saved + 60 * self._recipe.train.checkpoint_minutes
+        return Wish.SAVE if self._first and time.monotonic() >= due else Wish.GO_ON
+
+    def save(self, position: Position, save: SaveFn) -> None:
+        self._save(position.step, math.inf, save)
+
+    def skipped(self, step: Skipped) -> None:
+        self._tell(kind="skipped", skipped=asdict(step))
+
+    def epoch(self, progress: Progress, save: SaveFn) -> None:
+        """Keep the row of an epoch, and save if it is time to."""
         row: Row = {"epoch": progress.epoch, "step": progress.step, **progress.metrics}
         self._history.append(row)
-        if self._first:
-            _tell(self._news, {"resumed": False, "rows": [row]})
-        if not progress.last and progress.epoch % self._every:
-            return
-        with tempfile.TemporaryDirectory(prefix="seqgen-checkpoint-") as name:
-            checkpoint = None
-            if self._first:
-                write_history(Path(name) / FILE_NAME, self._history)
-                save(Path(name))
-                checkpoint = ray.train.Checkpoint.from_directory(name)
+        self._tell(kind="epoch", rows=[row])
+        if progress.last or progress.epoch % self._recipe.train.checkpoint_every == 0:
+            bound = progress.metrics.get(self._recipe.data.held_out_metric, math.inf)
             # An epoch without a (finite) held-out bound is never the best one.
-            bound = progress.metrics.get(self._objective, math.inf)
-            metrics = {SCORE: bound if math.isfinite(bound) else math.inf, "epoch": progress.epoch}
-            ray.train.report(
-                metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{progress.epoch:05d}"
-            )
+            self._save(progress.step, bound if math.isfinite(bound) else math.inf, save)
+
+    def finish(self) -> None:
+        """Wait for what is not yet in storage. Raises _Final."""
+        if self._uploads:
+            try:
+                self._uploads.finish(float(os.environ.get("SEQGEN_UPLOAD_SECONDS", "300")))
+            except OperationalError as error:
+                raise _Final(str(error)) from None
+
+    def stopped(self, stopped: StoppedEarly) -> Outcome:
+        """How a training ended that stopped as the driver, or the storage, made it."""
+        try:
+            self.finish()
+        except _Final as error:
+            return {"error": str(error), "kind": "OperationalError"}
+        if self._uploads and self._uploads.failure:
+            return {"error": self._uploads.failure, "kind": "OperationalError"}
+        return {"error": str(stopped), "kind": "StoppedEarly"}
+
+    def _save(self, step: int, score: float, save: SaveFn) -> None:
+        if self._uploads:
+
+            def write(directory: Path) -> None:
+                write_history(directory / FILE_NAME, self._history)
+                save(directory)
+
+            self._uploads.add(step, score, write)
+            self._saved = time.monotonic()
+
+    def _tell(self, **news: Any) -> None:
+        """Tell the driver, on the first rank; training does not stop because nobody listens."""
+        from ray.exceptions import RayError
+
+        if self._first:
+            with contextlib.suppress(RayError):
+                self._exchange.tell.remote({"rows": [], "text": "", "skipped": {}, **news})
 
 
-def _tell(news: Queue, what: News) -> None:
-    """Tell the driver; training does not stop because nobody listens."""
-    from ray.exceptions import RayError
+def _out_of_memory(recipe: Recipe, error: Exception) -> str:
+    """What a training that does not fit into a GPU's memory is told."""
+    import torch
 
-    with contextlib.suppress(RayError):
-        news.put_nowait(what)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else math.nan
+    return (
+        f"a GPU's memory is full at train.batch={recipe.train.batch}, train.workers={recipe.train.workers}, "
+        f"model.steps={recipe.model.steps}, with a peak of {peak:.1f} GiB; choose a smaller batch, more workers, or "
+        f"train.recompute=4, which keeps the state of every fourth step only ({' '.join(str(error).split())[:120]})"
+    )

@@ -208,7 +208,11 @@ class Recipe(Strict):
 
     def run_digest(self) -> str:
         """As `digest`, without `train.epochs`: the same for a run and for its going on to more epochs."""
-        return canonical_digest(self._decisive(self.train.kept()))
+        return canonical_digest(self.kept())
+
+    def kept(self) -> dict[str, Any]:
+        """The settings that a run keeps for life."""
+        return self._decisive(self.train.kept())
 
     def _decisive(self, train: dict[str, Any]) -> dict[str, Any]:
         return {"data": self.data.model_dump(), "model": self.model.model_dump(), "train": train}

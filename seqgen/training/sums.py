@@ -64,7 +64,7 @@ class EpochSums:
         return (self.bad[start:end].nonzero().flatten() + start).tolist()
 
     def means(self, group: ProcessGroup) -> dict[str, float]:
-        """The means of the metrics ("train/...", all images and ranks) and of the gradient's norm, of the steps taken."""
+        """The means of the metrics ("train/...", of all ranks) and of the gradient's norm, over the steps taken."""
         skipped = float(self.bad.sum())
         taken = len(self.bad) - skipped or math.nan
         means = group.sum(torch.stack(list(self.metrics.values()))) / (taken * group.size)

@@ -3,19 +3,170 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
-from tests.training.test_processes import STEPS, newest, train, weights
+from tests.train_runs import EPOCHS, RECIPE, Run, assert_complete, running, tracked, train, weights
+from tests.training import test_processes as processes
+
+# A plugin whose canvas fails on one rank after so many calls.
+PLUGIN = """
+import torch
+from seqgen.models.contracts import Canvas, register
+from seqgen.settings import KindSettings
+
+@register("canvas", "failing")
+class Failing(Canvas):
+    class Settings(KindSettings):
+        pass
+
+    def __init__(self, settings, sizes):
+        super().__init__(settings, sizes)
+        self.calls = 0
+
+    def forward(self, canvas, written):
+        self.calls += 1
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1 and self.calls > 20:
+            raise {error}
+        return canvas + written
+"""
+
+
+def some_epoch(seed: int) -> str:
+    """The start of the line of an epoch, any but the last."""
+    return f"epoch {random.Random(seed).randrange(1, EPOCHS):2d}/"
+
+
+def kill_workers(run: Run, count: int | None = None) -> None:
+    for worker in run.workers()[:count]:
+        worker.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("when", "seed"), [("epoch  1/", 0), (some_epoch(1), 1), (f"epoch {EPOCHS}/", 2)])
+def test_01_a_killed_worker_costs_a_restart_and_changes_nothing(
+    undisturbed: str, place: Path, when: str, seed: int
+):
+    with running(place, "--set", "train.checkpoint_every=3") as run:
+        run.wait_for(when)
+        time.sleep(random.Random(seed).random() / 2)  # at any step
+        kill_workers(run, 1)
+        assert run.end() == 0, run.text
+    assert_complete(place)
+    assert weights(place) == undisturbed
+
+
+@pytest.mark.slow
+def test_02_all_workers_are_killed(undisturbed: str, place: Path):
+    with running(place) as run:
+        run.wait_for(some_epoch(3))
+        kill_workers(run)
+        assert run.end() == 0, run.text
+    assert_complete(place)
+    assert weights(place) == undisturbed
+
+
+@pytest.mark.slow
+def test_02_used_up_restarts_name_the_last_checkpoint(place: Path):
+    with running(place, "--set", "train.max_failures=0") as run:
+        run.wait_for("epoch  3/")
+        kill_workers(run)
+        assert run.end() == 1, run.text
+    assert f"the last checkpoint is {place}/.seqgen/ray/tiny-" in run.text
+    assert "Go on with: python -m pipelines.train" in run.text
+    assert [found["status"] for found in tracked(place)] == ["FAILED"]
+
+
+@pytest.mark.slow
+def test_03_and_04_a_killed_driver_and_a_stopped_one_are_gone_on_with(undisturbed: str, place: Path):
+    with running(place) as run:
+        run.wait_for("epoch  3/")
+        run.process.kill()
+        run.end()
+    assert [found["status"] for found in tracked(place)] == ["RUNNING"]
+
+    with running(place) as run:  # while its workers start
+        run.wait_for("starting")
+        run.process.terminate()
+        assert run.end() == 4, run.text
+    with running(place) as run:  # while they train, evaluate or save
+        run.wait_for("going on after epoch")
+        run.wait_for("epoch")
+        run.process.terminate()
+        assert run.end() == 4, run.text
+    assert "stopped in epoch" in run.lines[-1]
+    assert "Go on with: python -m pipelines.train --recipe tiny.yaml" in run.lines[-1]
+    assert [found["status"] for found in tracked(place)] == ["KILLED"]
+    assert not (place / "artifacts/tiny/train").exists()
+
+    done = train(place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after epoch" in done.stdout
+    assert_complete(place)
+    assert weights(place) == undisturbed
+
+
+@pytest.mark.slow
+def test_05_a_second_signal_ends_it_at_once_and_spoils_nothing(undisturbed: str, place: Path):
+    with running(place) as run:
+        run.wait_for("epoch  2/")
+        workers = run.workers()
+        for worker in workers:  # or the first signal would be obeyed before the second comes
+            worker.send_signal(signal.SIGSTOP)
+        run.process.terminate()
+        time.sleep(2)
+        run.process.terminate()
+        assert run.end() == -signal.SIGTERM, run.text
+        for worker in workers:
+            worker.send_signal(signal.SIGKILL)
+    done = train(place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_complete(place)
+    assert weights(place) == undisturbed
+
+
+@pytest.mark.slow
+def test_08_a_worker_that_hangs_is_named(place: Path):
+    with running(place, SEQGEN_HANG_SECONDS="15") as run:
+        run.wait_for("epoch  1/")
+        workers = run.workers()
+        workers[-1].send_signal(signal.SIGSTOP)
+        assert run.end() == 1, run.text
+    assert "training stands still: rank" in run.text
+    assert [found["status"] for found in tracked(place)] == ["FAILED"]
+    assert not [worker for worker in workers if alive(worker)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ('ValueError("the sprite is too large")', "the sprite is too large"),  # 09
+        ('torch.OutOfMemoryError("CUDA out of memory")', "choose a smaller batch, more workers, or train.recompute"),
+    ],
+)  # fmt: skip
+def test_09_and_14_the_first_cause_is_told_not_its_echo(place: Path, error: str, told: str):
+    (place / "failing_canvas.py").write_text(PLUGIN.replace("{error}", error))
+    recipe = RECIPE.replace("canvas: additive", "canvas: failing, plugins: [failing_canvas]")
+    (place / "tiny.yaml").write_text(recipe)
+    done = train(place, "--set", "train.max_failures=0", PYTHONPATH=f"{processes.ROOT}:{place}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert told in done.stderr
+    assert "gloo" not in done.stderr.lower()
 
 
 @pytest.mark.slow
 def test_10_nan_on_one_rank_skips_the_step_on_all(tmp_path: Path):
-    spoiled = train(tmp_path / "spoiled", size=2, spoil={1: [7]})
-    assert all(weights(spoiled, 0)[name].equal(value) for name, value in weights(spoiled, 1).items())
-    assert all(bool(value.isfinite().all()) for value in weights(spoiled).values())
+    spoiled = processes.train(tmp_path / "spoiled", size=2, spoil={1: [7]})
+    one, two = (processes.weights(spoiled, rank) for rank in (0, 1))
+    assert all(one[name].equal(value) for name, value in two.items())
+    assert all(bool(value.isfinite().all()) for value in one.values())
     rows = json.loads((spoiled / "metrics-0.json").read_text())
     assert [row["skipped_steps"] for row in rows] == [0, 1, 0, 0, 0]
     assert all(torch.tensor(list(row.values())).isfinite().all() for row in rows)
@@ -28,7 +179,58 @@ def test_10_nan_on_one_rank_skips_the_step_on_all(tmp_path: Path):
 @pytest.mark.slow
 def test_10_too_many_of_them_end_with_code_3_and_the_samples(tmp_path: Path):
     spoil = {0: [5, 6, 7], 1: [8]}
-    spoiled = train(tmp_path / "spoiled", size=2, code=3, spoil=spoil, settings={"max_skipped": 3})
+    spoiled = processes.train(tmp_path / "spoiled", 2, code=3, spoil=spoil, settings={"max_skipped": 3})
     lost = json.loads((spoiled / "skipped-1.json").read_text())
     assert [step for _, step, _, _ in lost] == [5, 6, 7, 8]
-    assert int(newest(spoiled).name.removeprefix("step-")) == STEPS
+    assert processes.newest(spoiled).name == f"step-{processes.STEPS:03d}"
+
+
+@pytest.mark.slow
+def test_10_numbers_that_leave_the_finite_end_with_code_3(place: Path):
+    spoiling = ["learning_rate=1.0", "final_rate=1.0", "clip=1e30", "epochs=200"]
+    done = train(place, "--set=model.steps=10", *(f"--set=train.{text}" for text in spoiling))
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "the gradient is not finite" in done.stderr
+    assert "seed 0" in done.stderr
+    (note,) = (place / ".seqgen/ray").glob("*/skipped-steps.json")
+    assert len(json.loads(note.read_text())[-1]["samples"]) == 16
+    assert [found["status"] for found in tracked(place)] == ["FAILED"]
+    assert not (place / "artifacts/tiny/train").exists()
+
+
+@pytest.mark.slow
+def test_11_a_run_of_two_goes_on_with_one(tmp_path: Path):
+    alone = processes.train(tmp_path / "alone")
+    resume = processes.kill_after(tmp_path / "killed", 7, size=2, save_every=1)
+    again = processes.train(tmp_path / "again", size=1, resume=resume)
+    expected, found = processes.weights(alone), processes.weights(again)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
+    rows = processes.metrics(again)
+    for one, two in zip(processes.metrics(alone)[-len(rows) :], rows, strict=True):
+        assert two == pytest.approx(one, rel=2e-4)
+
+
+@pytest.mark.slow
+def test_12_and_13_a_name_stands_for_one_run(place: Path):
+    def asked(*arguments: str) -> tuple[int, str]:
+        done = train(place, "--name", "mine", "--workers", "1", *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    assert asked("--set", "train.epochs=2")[0] == 0
+    code, text = asked("--set", "train.epochs=2", "--set", "model.latents=5", "--set", "train.seed=1")
+    assert code == 2
+    assert "model.latents was 4, is 5; train.seed was 0, is 1" in text
+    assert "--force-new" in text
+
+    # More epochs go on; so does another cadence.
+    code, text = asked("--set", "train.epochs=3", "--set", "train.checkpoint_every=2")
+    assert (code, "going on after epoch 2" in text) == (0, True)
+    assert json.loads((place / "artifacts/tiny/train/run.json").read_text())["epochs"] == 3
+    code, text = asked("--set", "train.epochs=2", "--force-new")
+    assert (code, "going on" in text) == (0, False)
+    assert {path.name for path in (place / ".seqgen/ray").iterdir()} == {"mine", "mine-2"}
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -56,7 +56,7 @@ class Saving(Watch):
 
     def wish(self) -> Wish:
         self.asked += 1
-        if self.rank == 0 and self.asked == self.stop:
+        if self.rank == 0 and self.stop and self.asked >= self.stop:
             return Wish.STOP
         return Wish.SAVE if self.rank == 0 and self.every and self.asked % self.every == 0 else Wish.GO_ON
 

@@ -17,17 +17,33 @@ def walk_through_runs(root: str) -> None:
     first.keep({"run_id": "1"})
     assert RunStorage.unfinished(root, "a") == first
     assert RunStorage.unfinished(root, "a").state() == {"run_id": "1"}
-    first.complete()
+    first.complete({})
     second = RunStorage.unfinished(root, "a")
     assert second.name == "a-2"
     assert second.state() == {}
-    second.complete()
+    second.complete({})
     assert RunStorage.unfinished(root, "a").name == "a-3"
     assert RunStorage.unfinished(root, "b").name == "b"
 
 
 def test_a_run_is_gone_on_with_until_it_is_complete(tmp_path: Path):
     walk_through_runs(str(tmp_path))
+
+
+def test_a_finished_run_is_gone_on_with_for_more(tmp_path: Path):
+    run = RunStorage.unfinished(str(tmp_path), "a")
+    run.keep({"run_id": "1"})
+    run.complete({"epochs": 3})
+    for asked, name in ((3, "a-2"), (4, "a")):
+        goes_on = lambda done, asked=asked: done["epochs"] < asked  # noqa: E731
+        assert RunStorage.unfinished(str(tmp_path), "a", goes_on).name == name
+    assert RunStorage.unfinished(str(tmp_path), "a", goes_on, fresh=True).name == "a-2"
+
+
+def test_an_abandoned_run_is_gone_on_with_no_more(tmp_path: Path):
+    RunStorage.unfinished(str(tmp_path), "a").keep({"run_id": "1"})
+    assert RunStorage.unfinished(str(tmp_path), "a", fresh=True).name == "a-2"
+    assert RunStorage.unfinished(str(tmp_path), "a").name == "a-2"
 
 
 def test_a_damaged_state_is_named(tmp_path: Path):
@@ -56,7 +72,7 @@ def test_a_run_is_one_process_s_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
             pass
         with RunStorage.claim("b") as other:
             assert other.name == "b"
-        storage.complete()
+        storage.complete({})
     with RunStorage.claim("a") as storage:
         assert storage.name == "a-2"
 
@@ -103,7 +119,7 @@ def test_runs_are_stored_in_s3_too(monkeypatch: pytest.MonkeyPatch):
     try:
         boto3.client("s3").create_bucket(Bucket="runs")
         walk_through_runs("s3://runs/prefix")
-        with pytest.raises(BadInput, match="refused"):
+        with pytest.raises(BadInput, match="s3://absent"):
             RunStorage("s3://absent/prefix", "a").keep({})
     finally:
         server.stop()

@@ -1,0 +1,219 @@
+"""A run's checkpoints in its storage: put there while training goes on, found whole again, kept or removed.
+
+    <run>/step-00000120/...         one checkpoint; complete once its index.json lies there, which is put last
+    <run>/step-00000120/report.json its epoch and score: the held-out bound in nats, infinite where none was measured
+
+There is no list of them that could be damaged or lost: what lies there is what there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.storage import Altered, Missing, Store
+from seqgen.core.errors import OperationalError, SeqgenError, one_line
+
+INDEX, REPORT = "index.json", "report.json"
+MOST_UNSAVED = 10  # checkpoints in a row that could not be put: then training would be for nothing
+_PATIENCE = (2.0, 60.0)  # seconds to the next attempt: the first and the longest wait
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of run `run` in `store`, of which the `keep` latest and the best are kept."""
+
+    store: Store
+    run: str
+    keep: int = 2
+
+    def steps(self) -> list[int]:
+        """The steps of the complete ones, the newest first. Raises OperationalError or BadInput of the store."""
+        names = self.store.list(f"{self.run}/step-")
+        return sorted(
+            (int(key.split("/")[-2][5:]) for key in names if key.endswith(f"/{INDEX}")), reverse=True
+        )
+
+    def address(self, step: int) -> str:
+        """Where the checkpoint of a step lies, as a person is told it."""
+        return f"{self.store.root}/{self.run}/{_name(step)}"
+
+    def put(self, step: int, directory: Path, say: Say) -> None:
+        """Put the checkpoint of `step` that lies in `directory`, then remove those that are not kept."""
+        self._remove(step)  # a damaged one of this step must not look complete meanwhile
+        files = sorted(path for path in directory.iterdir() if path.name != INDEX)
+        for path in [*files, directory / INDEX]:
+            self.store.put_file(path, self._key(step, path.name))
+        try:
+            steps = self.steps()
+            for old in set(steps) - {*steps[: self.keep], step, self.best(steps)}:
+                self._remove(old)
+        except SeqgenError as error:
+            say(f"warning: an old checkpoint stays: {error}")
+
+    def score(self, step: int) -> float:
+        """The held-out bound of a checkpoint; infinite if there is none, or its report cannot be read."""
+        with contextlib.suppress(Altered, ValueError, KeyError, TypeError):
+            content = self.store.read(self._key(step, REPORT))
+            if content is not None:
+                return float(json.loads(content)["score"])
+        return math.inf
+
+    def best(self, steps: list[int]) -> int | None:
+        """Of `steps` the one of the lowest finite score, the latest of equals."""
+        scored = [(score, -step) for step in steps if math.isfinite(score := self.score(step))]
+        return -min(scored)[1] if scored else None
+
+    @contextlib.contextmanager
+    def fetched(self, step: int) -> Iterator[Path]:
+        """A directory with the checkpoint of a step. Raises Damaged, or what the store raises."""
+        with tempfile.TemporaryDirectory(prefix="seqgen-checkpoint-") as name:
+            directory = Path(name)
+            try:
+                for key in self.store.list(f"{self.run}/{_name(step)}/"):
+                    self.store.get_file(key, directory / key.rpartition("/")[2])
+            except (Altered, Missing) as error:
+                raise Damaged(str(error)) from error
+            self._check(step, directory)
+            yield directory
+
+    def newest_whole(self, say: Say) -> int | None:
+        """The step of the newest checkpoint that is not damaged; None if there is none at all.
+
+        Says which are passed over, and why. Raises OperationalError if all are damaged, BadInput if the newest was
+        made by a version that this one cannot read.
+        """
+        tried = []
+        for step in self.steps():
+            try:
+                with self.fetched(step):
+                    return step
+            except Damaged as error:
+                say(f"warning: checkpoint {self.address(step)} is damaged and passed over: {error}")
+                tried.append(self.address(step))
+        if tried:
+            raise OperationalError(
+                f"run {self.run}: no checkpoint is whole; tried {', '.join(tried)}. Start anew with --force-new"
+            )
+        return None
+
+    def _check(self, step: int, directory: Path) -> None:
+        from seqgen.training.checkpoint import read_index
+
+        try:
+            read_index(directory)
+        except OperationalError as error:
+            text = str(error).replace(str(directory), self.address(step))
+            raise Damaged(text) from error
+
+    def _remove(self, step: int) -> None:
+        """The index first: what is left of a removal that is interrupted is no checkpoint."""
+        self.store.delete([self._key(step, INDEX)])
+        self.store.delete(self.store.list(f"{self.run}/{_name(step)}/"))
+
+    def _key(self, step: int, name: str) -> str:
+        return f"{self.run}/{_name(step)}/{name}"
+
+
+class Damaged(OperationalError):
+    """A checkpoint that is not what was put."""
+
+
+class Uploads:
+    """Puts checkpoints in a thread of its own: training waits for no storage, and goes on through an outage of it.
+
+    Of those that wait their turn only the newest and the best are kept.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, say: Say) -> None:
+        self._checkpoints, self._say = checkpoints, say
+        self._changed = threading.Condition()
+        self._waiting: dict[int, tuple[Path, float]] = {}  # step: where it lies, its score
+        self._putting: int | None = None
+        self._unsaved, self._reason = 0, ""  # checkpoints since the last that was put; why they are not
+        threading.Thread(target=self._work, name="uploads", daemon=True).start()
+
+    def add(self, step: int, score: float, write: Callable[[Path], None]) -> None:
+        """Let `write` fill a directory with the checkpoint of `step`, which is put as soon as may be."""
+        directory = Path(tempfile.mkdtemp(prefix="seqgen-checkpoint-"))
+        try:
+            (directory / REPORT).write_text(json.dumps({"step": step, "score": score}))
+            write(directory)
+        except OSError as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            with self._changed:
+                self._unsaved += 1
+                self._failed(f"{directory}: {error.strerror}")
+            return
+        with self._changed:
+            self._unsaved += 1
+            self._waiting[step] = (directory, score)
+            best = min(self._waiting, key=lambda step: (self._waiting[step][1], -step))
+            for old in self._waiting.keys() - {step, best, self._putting}:
+                self._drop(old)
+            self._changed.notify_all()
+
+    @property
+    def failure(self) -> str | None:
+        """Why it is time to stop: too many checkpoints in a row were not saved."""
+        if self._unsaved < MOST_UNSAVED or not self._reason:
+            return None
+        return f"the last {self._unsaved} checkpoints could not be saved: {self._reason}"
+
+    def finish(self, seconds: float) -> None:
+        """Wait until all is put. Raises OperationalError, naming what is left here, after `seconds`."""
+        with self._changed:
+            if self._changed.wait_for(lambda: not self._waiting, seconds):
+                return
+            left = ", ".join(str(directory) for directory, _ in self._waiting.values())
+            raise OperationalError(f"not saved within {seconds:g} s: {self._reason}; it lies in {left}")
+
+    def _work(self) -> None:
+        patience = _PATIENCE[0]
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                step = self._putting = max(self._waiting)
+            reason = self._attempt(step, self._waiting[step][0])
+            with self._changed:
+                self._putting = None
+                if reason:
+                    self._failed(reason)
+                    self._changed.wait(patience)  # or until there is a newer one
+                    patience = min(2 * patience, _PATIENCE[1])
+                    continue
+                self._drop(step)
+                if self._reason:
+                    self._say(f"checkpoints are saved again: {self._checkpoints.address(step)}")
+                self._unsaved, self._reason, patience = 0, "", _PATIENCE[0]
+                self._changed.notify_all()
+
+    def _attempt(self, step: int, directory: Path) -> str:
+        """Put a checkpoint; why it could not be, or nothing."""
+        try:
+            self._checkpoints.put(step, directory, self._say)
+        except Exception as error:  # whatever it is: training goes on, and the next attempt may do
+            return one_line(error)
+        return ""
+
+    def _failed(self, reason: str) -> None:
+        if not self._reason:
+            self._say(
+                f"warning: no checkpoint can be saved; training goes on, and it is tried again: {reason}"
+            )
+        self._reason = reason
+
+    def _drop(self, step: int) -> None:
+        shutil.rmtree(self._waiting.pop(step)[0], ignore_errors=True)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"

@@ -1,0 +1,26 @@
+"""What the chapters share: a training that nothing disturbed, and a place for one that something will."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.train_runs import EPOCHS, assert_complete, prepare, train, weights
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of the weights of a run that nothing disturbed."""
+    place = prepare(tmp_path_factory.mktemp("undisturbed"))
+    done = train(place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"epoch {EPOCHS}/{EPOCHS}" in done.stdout
+    assert_complete(place)
+    return weights(place)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A working directory with a recipe and its shards."""
+    return prepare(tmp_path)

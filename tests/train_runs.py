@@ -1,0 +1,152 @@
+"""Real trainings of the smallest recipe, as processes of the train verb: started, watched, killed, looked at after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from seqgen.core.files import file_sha256
+from seqgen.core.machine import cores
+from tests.sets import write_digits
+
+ROOT = Path(__file__).parents[1]
+EPOCHS = 10
+WORKERS = min(2, cores())  # each needs a CPU of its own
+RECIPE = f"""
+name: tiny
+description: the smallest that is one
+data: {{source: mnist-5k, size: 28, binarise: dynamic}}
+model:
+  {{steps: 2, hidden: 16, latents: 4, attention: gaussian, read_size: 4, write_size: 4, canvas: additive,
+    canvas_channels: 1, observation: identity, posterior_hidden: 16}}
+train: {{epochs: {EPOCHS}, batch: 16, learning_rate: 3e-3, workers: {WORKERS}, ema: 0.9}}
+evaluate: {{}}
+register: {{name: tiny}}
+"""
+
+
+def prepare(place: Path) -> Path:
+    (place / "tiny.yaml").write_text(RECIPE)
+    write_digits(place / "artifacts/tiny/shards")
+    return place
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pipelines.train", "--recipe", "tiny.yaml", *arguments]
+
+
+def environment() -> dict[str, str]:
+    wanted = {"PYTHONPATH": str(ROOT), "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
+    unwanted = ("SEQGEN_ARTIFACTS", "SEQGEN_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+    return {key: value for key, value in os.environ.items() if key not in unwanted} | wanted
+
+
+def train(place: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=place, env=environment() | variables, capture_output=True, text=True
+    )
+
+
+class Run:
+    """A training process whose lines are read as they come."""
+
+    def __init__(self, place: Path, *arguments: str, **variables: str) -> None:
+        self.process = subprocess.Popen(
+            command(*arguments),
+            cwd=place,
+            env=environment() | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+
+    def wait_for(self, start: str) -> None:
+        """Read until a line starts so."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if line.startswith(start):
+                return
+        raise AssertionError(f"ended without {start!r}: {''.join(self.lines)}")
+
+    def end(self) -> int:
+        """Read the rest; the exit code."""
+        assert self.process.stdout is not None
+        self.lines += self.process.stdout
+        return self.process.wait()
+
+    def workers(self) -> list[psutil.Process]:
+        """The training workers of this run."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in family if "RayTrainWorker" in " ".join(child.cmdline())]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+
+@contextlib.contextmanager
+def running(place: Path, *arguments: str, **variables: str) -> Iterator[Run]:
+    """A run that is killed at the end, with what it started, if it has not ended by itself."""
+    run = Run(place, *arguments, **variables)
+    family: list[psutil.Process] = []
+    try:
+        yield run
+        if run.process.poll() is None:
+            family = psutil.Process(run.process.pid).children(recursive=True)
+    finally:
+        for process in [run.process, *family]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        run.process.wait()
+
+
+def tracked(place: Path) -> list[dict[str, Any]]:
+    """Every run of the tracking file: id, status, and the steps of each metric."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("seqgen").experiment_id])
+    return [
+        {
+            "id": run.info.run_id,
+            "status": run.info.status,
+            "steps": {
+                key: [point.step for point in client.get_metric_history(run.info.run_id, key)]
+                for key in run.data.metrics
+            },
+        }
+        for run in runs
+    ]
+
+
+def assert_complete(place: Path) -> None:
+    """One finished run with every metric once an epoch, and whole products."""
+    (run,) = tracked(place)
+    assert run["status"] == "FINISHED"
+    every = [4 * epoch for epoch in range(1, EPOCHS + 1)]
+    assert {tuple(sorted(steps)) for steps in run["steps"].values()} == {tuple(every)}
+    products = place / "artifacts/tiny/train"
+    assert {path.name for path in products.iterdir()} == {"model", "history.csv", "recipe.json", "run.json"}
+    told = json.loads((products / "run.json").read_text())
+    assert (told["run_id"], told["epochs"], told["steps"]) == (run["id"], EPOCHS, 4 * EPOCHS)
+    history = (products / "history.csv").read_text().splitlines()
+    assert history[0].startswith("epoch,step,train/free_energy,")
+    assert [int(line.split(",")[0]) for line in history[1:]] == list(range(1, EPOCHS + 1))
+    bounds = {int(line.split(",")[0]): float(line.split(",")[8]) for line in history[1:]}
+    assert history[0].split(",")[8] == "valid/dynamic/free_energy"
+    assert told["best_epoch"] == min(bounds, key=lambda epoch: bounds[epoch])
+    assert not [path for path in products.parent.iterdir() if path.name.startswith(".")]
+
+
+def weights(place: Path) -> str:
+    return file_sha256(place / "artifacts/tiny/train/model/weights.safetensors")
