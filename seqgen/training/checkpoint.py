@@ -37,7 +37,8 @@ INDEX = "index.json"
 _MODEL, _AVERAGE, _OBJECTIVE = "model.safetensors", "average.safetensors", "objective.safetensors"
 _OPTIMISER, _EPOCH = "optimiser.pt", "epoch.safetensors"
 _FORMAT = "seqgen-checkpoint-3"
-_READ = (_FORMAT, "seqgen-checkpoint-2")  # 2: always after an epoch
+_READ = (_FORMAT, "seqgen-checkpoint-2")  # 2: always after an epoch, and bound to the number of epochs
+_EPOCHS = "train.epochs"
 _STATE = "state/"  # before the names of an objective's state
 
 
@@ -122,7 +123,8 @@ def load_checkpoint(directory: Path, trainee: Trainee, settings: Mapping[str, An
     Raises OperationalError if a file is damaged, BadInput, naming the settings, if the run was another one.
     """
     index = read_index(directory)
-    if changed := changes(index["settings"], settings):
+    before = {key: value for key, value in index["settings"].items() if key != _EPOCHS}
+    if changed := changes(before, settings):
         raise BadInput(f"{directory}: made with other settings ({'; '.join(changed)}); start a new run")
     _fill(trainee.model, directory / _MODEL)
     _fill(trainee.average.module, directory / _AVERAGE)

@@ -1,0 +1,329 @@
+"""Checkpoints: a kill at any moment of a save, damaged ones, old and hostile ones, a full disk, what is kept."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import math
+import os
+import pickle
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.cluster.checkpoints import MOST_UNSAVED, Checkpoints, Uploads
+from pipelines.storage import Store, open_store
+from pipelines.storage.folder import Folder
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.files import file_sha256
+from seqgen.training.checkpoint import Position, load_checkpoint, save_checkpoint
+from tests.fault_proxy import FaultProxy
+from tests.s3_server import S3Server
+from tests.train_runs import assert_complete, running, tracked, train, weights
+from tests.training.test_checkpoint import FILES, trainee
+
+GOLDEN = Path(__file__).parents[1] / "goldens/checkpoint-of-format-2"
+SETTINGS = {"a": 1, "b": "x"}
+
+
+def write(directory: Path, step: int, score: float = math.inf) -> None:
+    """A real checkpoint of a small model."""
+    directory.mkdir(exist_ok=True)
+    (directory / "report.json").write_text(json.dumps({"step": step, "score": score}))
+    save_checkpoint(directory, trainee(step, 1), Position(step, step), SETTINGS)
+
+
+def put(checkpoints: Checkpoints, tmp_path: Path, step: int, score: float = math.inf) -> None:
+    directory = tmp_path / f"local-{step}"
+    write(directory, step, score)
+    checkpoints.put(step, directory, said.append)
+
+
+said: list[str] = []
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    """Those of a run in a folder; what is said of them is in `said`."""
+    said.clear()
+    return Checkpoints(open_store(str(tmp_path / "storage")), "run")
+
+
+def dies_at(number: int, work: Callable[[], None]) -> bool:
+    """Do `work` in a child process that dies at its file operation of that number; whether it died before the end."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    try:
+        seen = 0
+
+        def deadly(operation: Callable) -> Callable:
+            def counted(*arguments: object, **options: object) -> object:
+                nonlocal seen
+                seen += 1
+                if seen == number:
+                    os._exit(9)
+                return operation(*arguments, **options)
+
+            return counted
+
+        for owner, name in (
+            (os, "fsync"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "rename"), (builtins, "open")
+        ):  # fmt: skip
+            setattr(owner, name, deadly(getattr(owner, name)))
+        work()
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_15_a_save_that_dies_at_any_moment_leaves_the_one_before_or_the_new_one(tmp_path: Path, again: bool):
+    """Also where a checkpoint of the same step is put again, as after one that was damaged."""
+    local = tmp_path / "local"
+    write(local, 2)
+    deaths, found = 0, set()
+    while True:
+        storage = tmp_path / f"storage-{deaths}"
+        fresh = Checkpoints(open_store(str(storage)), "run")
+        put(fresh, tmp_path, 1)
+        if again:
+            put(fresh, tmp_path, 2)
+        if not dies_at(deaths + 1, lambda fresh=fresh: fresh.put(2, local, said.append)):
+            break
+        step = fresh.newest_whole(said.append)
+        assert step in (1, 2)
+        found.add(step)
+        with fresh.fetched(step) as directory:
+            assert load_checkpoint(directory, trainee(5), SETTINGS) == Position(step, step)
+        fresh.put(2, local, said.append)  # and the next save is not disturbed by what is left
+        assert fresh.newest_whole(said.append) == 2
+        deaths += 1
+    assert deaths > 20
+    assert found == {1, 2}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [*FILES, "index.json"])
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda path: os.truncate(path, 7)])
+def test_16_a_damaged_one_is_named_and_passed_over(
+    checkpoints: Checkpoints, tmp_path: Path, name: str, damage: Callable[[Path], None]
+):
+    put(checkpoints, tmp_path, 1)
+    put(checkpoints, tmp_path, 2)
+    damage(tmp_path / f"storage/run/step-00000002/{name}")
+    assert checkpoints.newest_whole(said.append) == 1
+    if damage is not Path.unlink or name != "index.json":  # without an index it is none
+        assert f"{tmp_path}/storage/run/step-00000002" in said[0]
+        assert name in said[0]
+    flip(tmp_path / f"storage/run/step-00000001/{name}")
+    with pytest.raises(OperationalError, match=r"no checkpoint is whole; tried .*step-00000001\. Start anew"):
+        checkpoints.newest_whole(said.append)
+
+
+@pytest.mark.slow
+def test_16_and_17_a_run_goes_on_from_the_one_before(undisturbed: str, place: Path):
+    with running(place, "--set", "train.keep_checkpoints=3") as run:
+        run.wait_for("epoch  6/")
+        run.process.kill()
+        run.end()
+    (storage,) = (place / ".seqgen/ray").iterdir()
+    newest, *_ = sorted(storage.glob("step-*/index.json"), reverse=True)
+    flip(newest.with_name("optimiser.pt"))
+    # What Ray Train keeps for itself, and reads first where it finds it.
+    (storage / "checkpoint_manager_snapshot.json").write_text("{")
+    done = train(place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"checkpoint {newest.parent} is damaged and passed over" in done.stdout
+    assert_complete(place)
+    assert weights(place) == undisturbed
+
+
+@pytest.mark.slow
+def test_16_where_none_is_whole_they_are_listed(place: Path):
+    with running(place, "--workers", "1") as run:
+        run.wait_for("epoch  3/")
+        run.process.kill()
+        run.end()
+    indices = sorted((place / ".seqgen/ray").glob("*/step-*/index.json"))
+    for index in indices:
+        flip(index.with_name("model.safetensors"))
+    done = train(place, "--workers", "1")
+    assert done.returncode == 1
+    assert all(str(index.parent) in done.stderr for index in indices)
+    assert "Start anew with --force-new" in done.stderr
+    assert done.stdout.count("starting 1 worker") == 1, "an error that a restart repeats is not restarted"
+
+
+def test_18_one_of_an_older_version_loads(tmp_path: Path):
+    into = trainee(1)
+    assert load_checkpoint(GOLDEN, into, SETTINGS) == Position(2, 6)
+    assert into.model.weight.equal(trainee(0).model.weight)
+
+
+def test_18_one_of_a_newer_version_is_refused_and_says_whose_it_is(checkpoints: Checkpoints, tmp_path: Path):
+    put(checkpoints, tmp_path, 1)
+    directory = tmp_path / "local-1"
+    index = json.loads((directory / "index.json").read_text())
+    newer = {**index, "format": "seqgen-checkpoint-9", "version": "9.1"}
+    (directory / "index.json").write_text(json.dumps(newer))
+    checkpoints.put(2, directory, said.append)
+    with pytest.raises(BadInput, match=r"made by seqgen 9\.1; this is seqgen 0\.1\.0"):
+        checkpoints.newest_whole(said.append)  # and it is not passed over
+
+
+class Payload:
+    """What a hostile pickle runs when it is loaded."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.target),)
+
+
+def test_19_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path):
+    saved, target = tmp_path / "saved", tmp_path / "ran"
+    write(saved, 1)
+    (saved / "optimiser.pt").write_bytes(pickle.dumps(Payload(target), protocol=2))
+    index = json.loads((saved / "index.json").read_text())
+    index["files"]["optimiser.pt"] = file_sha256(saved / "optimiser.pt")
+    (saved / "index.json").write_text(json.dumps(index))
+    with pytest.raises(OperationalError, match=r"optimiser\.pt"):
+        load_checkpoint(saved, trainee(1), SETTINGS)
+    assert not target.exists()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own; `mount -o remount,size=...` changes it."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(where)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no right to mount a disk of its own: {mounted.stderr.strip()}")
+    yield where
+    subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+@pytest.mark.slow
+def test_20_a_full_disk_stops_no_training_but_its_end(undisturbed: str, place: Path, disk: Path):
+    variables = {"SEQGEN_STORAGE": str(disk), "SEQGEN_UPLOAD_SECONDS": "10"}
+    done = train(place, **variables)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "No space left on device" in done.stdout
+    assert "epoch 10/10" in done.stdout, "training goes on"
+    assert done.stdout.count("epoch  1/10") == 1, "an error that a restart repeats is not restarted"
+    assert "Go on with" in done.stderr
+    assert not [path for path in disk.rglob("*") if path.name.endswith(".tmp")]
+    kept = sorted(disk.glob("*/step-*/index.json"))
+
+    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+    done = train(place, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("going on after epoch" in done.stdout) == bool(kept)
+    assert_complete(place)
+    assert weights(place) == undisturbed
+
+
+@pytest.mark.slow
+def test_20_a_disk_that_has_become_read_only_ends_it_once_too_much_is_unsaved(place: Path, disk: Path):
+    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+    with running(place, "--workers=1", "--set=train.epochs=2000", SEQGEN_STORAGE=str(disk)) as run:
+        run.wait_for("epoch    2/")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert run.end() == 1, run.text
+    assert f"the last {MOST_UNSAVED} checkpoints could not be saved" in run.text
+    assert "Read-only file system" in run.text
+    assert list(disk.glob("*/step-*/index.json")), "an older one is kept"
+    assert [found["status"] for found in tracked(place)] == ["FAILED"]
+
+
+def test_21_the_best_and_the_latest_are_kept(checkpoints: Checkpoints, tmp_path: Path):
+    for step, score in enumerate((9.0, 7.0, 8.0, math.inf, 8.5, 9.5), start=1):
+        put(checkpoints, tmp_path, step, score)
+        steps = checkpoints.steps()
+        assert steps[0] == step
+        assert checkpoints.best(steps) == (1 if step == 1 else 2)
+    assert steps == [6, 5, 2]
+    put(checkpoints, tmp_path, 7, 7.0)  # as good: the later one is the best
+    assert checkpoints.best(checkpoints.steps()) == 7
+    assert checkpoints.steps() == [7, 6]
+    assert not said
+
+
+def test_21_what_cannot_be_deleted_is_a_warning(tmp_path: Path):
+    class Sticky(Folder):
+        def delete(self, keys: Iterator[str]) -> None:
+            if any("step-00000001" in key for key in keys):
+                raise OperationalError("not deleted")
+
+    said.clear()
+    sticky = Checkpoints(Sticky(str(tmp_path / "storage")), "run", keep=1)
+    put(sticky, tmp_path, 2)
+    shutil.copytree(tmp_path / "storage/run/step-00000002", tmp_path / "storage/run/step-00000001")
+    put(sticky, tmp_path, 3)
+    assert sticky.newest_whole(said.append) == 3
+    assert said == ["warning: an old checkpoint stays: not deleted"]
+
+
+@pytest.fixture
+def outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FaultProxy, Store]]:
+    """A proxy before a real S3 server, and the store behind it."""
+    with S3Server(tmp_path / "s3") as server, FaultProxy(server.port) as proxy:
+        server.client().create_bucket(Bucket="runs")
+        for name, value in server.environment(endpoint=proxy.address).items():
+            monkeypatch.setenv(name, value)
+        yield proxy, open_store("s3://runs/prefix")
+
+
+@pytest.mark.slow
+def test_23_an_outage_stops_nothing_and_what_matters_catches_up(outage: tuple[FaultProxy, Store]):
+    proxy, store = outage
+    said.clear()
+    checkpoints = Checkpoints(store, "run", keep=5)
+    uploads = Uploads(checkpoints, said.append)
+    add(uploads, 1, 9.0)
+    uploads.finish(120)
+    proxy.down()
+    for step, score in enumerate((8.0, 7.0, 7.5, math.inf), start=2):
+        add(uploads, step, score)  # returns at once
+    assert uploads.failure is None
+    with pytest.raises(OperationalError, match=r"not saved within 1 s: .*it lies in .*seqgen-checkpoint-"):
+        uploads.finish(1)
+    proxy.up()
+    uploads.finish(180)
+    steps = checkpoints.steps()
+    assert {1, 3, 5} <= set(steps), "the one before, the best and the newest"
+    assert checkpoints.best(steps) == 3
+    assert checkpoints.newest_whole(said.append) == 5
+    assert said[0].startswith("warning: no checkpoint can be saved; training goes on")
+    assert said[1].startswith("checkpoints are saved again: s3://runs/prefix/run/step-0000000")
+
+
+def add(uploads: Uploads, step: int, score: float) -> None:
+    uploads.add(
+        step,
+        score,
+        lambda directory: save_checkpoint(directory, trainee(step), Position(step, step), SETTINGS),
+    )
+
+
+def test_23_too_many_unsaved_ones_are_a_failure(tmp_path: Path):
+    (tmp_path / "storage").write_text("a file where a folder should be")
+    uploads = Uploads(Checkpoints(open_store(str(tmp_path / "storage")), "run"), said.append)
+    for step in range(1, MOST_UNSAVED + 1):
+        assert uploads.failure is None
+        add(uploads, step, math.inf)
+    with pytest.raises(OperationalError):
+        uploads.finish(1)
+    assert f"the last {MOST_UNSAVED} checkpoints could not be saved" in (uploads.failure or "")
