@@ -91,6 +91,7 @@ def run_workers(
         exchange=exchange,
     )
     workers, cuda = recipe.train.workers, device == "cuda"
+    fewest = recipe.train.fewest_workers or workers
     checkpoints = Checkpoints(storage.store, storage.name, recipe.train.keep_checkpoints)
     with (
         # What Ray keeps for itself: nothing that a run goes on with, which is why it is new each time.
@@ -102,7 +103,7 @@ def run_workers(
             train_loop_config=dict(task),
             torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers,
+                num_workers=(fewest, workers) if fewest < workers else workers,  # type: ignore[arg-type]
                 use_gpu=cuda,
                 resources_per_worker={"CPU": 1, "GPU": 1} if cuda else {"CPU": 1},
             ),
@@ -179,6 +180,7 @@ class _Listener:
         self._exchange, self._display, self._on_epoch, self._storage = exchange, display, on_epoch, storage
         self._hang = float(os.environ.get("SEQGEN_HANG_SECONDS", "600"))
         self._skipped: dict[int, dict[str, Any]] = {}
+        self._draining: set[str] = set()
         self.alive = False
 
     def hear(self) -> None:
@@ -198,6 +200,16 @@ class _Listener:
                 f"training stands still: {'; '.join(heard.hanging)}. If a step may take longer than {self._hang:g} s, "
                 "set SEQGEN_HANG_SECONDS"
             )
+
+    def look_at_nodes(self) -> None:
+        """Have the workers save when a node of the cluster is about to go: what was done is not lost with it."""
+        import ray
+
+        draining = set(ray._private.state.state.get_draining_nodes() or ())  # Ray has no public way to ask
+        if draining - self._draining:
+            self._display.say(f"node {', '.join(sorted(draining - self._draining))} is being drained: saving")
+            self._exchange.save.remote()
+        self._draining = draining
 
     def stop(self) -> None:
         """Ask the workers to save and stop."""
@@ -241,6 +253,7 @@ def _follow(fit: Callable[[], Result], listener: _Listener, checkpoints: Checkpo
         while thread.is_alive():
             thread.join(0.5)
             listener.hear()
+            listener.look_at_nodes()
             patience()
     if "error" in done:
         check_stop()

@@ -35,6 +35,13 @@ class _Worker:
     heard: float
 
 
+class Orders(NamedTuple):
+    """What the driver asks of the workers: to save and stop; how often so far it asked them to save."""
+
+    stop: bool
+    saves: int
+
+
 class Heard(NamedTuple):
     """The news since the last time, the workers that hang, and whether any lives."""
 
@@ -49,23 +56,27 @@ class Exchange:
     def __init__(self) -> None:
         self._news: list[Any] = []
         self._workers: dict[int, _Worker] = {}
-        self._stopping = False
+        self._orders = Orders(False, 0)
 
     def tell(self, news: Any) -> None:
         """A worker has news for the driver."""
         self._news.append(news)
 
-    def beat(self, rank: int, size: int, sign: Sign) -> bool:
-        """One of `size` workers lives; returns whether it shall save and stop."""
+    def beat(self, rank: int, size: int, sign: Sign) -> Orders:
+        """One of `size` workers lives, and is told what it shall do."""
         now, before = time.monotonic(), self._workers.get(rank)
         still = before is not None and before.sign.asked == sign.asked
         self._workers[rank] = _Worker(sign, before.since if before and still else now, now)
         self._workers = {rank: worker for rank, worker in self._workers.items() if rank < size}
-        return self._stopping
+        return self._orders
 
     def stop(self) -> None:
         """Ask the workers to save and stop."""
-        self._stopping = True
+        self._orders = self._orders._replace(stop=True)
+
+    def save(self) -> None:
+        """Ask the workers to save, and go on."""
+        self._orders = self._orders._replace(saves=self._orders.saves + 1)
 
     def hear(self, seconds: float) -> Heard:
         """What there is to hear since the last time; who has stood still for so many `seconds` hangs."""
@@ -100,7 +111,7 @@ class Pulse:
 
     def __init__(self, exchange: ActorHandle, rank: int, size: int, node: str) -> None:
         self.asked: int | None = 0
-        self.stopping = False
+        self.orders: Orders | None = None
         self._exchange, self._rank, self._size, self._node = exchange, rank, size, node
         self._thread = threading.get_ident()
         threading.Thread(target=self._beat, name="pulse", daemon=True).start()
@@ -116,7 +127,8 @@ class Pulse:
         while True:
             sign = Sign(self.asked, self._place(), self._node)
             with contextlib.suppress(RayError):  # the driver is gone, and Ray will end this process
-                self.stopping |= bool(ray.get(self._exchange.beat.remote(self._rank, self._size, sign)))
+                orders: Any = ray.get(self._exchange.beat.remote(self._rank, self._size, sign))
+                self.orders = orders
             time.sleep(_BEAT)
 
     def _place(self) -> str:

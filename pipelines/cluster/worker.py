@@ -55,6 +55,7 @@ class Outcome(TypedDict):
 
 def train_worker(task: dict[str, Any]) -> Outcome:
     """The training loop of one worker; `task` is a `Task`."""
+    import ray
     import ray.train
     import ray.train.torch
     import torch
@@ -64,7 +65,8 @@ def train_worker(task: dict[str, Any]) -> Outcome:
     recipe = build_recipe(task["recipe"], "recipe")
     group = training.ProcessGroup.joined(ray.train.torch.get_device())
     context = ray.train.get_context()
-    pulse = Pulse(task["exchange"], group.rank, group.size, os.uname().nodename)
+    node = f"{os.uname().nodename} ({ray.get_runtime_context().get_node_id()})"
+    pulse = Pulse(task["exchange"], group.rank, group.size, node)
     checkpoints = Checkpoints(open_store(task["storage"]), task["run"], recipe.train.keep_checkpoints)
     overseer = _Overseer(recipe, checkpoints, pulse, task["exchange"], group.rank == 0)
     try:
@@ -135,7 +137,7 @@ class _Overseer(Watch):
     ) -> None:
         self._recipe, self._pulse, self._exchange, self._first = recipe, pulse, exchange, first
         self._history: list[Row] = []
-        self._saved = time.monotonic()
+        self._saved, self._obeyed = time.monotonic(), 0
         self._uploads = Uploads(checkpoints, self.say) if first else None
 
     def begin(self, history: list[Row], resumed: bool) -> None:
@@ -155,10 +157,14 @@ class _Overseer(Watch):
 
     def wish(self) -> Wish:
         self._pulse.asked = (self._pulse.asked or 0) + 1
-        if self._pulse.stopping or (self._uploads and self._uploads.failure):
+        orders = self._pulse.orders
+        if (orders and orders.stop) or (self._uploads and self._uploads.failure):
             return Wish.STOP
+        if not self._first:
+            return Wish.GO_ON
+        ordered = orders is not None and orders.saves > self._obeyed
         due = self._saved + 60 * self._recipe.train.checkpoint_minutes
-        return Wish.SAVE if self._first and time.monotonic() >= due else Wish.GO_ON
+        return Wish.SAVE if ordered or time.monotonic() >= due else Wish.GO_ON
 
     def save(self, position: Position, save: SaveFn) -> None:
         self._save(position.step, math.inf, save)
@@ -203,6 +209,7 @@ class _Overseer(Watch):
 
             self._uploads.add(step, score, write)
             self._saved = time.monotonic()
+            self._obeyed = self._pulse.orders.saves if self._pulse.orders else 0
 
     def _tell(self, **news: Any) -> None:
         """Tell the driver, on the first rank; training does not stop because nobody listens."""

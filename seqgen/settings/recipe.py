@@ -18,6 +18,7 @@ _SHAPES = 7  # torch.compile gives up after 8; one is for the last batch of an e
 # Of a training, what does not decide what is learned.
 _WAYS = {
     "workers",
+    "fewest_workers",
     "recompute",
     "evaluate_every",
     "checkpoint_every",
@@ -37,6 +38,9 @@ class TrainConfig(OpenSection):
     batch: Positive = Field(description="images per step over all workers")
     workers: Positive = Field(
         default=2, description="data-parallel processes; does not change the mathematics"
+    )
+    fewest_workers: Positive | None = Field(
+        default=None, description="go on with as few where more cannot be had; absent: wait for all"
     )
     learning_rate: float = Field(gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the rate rises from 0")
@@ -149,6 +153,16 @@ class Recipe(Strict):
                 f"train.batch={self.train.batch} is not divisible by train.workers={self.train.workers}: "
                 "choose a multiple"
             )
+        fewest = self.train.fewest_workers or self.train.workers
+        if fewest > self.train.workers:
+            yield f"train.fewest_workers={fewest} exceeds train.workers={self.train.workers}: leave it out"
+        for workers in range(fewest, self.train.workers):
+            if self.train.batch % workers:
+                yield (
+                    f"train.fewest_workers={fewest}: train.batch={self.train.batch} is not divisible by {workers}, "
+                    "which may be what there is; choose another of the two"
+                )
+                break
         if self.model.conditional and (
             self.data.source in ("binarized-mnist", "folder") or self.data.is_multi_mnist
         ):

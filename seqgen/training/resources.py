@@ -20,9 +20,11 @@ def this_machine() -> Resources:
 def device_for(recipe: Recipe, resources: Resources, wanted: Device | Literal["auto"] = "auto") -> Device:
     """The device for the recipe's workers, one CPU (and one GPU) each; "auto": GPUs if every worker can have one.
 
+    Where fewer workers will do (`train.fewest_workers`), that is for so many.
+
     Raises BadInput without room.
     """
-    workers, owner = recipe.train.workers, resources.owner
+    workers, owner = recipe.train.fewest_workers or recipe.train.workers, resources.owner
     if workers > resources.cpus:
         raise BadInput(
             f"train.workers={workers}: {owner} has {resources.cpus} CPUs; "

@@ -1,0 +1,116 @@
+"""A training over several nodes of a real Ray cluster: one is killed, drained, added."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.free_ports import free_ports
+from tests.train_runs import ROOT, assert_complete, environment, running, weights
+
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+class Nodes:
+    """Raylets of one machine that are nodes of one cluster, of one CPU each but for the head, which has none."""
+
+    def __init__(self, place: Path) -> None:
+        port, dashboard = free_ports(2)
+        self.address, self.place = f"127.0.0.1:{port}", place
+        (place / "home").mkdir()
+        self.variables = {
+            "HOME": str(place / "home"),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "of-this-test-alone-0123456789",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            # How soon the cluster notices that a node is gone.
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._start("--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=0")
+
+    def add(self) -> subprocess.Popen[bytes]:
+        """Another node."""
+        return self._start(f"--address={self.address}", "--num-cpus=1")
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        log = (self.place / f"node-{len(self.processes)}.log").open("wb")
+        process = subprocess.Popen(
+            [RAY, "start", "--block", "--disable-usage-stats", *arguments],
+            cwd=self.place,
+            env=environment() | self.variables,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in reversed(self.processes):
+            kill(process)
+
+
+def kill(node: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a node: its raylet and all that runs there."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(node.pid).children(recursive=True)
+        for process in [psutil.Process(node.pid), *family]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+    node.wait()
+
+
+@pytest.fixture
+def nodes(place: Path) -> Iterator[Nodes]:
+    made = Nodes(place)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def variables(nodes: Nodes, **more: str) -> dict[str, str]:
+    return {
+        **nodes.variables,
+        "RAY_ADDRESS": nodes.address,
+        "SEQGEN_ARTIFACTS": str(nodes.place / "artifacts"),
+        "SEQGEN_STORAGE": str(nodes.place / "storage"),
+        **more,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_01_a_killed_node_costs_a_restart_on_another(undisturbed: str, place: Path, nodes: Nodes):
+    first, second = nodes.add(), nodes.add()
+    with running(place, **variables(nodes)) as run:
+        run.wait_for("epoch  2/")
+        kill(second)
+        nodes.add()
+        assert run.end() == 0, run.text
+    assert_complete(place)
+    assert weights(place) == undisturbed
+    assert first.poll() is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_11_fewer_workers_go_on_where_a_node_is_lost_for_good(place: Path, nodes: Nodes):
+    nodes.add()
+    lost = nodes.add()
+    elastic = ("--set", "train.fewest_workers=1")
+    with running(place, *elastic, **variables(nodes, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20")) as run:
+        run.wait_for("epoch  2/")
+        kill(lost)
+        assert run.end() == 0, run.text
+    assert_complete(place)
