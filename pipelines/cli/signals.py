@@ -13,12 +13,15 @@ installed before is put back afterwards. So a search, whose Tune saves its state
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from seqgen.core.errors import StoppedEarly
 
+_PR_SET_PDEATHSIG = 1
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _stopped_by: str | None = None
 
@@ -29,6 +32,14 @@ def raise_on_stop() -> None:
     Call it again after `ray.init`, which puts a handler of its own for SIGTERM.
     """
     _install(check_stop)
+    if "DVC_STAGE" in os.environ:
+        _stop_with_parent()
+
+
+def _stop_with_parent() -> None:
+    """Let the end of the parent be a SIGTERM: DVC hands on none that it gets, and would leave us working for nobody."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def check_stop() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +15,17 @@ import psutil
 import pytest
 import torch
 
-from tests.train_runs import EPOCHS, RECIPE, Run, assert_complete, running, tracked, train, weights
+from tests.train_runs import (
+    EPOCHS,
+    RECIPE,
+    Run,
+    assert_complete,
+    environment,
+    running,
+    tracked,
+    train,
+    weights,
+)
 from tests.training import test_processes as processes
 
 # A plugin whose canvas fails on one rank after so many calls.
@@ -127,6 +140,42 @@ def test_05_a_second_signal_ends_it_at_once_and_spoils_nothing(undisturbed: str,
             worker.send_signal(signal.SIGKILL)
     done = train(place)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert_complete(place)
+    assert weights(place) == undisturbed
+
+
+DVC = """
+stages:
+  train:
+    cmd: python -m pipelines.train --recipe tiny.yaml
+    deps: [tiny.yaml]
+    outs: [{artifacts/tiny/train/run.json: {cache: false, persist: true}}]
+"""
+
+
+@pytest.mark.slow
+def test_06_a_stopped_dvc_leaves_no_training_behind_and_the_next_goes_on(undisturbed: str, place: Path):
+    (place / "dvc.yaml").write_text(DVC)
+    dvc = (sys.executable, "-m", "dvc")
+    variables = environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=place, env=variables, check=True)
+    repro = subprocess.Popen(
+        [*dvc, "repro"], cwd=place, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert repro.stdout is not None
+    next(line for line in repro.stdout if line.startswith("epoch  3/"))
+    family = psutil.Process(repro.pid).children(recursive=True)
+    repro.terminate()
+    assert "stopped in epoch" in repro.stdout.read()  # to the end of the training's own output
+    repro.wait()
+    psutil.wait_procs(family, timeout=60)
+    assert not [process for process in family if alive(process)]
+    assert not (place / "dvc.lock").exists()
+    assert [found["status"] for found in tracked(place)] == ["KILLED"]
+
+    done = subprocess.run([*dvc, "repro"], cwd=place, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after epoch" in done.stdout
     assert_complete(place)
     assert weights(place) == undisturbed
 
