@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import subprocess
@@ -139,11 +140,11 @@ def assert_complete(place: Path) -> None:
     assert {path.name for path in products.iterdir()} == {"model", "history.csv", "recipe.json", "run.json"}
     told = json.loads((products / "run.json").read_text())
     assert (told["run_id"], told["epochs"], told["steps"]) == (run["id"], EPOCHS, 4 * EPOCHS)
-    history = (products / "history.csv").read_text().splitlines()
-    assert history[0].startswith("epoch,step,train/free_energy,")
-    assert [int(line.split(",")[0]) for line in history[1:]] == list(range(1, EPOCHS + 1))
-    bounds = {int(line.split(",")[0]): float(line.split(",")[8]) for line in history[1:]}
-    assert history[0].split(",")[8] == "valid/dynamic/free_energy"
+    with (products / "history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {"epoch", "step", "train/free_energy"} < rows[0].keys()
+    assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
+    bounds = {int(row["epoch"]): float(row["valid/dynamic/free_energy"]) for row in rows}
     assert told["best_epoch"] == min(bounds, key=lambda epoch: bounds[epoch])
     assert not [path for path in products.parent.iterdir() if path.name.startswith(".")]
 
