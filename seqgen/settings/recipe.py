@@ -49,6 +49,11 @@ class TrainConfig(OpenSection):
         description="share of the epochs, from the first, in which half of the images are mapped with their contexts: "
         "flipped, transposed, turned, stretched",
     )
+    shuffle_shards: Positive | None = Field(
+        default=None,
+        description="shards whose images are shuffled together, for sets that are streamed (contexts are then of an "
+        "image's own shard); all of the set if absent",
+    )
     clip: float = Field(default=10.0, gt=0, description="largest global gradient norm")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0 = none")
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -67,6 +72,8 @@ class TrainConfig(OpenSection):
     def learned(self) -> dict[str, Any]:
         """The settings that decide what is learned, not how many do it, in what memory, how often it is looked at."""
         ways = {"workers", "recompute", "evaluate_every", "checkpoint_every", "max_failures"}
+        if self.shuffle_shards is None:
+            ways.add("shuffle_shards")  # runs from before there was a choice keep their digests
         return self.model_dump(mode="json", exclude=ways)
 
 

@@ -21,7 +21,8 @@ import torch
 
 from seqgen.core.machine import cores
 from seqgen.data.images import ImageSet, load_split
-from seqgen.data.manifest import read_manifest
+from seqgen.data.manifest import Place, read_manifest
+from seqgen.data.streamed import StreamedImages
 from seqgen.models import SequentialModel, build
 from seqgen.settings import Recipe
 from seqgen.training.loop import OnEpoch, fit
@@ -31,7 +32,7 @@ from seqgen.training.process_group import ProcessGroup
 
 def run(
     recipe: Recipe,
-    shards: Path,
+    shards: Place,
     *,
     group: ProcessGroup | None = None,
     threads: int | None = None,
@@ -55,8 +56,11 @@ def run(
     processes_here = max(1, cores() // threads)
     room = image_memory(processes_here, bytes_needed(recipe) // recipe.train.workers, group.device)
     manifest = read_manifest(shards)
+    window = recipe.train.shuffle_shards if train_images is None else None
     train, valid = (
-        _images(shards, manifest.digest, split, limit, manifest.decoded_bytes(split) > room)
+        StreamedImages(shards, split, window, room)
+        if window and split == "train"
+        else _images(shards, manifest.digest, split, limit, manifest.decoded_bytes(split) > room)
         for split, limit in (("train", train_images), ("valid", None))
     )
     torch.manual_seed(recipe.train.seed)
@@ -75,6 +79,6 @@ def run(
 
 
 @functools.lru_cache(maxsize=2)
-def _images(shards: Path, digest: str, split: str, limit: int | None, on_disk: bool) -> ImageSet:
+def _images(shards: Place, digest: str, split: str, limit: int | None, on_disk: bool) -> ImageSet:
     """The images of a split; kept, because a process may train several times on one set."""
     return load_split(shards, split, limit, memory=0 if on_disk else None)
