@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from data_prep import s3
 from data_prep.sources import FOLDERS
 from seqgen.core.errors import BadInput, OperationalError
 
@@ -184,8 +185,6 @@ def _web_reply(answer: Any, start: int) -> Reply:
 
 class _Bucket:
     def __init__(self, address: str) -> None:
-        import boto3
-        import botocore.config
         import botocore.exceptions
 
         self.address, self.answered = address.rstrip("/"), False
@@ -194,17 +193,14 @@ class _Bucket:
         if not self.bucket:
             raise BadInput(f"mirror {address}: no bucket; write s3://bucket/prefix")
         self.errors = botocore.exceptions
-        config = botocore.config.Config(
-            connect_timeout=10, read_timeout=_TIMEOUT, retries={"mode": "standard", "total_max_attempts": 3}
-        )
         with self.translated(self.address):
-            self.client = boto3.Session().client("s3", config=config)
+            self.client = s3.client()
             try:
                 found = self.client.list_objects_v2(
                     Bucket=self.bucket, Prefix=f"{self.prefix}/" if self.prefix else "", MaxKeys=1
                 )
             except self.errors.ClientError as error:
-                if error.response["Error"]["Code"] != "AccessDenied":  # a reader need not be allowed to list
+                if s3.code(error) != "AccessDenied":  # a reader need not be allowed to list
                     raise
             else:
                 if not found.get("KeyCount"):
@@ -219,21 +215,13 @@ class _Bucket:
         """botocore's errors as the project's; `what` names the address."""
         try:
             yield
-        except self.errors.ClientError as error:
-            code = error.response["Error"]["Code"]
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            if code in ("NoSuchKey", "404"):
+        except (self.errors.ClientError, self.errors.BotoCoreError, ValueError) as error:
+            if s3.code(error) in ("NoSuchKey", "404"):
                 raise Absent("not there") from error
-            if status >= 500 or code in ("SlowDown", "RequestTimeout"):
-                raise OperationalError(f"mirror {what}: {code}; try again later") from error
-            raise BadInput(f"mirror {what}: {code}; correct the address or the AWS credentials") from error
-        except (self.errors.NoCredentialsError, self.errors.PartialCredentialsError) as error:
-            raise BadInput(f"mirror {what}: no AWS credentials found; set AWS_ACCESS_KEY_ID ...") from error
-        except (self.errors.EndpointConnectionError, self.errors.HTTPClientError) as error:
-            kind = OperationalError if self.answered else BadInput
-            raise kind(f"mirror {what}: the S3 server cannot be reached: {error}") from error
-        except (self.errors.BotoCoreError, ValueError) as error:
-            raise BadInput(f"mirror {what}: {error}") from error
+            explained = s3.explained(f"mirror {what}", error)
+            if isinstance(explained, OperationalError) and s3.code(error) is None and not self.answered:
+                explained = BadInput(str(explained))
+            raise explained from error
 
 
 class _S3File:
@@ -248,7 +236,7 @@ class _S3File:
             try:
                 answer = self._mirror.client.get_object(Bucket=self._mirror.bucket, Key=self._key, **wanted)
             except self._mirror.errors.ClientError as error:
-                if error.response["Error"]["Code"] == "InvalidRange":
+                if s3.code(error) == "InvalidRange":
                     raise PartRefused("the part is longer than the file") from error
                 raise
         with contextlib.closing(answer["Body"]) as body:

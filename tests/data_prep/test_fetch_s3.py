@@ -33,6 +33,7 @@ def bucket(endpoint, monkeypatch):
         "AWS_SECRET_ACCESS_KEY": "not-to-be-shown",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "2",
     }.items():
         monkeypatch.setenv(key, value)
     client = boto3.client("s3")
