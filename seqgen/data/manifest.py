@@ -26,10 +26,6 @@ class Shard(Strict):
     samples: int
     images: int
 
-    def confirms(self, content: bytes) -> bool:
-        """Whether `content` is this shard's, to the last byte."""
-        return len(content) == self.bytes and hashlib.sha256(content).hexdigest() == self.sha256
-
 
 class SplitIndex(Strict):
     """One split: its shards in order, its images, and the concepts (characters or chunks' classes) in it."""
@@ -97,6 +93,8 @@ class Manifest(Strict):
 class Published(Protocol):
     """A set that is not a directory here: its files are fetched. `str` of it is its address, without credentials."""
 
+    def __hash__(self) -> int: ...
+
     def manifest(self) -> bytes:
         """The bytes of its manifest. Raises BadInput if there is none."""
         ...
@@ -131,6 +129,11 @@ def read_manifest(place: Place) -> Manifest:
     return manifest
 
 
+def is_whole(shard: Shard, content: bytes) -> bool:
+    """Whether `content` is the shard that the manifest names, to the last byte."""
+    return len(content) == shard.bytes and hashlib.sha256(content).hexdigest() == shard.sha256
+
+
 def check_shard_bytes(directory: Path, shard: Shard) -> None:
     """Compare one shard with the manifest; OperationalError names the missing or damaged file."""
     confirmed_bytes(directory, shard)
@@ -149,7 +152,7 @@ def confirmed_bytes(place: Place, shard: Shard) -> bytes:
         ) from None
     except OSError as error:
         raise OperationalError(f"{path}: cannot be read: {error.strerror}") from error
-    if not shard.confirms(content):
+    if not is_whole(shard, content):
         raise OperationalError(
             f"{path}: damaged (size or sha256 is not the manifest's); run `python -m pipelines.verify "
             "--recipe <name>` for the member, and `python -m pipelines.shard --recipe <name>` to make it again"

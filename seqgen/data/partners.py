@@ -93,9 +93,10 @@ class Partners:
 
 def uniforms(index: Tensor, generator: torch.Generator, count: int) -> Tensor:
     """What `count` partners of each image at `index` [M] are chosen by: float64 [M,count], uniform in [0,1)."""
-    kind = {"device": index.device, "dtype": torch.float64}
-    drawn = [torch.rand(index.shape, generator=generator, **kind) for _ in range(count)]
-    return torch.stack(drawn, 1) if drawn else torch.empty((len(index), 0), **kind)
+    uniform = torch.empty((len(index), count), device=index.device, dtype=torch.float64)
+    for column in uniform.unbind(1):
+        column.copy_(torch.rand(index.shape, generator=generator, device=index.device, dtype=torch.float64))
+    return uniform
 
 
 def _runs(names: Tensor, place: Tensor | None = None) -> tuple[Tensor, Tensor]:

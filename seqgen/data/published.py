@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from seqgen.core.errors import BadInput, OperationalError
-from seqgen.data.manifest import FILE_NAME, Shard
+from seqgen.data.manifest import FILE_NAME, Shard, is_whole
 from seqgen.data.shard_cache import ShardCache
 
 
 class Fetcher(Protocol):
     """Where the files of a set were published; `str` of it is the address, without credentials."""
 
-    def fetch(self, name: str) -> bytes | None:
-        """The bytes of a file, None if there is none of this name.
+    def fetch(self, name: str, sha256: str | None = None) -> bytes | None:
+        """The bytes of a file, None if there is none of this name; `sha256` is what they should have, if it is known.
 
         Raises BadInput where the address or the credentials are wrong, OperationalError where nobody answers.
         """
@@ -42,10 +42,10 @@ class PublishedSet:
         """A shard's bytes. Raises OperationalError naming it if it is missing or not as the manifest says."""
 
         def fetch() -> bytes:
-            content = self.fetcher.fetch(shard.name)
+            content = self.fetcher.fetch(shard.name, shard.sha256)
             if content is None:
                 raise OperationalError(f"{self}/{shard.name}: missing; publish the set again")
-            if not shard.confirms(content):
+            if not is_whole(shard, content):
                 raise OperationalError(
                     f"{self}/{shard.name}: damaged (size or sha256 is not the manifest's), or of another set that is "
                     "being published here; publish the set again"

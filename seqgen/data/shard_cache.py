@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqgen.core.locks import held
-from seqgen.data.manifest import Shard
+from seqgen.data.manifest import Shard, is_whole
 
 _PATIENCE = 600.0  # seconds for which a process waits until another has fetched a shard
 
@@ -48,7 +48,7 @@ class ShardCache:
         path = self._path(shard.sha256)
         try:
             content = path.read_bytes()
-            if shard.confirms(content):
+            if is_whole(shard, content):
                 os.utime(path)  # used now
                 return content
             warnings.warn(f"{path}: altered since it was fetched; fetched again", stacklevel=2)

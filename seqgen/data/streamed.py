@@ -140,7 +140,7 @@ class StreamedImages:
         return chosen.to(self.device)
 
     def _parts(self, index: Tensor) -> Iterator[Part]:
-        index = index.cpu()
+        index = index.cpu().contiguous()
         shard_of = torch.searchsorted(self._ends, index, right=True)
         for shard in shard_of.unique().tolist():
             rows = (shard_of == shard).nonzero().squeeze(1)

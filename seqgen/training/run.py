@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -56,13 +57,13 @@ def run(
     processes_here = max(1, cores() // threads)
     room = image_memory(processes_here, bytes_needed(recipe) // recipe.train.workers, group.device)
     manifest = read_manifest(shards)
-    window = recipe.train.shuffle_shards if train_images is None else None
-    train, valid = (
-        StreamedImages(shards, split, window, room)
-        if window and split == "train"
-        else _images(shards, manifest.digest, split, limit, manifest.decoded_bytes(split) > room)
-        for split, limit in (("train", train_images), ("valid", None))
-    )
+    images = functools.partial(_images, shards, manifest.digest)
+    valid = images("valid", None, manifest.decoded_bytes("valid") > room)
+    train: Any  # an ImageSet or StreamedImages: what TrainingBatches takes
+    if recipe.train.shuffle_shards and train_images is None:
+        train = StreamedImages(shards, "train", recipe.train.shuffle_shards, room)
+    else:
+        train = images("train", train_images, manifest.decoded_bytes("train") > room)
     torch.manual_seed(recipe.train.seed)
     model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
     return fit(
