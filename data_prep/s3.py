@@ -17,7 +17,15 @@ _ATTEMPTS = (
 _CONNECT, _SILENCE = 10, 30  # seconds
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
 _SKEWED = ("RequestTimeTooSkewed", "RequestInTheFuture", "RequestExpired")
-_BUSY = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "BadDigest")
+_BUSY = (
+    "InternalError",
+    "ServiceUnavailable",
+    "SlowDown",
+    "RequestTimeout",
+    "Throttling",
+    "ThrottlingException",
+    "BadDigest",
+)
 _REMEDIES = {
     "AccessDenied": "this key lacks the right to: infra/ has the policy that it needs",
     "NoSuchBucket": "create the bucket or correct the address",

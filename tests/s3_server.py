@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import requests
-from free_ports import free_ports
+
+from tests.free_ports import free_ports
 
 
 class Key(NamedTuple):

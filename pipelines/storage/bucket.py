@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 from data_prep import s3
-from pipelines.storage import Missing
+from pipelines.storage import Leftover, Missing, Store
 from pipelines.storage.checks import check_key, check_sha256
-from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.errors import BadInput
 from seqgen.core.files import file_sha256, publish
 
 _AT_ONCE = 1000  # keys that S3 takes in one request to delete
@@ -23,15 +23,7 @@ _SHA256 = "sha256"  # the object's metadata that says what was put
 _Value = TypeVar("_Value")
 
 
-class Upload(NamedTuple):
-    """A multipart upload that was begun and neither completed nor aborted: paid for, and no object."""
-
-    key: str
-    number: str
-    begun: datetime
-
-
-class Bucket:
+class Bucket(Store):
     """The objects below s3://bucket/prefix; see `pipelines.storage.Store`. Each carries its sha256 as metadata."""
 
     def __init__(self, root: str) -> None:
@@ -76,16 +68,6 @@ class Bucket:
         check_sha256(self._address(key), hashlib.sha256(content).hexdigest(), sha256 or put)
         return content
 
-    def list(self, prefix: str = "") -> list[str]:
-        def find(client: Any) -> list[str]:
-            pages = client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
-            return [found["Key"] for page in pages for found in page.get("Contents", ())]
-
-        keys = self._ask(prefix, find)
-        return sorted(key.removeprefix(self._prefix) for key in keys if not key.endswith("/"))
-
     def delete(self, keys: Iterable[str]) -> None:
         waiting = iter(keys)
         while some := list(islice(waiting, _AT_ONCE)):
@@ -98,38 +80,58 @@ class Bucket:
         )
         return any(one["Key"] == target for one in found.get("Contents", ()))  # the first is the shortest
 
-    def unfinished_uploads(self, older_than: timedelta = timedelta()) -> Sequence[Upload]:
-        """Multipart uploads below the prefix that were begun longer ago; what a killed process left."""
+    def leftovers(self, older_than: timedelta) -> Sequence[Leftover]:
+        """Multipart uploads that were neither completed nor aborted: no objects, but paid for."""
 
-        def find(client: Any) -> Iterator[Upload]:
+        def find(client: Any) -> Iterator[Leftover]:
             pages = client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._prefix
             )
             for page in pages:
                 for found in page.get("Uploads", ()):
                     key = found["Key"].removeprefix(self._prefix)
-                    yield Upload(key, found["UploadId"], found["Initiated"])
+                    yield Leftover(key, found["UploadId"], found["Initiated"])
 
         uploads = self._ask("", lambda client: list(find(client)))
         return [upload for upload in uploads if datetime.now(UTC) - upload.begun >= older_than]
 
-    def abort(self, upload: Upload) -> None:
-        """Remove what was uploaded of it; none is left is no error."""
+    def remove(self, leftover: Leftover) -> None:
+        target = self._object(leftover.key)
 
-        def remove(client: Any) -> None:
+        def abort(client: Any) -> None:
             try:
-                client.abort_multipart_upload(**self._object(upload.key), UploadId=upload.number)
+                client.abort_multipart_upload(**target, UploadId=leftover.number)
             except Exception as error:
                 if s3.code(error) != "NoSuchUpload":
                     raise
 
-        self._ask(upload.key, remove)
+        self._ask(leftover.key, abort)
+
+    def preflight(self) -> None:
+        super().preflight()
+        key = "seqgen-probe"  # an upload in parts needs rights of its own
+        begun = self._ask(key, lambda client: client.create_multipart_upload(**self._object(key)))
+        self.remove(Leftover(key, begun["UploadId"], datetime.now(UTC)))
+
+    def list(self, prefix: str = "") -> list[str]:
+        def find(client: Any) -> list[str]:
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            return [found["Key"] for page in pages for found in page.get("Contents", ())]
+
+        keys = self._ask(prefix, find)
+        return sorted(key.removeprefix(self._prefix) for key in keys if not key.endswith("/"))
 
     def _delete(self, keys: Sequence[str]) -> None:
+        from botocore.exceptions import ClientError
+
         what = {"Objects": [{"Key": self._object(key)["Key"]} for key in keys], "Quiet": True}
         answer = self._ask(keys[0], lambda client: client.delete_objects(Bucket=self._bucket, Delete=what))
         for error in answer.get("Errors", ()):
-            raise OperationalError(f"s3://{self._bucket}/{error['Key']}: not deleted: {error['Code']}")
+            raise s3.explained(
+                f"s3://{self._bucket}/{error['Key']}", ClientError({"Error": error}, "DeleteObjects")
+            )
 
     def _download(self, key: str, stream: IO[bytes]) -> str | None:
         """The object's bytes into `stream`; the sha256 it was put with. Raises Missing."""

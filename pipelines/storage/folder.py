@@ -6,28 +6,22 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
 
-from pipelines.storage import Missing
+from pipelines.storage import Leftover, Missing, Store
 from pipelines.storage.checks import check_key, check_sha256
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import atomic_writer
 
 _CHUNK = 1024**2
-_REFUSED = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-)
+# A right or the folder itself is wrong: no later attempt is better.
+_REFUSED = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
-class Folder:
+class Folder(Store):
     """The files below the folder `root`; see `pipelines.storage.Store`."""
 
     def __init__(self, root: str) -> None:
@@ -64,18 +58,6 @@ class Folder:
             check_sha256(str(path), hashlib.sha256(content).hexdigest(), sha256)
         return content
 
-    def list(self, prefix: str = "") -> list[str]:
-        with self._explained(prefix):
-            keys = (
-                (Path(folder) / name).relative_to(self._folder).as_posix()
-                for folder, _, names in os.walk(
-                    self._folder / prefix.rpartition("/")[0], onerror=_unless_gone
-                )
-                for name in names
-                if not (name.startswith(".") and name.endswith(".tmp"))  # being written
-            )
-            return sorted(key for key in keys if key.startswith(prefix))
-
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             path = self._path(key)
@@ -89,6 +71,35 @@ class Folder:
         with self._explained(key):
             return self._path(key).is_file()
 
+    def leftovers(self, older_than: timedelta) -> Sequence[Leftover]:
+        """Temporary files that were not renamed."""
+        found = []
+        for name in self._names():
+            path = self._folder / name
+            with contextlib.suppress(FileNotFoundError):  # it has its name now
+                begun = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                if _is_temporary(path) and datetime.now(UTC) - begun >= older_than:
+                    key = path.with_name(path.name.removeprefix(".").rsplit(".", 2)[0])
+                    found.append(Leftover(key.relative_to(self._folder).as_posix(), name, begun))
+        return found
+
+    def remove(self, leftover: Leftover) -> None:
+        with self._explained(leftover.key):
+            (self._folder / leftover.number).unlink(missing_ok=True)
+
+    def list(self, prefix: str = "") -> list[str]:
+        names = self._names(prefix.rpartition("/")[0])
+        return [name for name in names if name.startswith(prefix) and not _is_temporary(Path(name))]
+
+    def _names(self, below: str = "") -> Sequence[str]:
+        """Every file below a folder of ours, in order."""
+        with self._explained(below):
+            return sorted(
+                (Path(folder) / name).relative_to(self._folder).as_posix()
+                for folder, _, names in os.walk(self._folder / below, onerror=_unless_gone)
+                for name in names
+            )
+
     def _path(self, key: str) -> Path:
         check_key(key)
         return self._folder / key
@@ -99,11 +110,13 @@ class Folder:
             yield
         except OSError as error:
             reason = f"{self._folder / key}: {error.strerror}"
-            if error.errno in _REFUSED:
-                raise BadInput(
-                    f"{reason}; name a folder that can be written, or give the right to"
-                ) from error
+            if isinstance(error, _REFUSED) or error.errno == errno.EROFS:
+                raise BadInput(f"{reason}; name a folder that can be written") from error
             raise OperationalError(f"{reason}; make room, or see to the disk") from error
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 def _unless_gone(error: OSError) -> None:
