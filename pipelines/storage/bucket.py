@@ -80,6 +80,19 @@ class Bucket(Store):
         )
         return any(one["Key"] == target for one in found.get("Contents", ()))  # the first is the shortest
 
+    def sha256(self, key: str) -> str | None:
+        target = self._object(key)
+
+        def look(client: Any) -> str | None:
+            try:
+                return _head(client, target)["Metadata"].get(_SHA256)
+            except Exception as error:
+                if s3.code(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
+
+        return self._ask(key, look)
+
     def leftovers(self, older_than: timedelta) -> Sequence[Leftover]:
         """Multipart uploads that were neither completed nor aborted: no objects, but paid for."""
 
