@@ -14,58 +14,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_prep.shard_files import encode_sample, write_shard
 from seqgen import training
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.data.batches import TrainingBatches
 from seqgen.data.images import load_split
-from seqgen.data.manifest import Manifest, Shard, SplitIndex, read_manifest
+from seqgen.data.manifest import read_manifest
 from seqgen.data.order import shard_order, windowed_order
 from seqgen.data.published import PublishedSet
-from seqgen.data.settings import DataConfig
 from seqgen.data.shard_cache import ShardCache
 from seqgen.data.streamed import StreamedImages
-from seqgen.settings import build_recipe
-from tests.finished_run import MODEL
 from tests.sets import write_strokes
-
-SIZE, SAMPLES, EACH = 28, 3, 10  # of an image; a shard has 3 samples of 10 drawings, but for the last
-COUNTS = (30, 30, 30, 30, 30, 30, 20)
-DATA = DataConfig(source="omniglot-strokes", size=SIZE, split="30-20", binarise="static")
-
-
-def write_set(directory: Path) -> Manifest:
-    """Seven training shards of drawings, no two alike: the bits of their number stand in the first column."""
-    directory.mkdir(parents=True, exist_ok=True)
-    number = 0
-
-    def shard(split: str, index: int, count: int) -> Shard:
-        nonlocal number
-        samples = []
-        for start in range(0, count, EACH):
-            images = np.zeros((EACH, SIZE, SIZE), np.uint8)
-            for drawing in images:
-                drawing[:16, 0] = number >> np.arange(16) & 1
-                drawing[5:20, 5 + number % 10] = 1
-                number += 1
-            concept = f"A{index}/{split}{index}-{start}"
-            meta = {
-                "dataset": "test",
-                "labels": None,
-                "drawers": list(range(1, EACH + 1)),
-                "concept": concept,
-            }
-            meta |= {"alphabet": f"A{index}", "character": concept}
-            samples.append(encode_sample(f"{start:06d}", images, 2, meta))
-        return write_shard(directory / f"{split}-{index:06d}.tar", samples)
-
-    splits = {}
-    for split, counts in {"train": COUNTS, "valid": (30,), "test": (30,)}.items():
-        shards = tuple(shard(split, index, count) for index, count in enumerate(counts))
-        splits[split] = SplitIndex(images=sum(counts), concepts=(), shards=shards)
-    return Manifest(
-        title="test set", data=DATA, height=SIZE, width=SIZE, levels=2, mean=0.1, sources=(), splits=splits
-    ).write(directory)
+from tests.streamed_set import COUNTS, DATA, EACH, SIZE, recipe_of, write_set
 
 
 class Folder:
@@ -345,19 +304,6 @@ def test_processes_share_a_cache_and_its_bound(directory: Path, tmp_path: Path, 
     assert 0 < most <= limit
     if room == 100:
         assert sorted(log.read_text().split()) == [f"train-{number:06d}.tar" for number in range(len(COUNTS))]
-
-
-def recipe_of(**train: Any) -> Any:
-    tree = {
-        "name": "streamed",
-        "description": "for tests",
-        "data": DATA.model_dump(mode="json"),
-        "model": {**MODEL, "observation": "identity", "conditional": True},
-        "train": {"epochs": 2, "batch": 12, "learning_rate": 0.001, **train},
-        "evaluate": {"importance_samples": 2},
-        "register": {"name": "streamed"},
-    }
-    return build_recipe(tree, "test")
 
 
 @pytest.mark.parametrize("window", [None, 2])
