@@ -17,14 +17,15 @@ import pytest
 
 from data_prep import s3
 from pipelines.storage import Altered, Missing, Store, open_store, preflight
+from pipelines.tracking.source_files import PACKAGES, ROOT
 from seqgen.core.errors import BadInput, OperationalError
 from tests.fault_proxy import Answer, Cut, CutAnswer, Fault, FaultProxy, Request, Reset, Slow
+from tests.finished_run import outside, tiny_recipe
 from tests.s3_server import ADMIN, READER, RENEWED, Key, S3Server
 
 pytestmark = pytest.mark.slow
 LARGE = os.urandom(20 * 2**20)  # three parts
 NOW, A_DAY = timedelta(), timedelta(days=1)
-ROOT = Path(__file__).parents[2]
 # A machine whose clock is wrong, for one process.
 SHIFTED_CLOCK = r"""
 #define _GNU_SOURCE
@@ -129,13 +130,14 @@ def test_a_folder_that_cannot_be_written_is_bad_input(tmp_path: Path):
 @pytest.mark.parametrize(
     "fault",
     [Answer(503, "SlowDown"), Answer(500), Answer(502, body=b"<html>Bad Gateway</html>"), Reset()],
-    ids=repr,
+    ids=["503", "500", "a gateway's page", "reset"],
 )
 def test_22_what_passes_is_tried_again_and_leaves_no_trace(
     proxy: FaultProxy, store: Store, large: Path, tmp_path: Path, fault: Fault
 ):
+    proxy.inject(fault, times=3)
+    store.put_file(large, "large")
     calls: list[Callable[[], object]] = [
-        lambda: store.put_file(large, "large"),
         lambda: store.get_file("large", tmp_path / "back"),
         lambda: store.write("small", b"x"),
         lambda: store.list(),
@@ -143,9 +145,9 @@ def test_22_what_passes_is_tried_again_and_leaves_no_trace(
     ]
     for call in calls:
         proxy.heal()
-        proxy.inject(fault, times=2)
+        proxy.inject(fault)
         call()
-        assert not any(isinstance(status, int) and status < 300 for status in statuses(proxy)[:2])
+        assert statuses(proxy)[0] in (500, 502, 503, "Reset")
     assert (tmp_path / "back").read_bytes() == LARGE
     assert store.list() == ["large"]
     assert not store.leftovers(NOW)
@@ -268,7 +270,7 @@ def test_24_a_token_that_stays_expired_is_tried_twice(proxy: FaultProxy, store: 
             r".* SignatureDoesNotMatch .*; correct AWS_SECRET_ACCESS_KEY",
         ),
     ],
-    ids=lambda value: value.access if isinstance(value, Key) else None,
+    ids=["a reader's key", "no bucket", "unknown key", "wrong secret"],
 )
 def test_24_a_refusal_is_not_tried_again(
     server: S3Server, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, key: Key, bucket: str, said: str
@@ -450,32 +452,40 @@ def test_27_a_wrong_clock_is_told_and_by_how_much(server: S3Server, tmp_path: Pa
     assert f"seconds {said} the server's" in done.stderr
 
 
-def test_data_go_through_dvc_s_remote_and_come_back(proxy: FaultProxy, tmp_path: Path):
-    project, content = tmp_path / "project", os.urandom(100_000)
-    (project / "data").mkdir(parents=True)
-    (project / "data/shard.tar").write_bytes(content)
+def test_dvc_pushes_to_s3_and_pulls_from_it_again(proxy: FaultProxy, tmp_path: Path):
+    project = tmp_path / "project"
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, project / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copyfile(ROOT / name, project / name)
+    tiny_recipe(project / "pipelines/recipes")
+    (project / "params.yaml").write_text("recipes: [tiny]\n")
 
-    def dvc(*arguments: str) -> None:
+    def dvc(*arguments: str) -> str:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *arguments],
             cwd=project,
+            env=outside(PYTHONPATH=str(project), PATH=path),
             capture_output=True,
             text=True,
-            timeout=300,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     dvc("init", "--no-scm", "-q")
     dvc("remote", "add", "-d", "storage", f"s3://runs/{tmp_path.name}/dvc")
-    dvc("add", "data/shard.tar")
+    dvc("repro", "shard@tiny")
+    products = project / "artifacts/tiny"
+    made = {path: path.read_bytes() for path in products.rglob("*") if path.is_file()}
     proxy.inject(Answer(503, "SlowDown"), lambda request: request.method == "PUT", times=2)
     dvc("push")
     assert statuses(proxy).count(503) == 2
-    for mine in ("data/shard.tar", ".dvc/cache"):
-        path = project / mine
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    dvc("pull")
-    assert (project / "data/shard.tar").read_bytes() == content
-    assert ADMIN.secret not in "".join(
-        path.read_text(errors="replace") for path in project.rglob("*") if path.is_file()
-    )
+    shutil.rmtree(products)
+    shutil.rmtree(project / ".dvc/cache")
+    dvc("pull", "fetch@tiny", "shard@tiny")
+    assert {path: path.read_bytes() for path in products.rglob("*") if path.is_file()} == made
+    assert "Running stage" not in dvc("repro", "--dry", "shard@tiny")
+    assert f"s3://runs/{tmp_path.name}/dvc" in (project / ".dvc/config").read_text()
+    secret = ADMIN.secret.encode()
+    assert not any(secret in path.read_bytes() for path in project.rglob("*") if path.is_file())
