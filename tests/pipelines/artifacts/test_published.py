@@ -26,7 +26,7 @@ from seqgen.core.errors import BadInput, OperationalError
 from seqgen.data.images import load_split
 from seqgen.data.manifest import Manifest, SplitIndex, read_manifest
 from seqgen.data.settings import DataConfig
-from tests.fault_proxy import Answer, FaultProxy
+from tests.fault_proxy import Answer, CutAnswer, FaultProxy
 from tests.s3_server import READER, S3Server
 from tests.streamed_set import COUNTS, SIZE, recipe_of, write_set
 
@@ -183,7 +183,8 @@ def test_a_training_from_s3_with_a_cache_smaller_than_the_set_ends_with_the_same
     monkeypatch.setattr(
         importlib.import_module("seqgen.training.run"), "image_memory", lambda *_: 120 * SIZE**2
     )
-    proxy.inject(Answer(503, "SlowDown"), where=lambda request: "train-" in request.path, times=3)
+    for fault in (Answer(503, "SlowDown"), CutAnswer(after=1000)):
+        proxy.inject(fault, where=lambda request: "train-" in request.path, times=3)
     streamed = training.run(wanted, opened(f"{root}/streamed"), threads=1)
     assert all(a.equal(b) for a, b in zip(on_disk.parameters(), streamed.parameters(), strict=True))
     kept = sum(path.stat().st_size for path in shard_cache().directory.glob("*.tar"))
