@@ -88,8 +88,8 @@ def drawing(batches: TrainingBatches) -> Action:
     return draw
 
 
-def stock(directory: Path, batch: int) -> Iterator[Tensor]:
-    """The training images by webdataset alone: shards and images shuffled, float32 [batch,1,H,W] in [0,1]."""
+def stock(shards: list[str], batch: int) -> Iterator[Tensor]:
+    """The images of shards by webdataset alone: shards and images shuffled, float32 [batch,1,H,W] in [0,1]."""
     import webdataset
 
     def split(samples: Iterator[Row]) -> Iterator[tuple[Tensor]]:
@@ -98,7 +98,6 @@ def stock(directory: Path, batch: int) -> Iterator[Tensor]:
             for image in torch.from_numpy(sample["png"]).view(count, 1, height, width):
                 yield (image,)
 
-    shards = [str(directory / shard.name) for shard in read_manifest(directory).splits["train"].shards]
     loader = webdataset.WebDataset(shards, shardshuffle=len(shards), seed=0)
     for (images,) in loader.decode("l").compose(split).shuffle(SHUFFLE).batched(batch):
         yield images
@@ -150,7 +149,8 @@ def measure(directory: Path, model: tuple[Recipe, SequentialModel, Action], roun
     manifest = read_manifest(directory)
     recipe, _, step = model
     batch = recipe.train.batch
-    actions: dict[str, Action] = {"training": step, "webdataset": lambda: list(stock(directory, batch))}
+    shards = [str(directory / shard.name) for shard in manifest.splits["train"].shards]
+    actions: dict[str, Action] = {"training": step, "webdataset": lambda: list(stock(shards, batch))}
     count = {"training": batch, "webdataset": manifest.splits["train"].images}
     row: Row = {
         "set": _title(manifest),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 
 from pipelines.artifacts.places import places
+from pipelines.artifacts.published import published_root
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
+from pipelines.publish import publish_shards
 from pipelines.recipes import load_recipe
 
 
 def shard(recipe: RecipeOption = None, settings: SetOption = None) -> None:
-    """Make the shards and manifest of the recipe's set from the fetched files."""
+    """Make the shards and manifest of the recipe's set from the fetched files; with SEQGEN_SHARDS, publish them."""
     from data_prep.shard_set import shard_set
 
     raise_on_stop()
@@ -23,6 +25,8 @@ def shard(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     counts = ", ".join(f"{name} {index.images:,}" for name, index in manifest.splits.items())
     print(f"{manifest.title}: {counts}; {size / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
     print(f"  manifest {manifest.digest[:12]} in {where.shards}")
+    if root := published_root():
+        publish_shards(resolved, root)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def images_of(trained: TrainedModel, split: str) -> ImageSet:
     from seqgen.data.images import load_split
     from seqgen.training.memory import image_memory
 
-    return load_split(trained.places.shards, split, memory=image_memory())
+    return load_split(trained.shards, split, memory=image_memory())
 
 
 def held_out_of(trained: TrainedModel, images: ImageSet, contexts: int) -> HeldOut:

@@ -32,7 +32,7 @@ class Places:
 
     @property
     def train(self) -> Path:
-        """`model/` (weights.safetensors, model.json), `history.csv`, `run.json`, `recipe.json`."""
+        """`model/` (weights.safetensors, model.json), `history.csv`, `run.json`, `recipe.json`, `manifest.json`."""
         return self.root / "train"
 
     @property

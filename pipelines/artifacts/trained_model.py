@@ -11,10 +11,12 @@ from typing import Any
 
 from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_history
 from pipelines.artifacts.places import Places, places
+from pipelines.artifacts.shards import shards_of
 from pipelines.recipes import load_recipe
 from seqgen.core.errors import BadInput
 from seqgen.core.files import directory_writer, file_sha256, write_json
-from seqgen.data.manifest import Manifest, read_manifest
+from seqgen.data.manifest import FILE_NAME as MANIFEST
+from seqgen.data.manifest import Manifest, Place, read_manifest
 from seqgen.settings import Recipe, build_recipe, flatten, parse_assignment
 
 _LATER = ("evaluate.", "register.")
@@ -44,13 +46,24 @@ class TrainedModel:
         """How long it was trained."""
         return math.fsum(row.get("seconds", 0.0) for row in read_history(self.places.train / FILE_NAME))
 
+    @property
+    def shards(self) -> Place:
+        """Where the shards are read from."""
+        return shards_of(self.recipe)
+
+    @property
+    def manifest_file(self) -> Path:
+        """The manifest of what it was trained on; where training kept none, that of the shards."""
+        kept = self.places.train / MANIFEST
+        return kept if kept.is_file() else self.places.shards / MANIFEST
+
     def manifest(self) -> Manifest:
         """The manifest of the shards, which must be those that were trained on. Raises BadInput."""
-        manifest = read_manifest(self.places.shards)
+        manifest = read_manifest(self.shards)
         before = self.run["manifest_digest"]
         if manifest.digest != before:
             raise BadInput(
-                f"{self.places.shards}: not the shards the model was trained on (manifest "
+                f"{self.shards}: not the shards the model was trained on (manifest "
                 f"{manifest.digest[:12]}, then {before[:12]}); "
                 f"run `python -m pipelines.train --recipe {self.recipe.name}`"
             )
@@ -73,6 +86,7 @@ def write_trained_model(
     with directory_writer(target) as fresh:
         save_model(model, fresh / "model")
         write_history(fresh / FILE_NAME, history)
+        write_json(fresh / MANIFEST, manifest.model_dump(mode="json"))
         write_json(fresh / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
         digests = {"settings_digest": recipe.digest(), "manifest_digest": manifest.digest}
         write_json(fresh / "run.json", {**about, **digests})

@@ -134,6 +134,11 @@ _OTHERS = (
         "pipelines.evaluate.count",
         "Measure how often the model counts the digits right.",
     ),
+    Verb(
+        "publish",
+        "pipelines.publish",
+        "Put the recipe's shards where trainings of other machines read them.",
+    ),
     Verb("verify", "pipelines.verify", "Check a sharded set against its manifest, to the last sample."),
     Verb("retrain", "pipelines.retrain", "Retrain if data, code or settings changed; for a schedule."),
     Verb("rollback", "pipelines.rollback", "Give the alias champion back to the champion before."),

@@ -110,7 +110,7 @@ def measure_accuracies(
 
     seed = trained.recipe.evaluate.seed
     model = load_for_measuring(trained)
-    train, valid = (load_split(trained.places.shards, split) for split in ("train", "valid"))
+    train, valid = (load_split(trained.shards, split) for split in ("train", "valid"))
     background = classification.background_runs(train, valid, seed, _DRAWER_PAIRS)
     right_of = []
     with Display("passes") as display:

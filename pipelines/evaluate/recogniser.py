@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts.places import places, state_root
-from pipelines.artifacts.shards import checked_manifest
+from pipelines.artifacts.shards import checked_manifest, shards_of
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.progress import Display
 from pipelines.cli.signals import raise_on_stop
@@ -53,12 +53,12 @@ def train_critics(recipe: Recipe, plan: Plan) -> Path:
         print(f"{target}: trained already")
         return target
     characters = {
-        split: recognition.by_character(load_split(places(recipe).shards, split)) for split in manifest.splits
+        split: recognition.by_character(load_split(shards_of(recipe), split)) for split in manifest.splits
     }
     for split in _ASKED:
         if len(characters[split].drawings) < recognition.WAYS:
             raise BadInput(
-                f"{places(recipe).shards}: {len(characters[split].drawings)} characters in {split}, and a task has "
+                f"{shards_of(recipe)}: {len(characters[split].drawings)} characters in {split}, and a task has "
                 f"{recognition.WAYS}; use a larger set"
             )
     drawings = characters["train"].drawings

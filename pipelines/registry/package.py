@@ -26,7 +26,7 @@ def parts(trained: TrainedModel) -> dict[str, Path]:
         "bounds": trained.places.evaluate / "bounds.npy",
         "evaluation": trained.places.evaluate / "evaluation.json",
         "recipe": trained.places.train / "recipe.json",
-        "manifest": trained.places.shards / "manifest.json",
+        "manifest": trained.manifest_file,
     }
 
 

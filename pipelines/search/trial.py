@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts.history import Row
-from pipelines.artifacts.places import places
+from pipelines.artifacts.published import opened
+from pipelines.artifacts.shards import shards_of
 from pipelines.search.search_space import trial_recipe
 from seqgen.core.machine import Device
 from seqgen.settings import Recipe, build_recipe
@@ -35,7 +36,7 @@ def trainable(recipe: Recipe, storage: RunStorage, device: Device) -> Any:
     from ray import tune
 
     assert recipe.search is not None
-    fixed, gpu = {"recipe": recipe.given(), "shards": str(places(recipe).shards)}, device == "cuda"
+    fixed, gpu = {"recipe": recipe.given(), "shards": str(shards_of(recipe))}, device == "cuda"
     if recipe.search.workers == 1:
         alone = tune.with_parameters(train_alone, **fixed)
         return tune.with_resources(alone, {"cpu": CPUS_PER_WORKER, "gpu": int(gpu)})
@@ -140,7 +141,7 @@ def train_trial(
             return
         training.run(
             trial,
-            Path(shards),
+            opened(shards),
             group=group,
             threads=CPUS_PER_WORKER,
             train_images=searched.search.train_images,

@@ -66,6 +66,10 @@ class Store(ABC):
         """Whether there is a file of this key."""
 
     @abstractmethod
+    def sha256(self, key: str) -> str | None:
+        """That of the file, told without fetching it; None if there is none of this key, or it was not put by us."""
+
+    @abstractmethod
     def leftovers(self, older_than: timedelta) -> Sequence[Leftover]:
         """What was begun longer ago and never finished. Younger ones may be under way, in another process."""
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from seqgen.core.errors import BadInput
 from seqgen.core.files import file_sha256, publish
 
 _AT_ONCE = 1000  # keys that S3 takes in one request to delete
+_READS = 5  # of a file that breaks off, as boto3's own downloads
 _SHA256 = "sha256"  # the object's metadata that says what was put
 _Value = TypeVar("_Value")
 
@@ -59,12 +59,28 @@ class Bucket(Store):
         return sha256
 
     def read(self, key: str, sha256: str | None = None) -> bytes | None:
-        stream = io.BytesIO()
-        try:
-            put = self._download(key, stream)
-        except Missing:
+        from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
+
+        target = self._object(key)
+
+        def fetch(client: Any) -> tuple[bytes | None, str | None]:
+            """All in one request; what breaks off is asked for again."""
+            for attempt in count(1):
+                try:
+                    answer = client.get_object(**target)
+                    return answer["Body"].read(), answer["Metadata"].get(_SHA256)
+                except S3_RETRYABLE_DOWNLOAD_ERRORS:
+                    if attempt == _READS:
+                        raise
+                except Exception as error:
+                    if s3.code(error) == "NoSuchKey":
+                        return None, None
+                    raise
+            raise AssertionError
+
+        content, put = self._ask(key, fetch)
+        if content is None:
             return None
-        content = stream.getvalue()
         check_sha256(self._address(key), hashlib.sha256(content).hexdigest(), sha256 or put)
         return content
 
@@ -79,6 +95,19 @@ class Bucket(Store):
             key, lambda client: client.list_objects_v2(Bucket=self._bucket, Prefix=target, MaxKeys=1)
         )
         return any(one["Key"] == target for one in found.get("Contents", ()))  # the first is the shortest
+
+    def sha256(self, key: str) -> str | None:
+        target = self._object(key)
+
+        def look(client: Any) -> str | None:
+            try:
+                return _head(client, target)["Metadata"].get(_SHA256)
+            except Exception as error:
+                if s3.code(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
+
+        return self._ask(key, look)
 
     def leftovers(self, older_than: timedelta) -> Sequence[Leftover]:
         """Multipart uploads that were neither completed nor aborted: no objects, but paid for."""

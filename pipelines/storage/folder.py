@@ -14,7 +14,7 @@ from typing import IO
 from pipelines.storage import Leftover, Missing, Store
 from pipelines.storage.checks import check_key, check_sha256
 from seqgen.core.errors import BadInput, OperationalError
-from seqgen.core.files import atomic_writer
+from seqgen.core.files import atomic_writer, file_sha256
 
 _CHUNK = 1024**2
 # A right or the folder itself is wrong: no later attempt is better.
@@ -70,6 +70,13 @@ class Folder(Store):
     def exists(self, key: str) -> bool:
         with self._explained(key):
             return self._path(key).is_file()
+
+    def sha256(self, key: str) -> str | None:
+        with self._explained(key):
+            try:
+                return file_sha256(self._path(key))
+            except FileNotFoundError:
+                return None
 
     def leftovers(self, older_than: timedelta) -> Sequence[Leftover]:
         """Temporary files that were not renamed."""

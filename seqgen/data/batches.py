@@ -6,7 +6,6 @@ the number of workers, and to resume is arithmetic.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,8 +15,10 @@ from torch import Tensor
 from seqgen.core.errors import BadInput
 from seqgen.data.images import ImageSet
 from seqgen.data.new_classes import random_maps, same_map
+from seqgen.data.order import generator_at
 from seqgen.data.partners import Partners
 from seqgen.data.settings import Binarise, DataConfig, Pairs
+from seqgen.data.streamed import StreamedImages
 
 _CHUNK = 1024
 
@@ -35,17 +36,6 @@ class FixedSet(NamedTuple):
 
     x: Tensor
     partners: Tensor | None
-
-
-def generator_at(device: torch.device, *position: int | str) -> torch.Generator:
-    """A generator on `device` seeded by `position`, for example (seed, "step", epoch, step)."""
-    digest = hashlib.sha256(repr(position).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big"))
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """The order of `count` images in an epoch: a permutation, int64 [count], the same on every device."""
-    return torch.randperm(count, generator=generator_at(torch.device("cpu"), seed, "order", epoch))
 
 
 def steps_per_epoch(count: int, batch: int) -> int:
@@ -96,7 +86,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        images: ImageSet,
+        images: ImageSet | StreamedImages,
         data: DataConfig,
         batch: int,
         *,
@@ -115,9 +105,9 @@ class TrainingBatches:
             raise BadInput(f"train.batch={self._batch} is not divisible by {size} workers: choose a multiple")
         self.steps = steps_per_epoch(len(images), self._batch)
         self._mine = slice(rank * batch // size, (rank + 1) * batch // size)
-        self._partners = Partners(images, pairs) if conditional else None
+        self._partners = images.partners(pairs) if conditional else None
         self._contexts, self._new_classes_until = contexts, new_classes_until
-        if self._partners is not None and max(contexts) > self._partners.fewest:
+        if isinstance(self._partners, Partners) and max(contexts) > self._partners.fewest:
             raise BadInput(
                 f"train.contexts={list(contexts)}: an image of the set has {self._partners.fewest} others to be "
                 "shown with; choose fewer"
@@ -127,6 +117,7 @@ class TrainingBatches:
     def at(self, epoch: int, step: int) -> Images:
         """This rank's slice of the global batch `step` (0-based) of `epoch` (0-based)."""
         images, index = self._images, self._index(epoch, step)
+        images.prepare(index)
         generator = generator_at(images.device, self._seed, "step", epoch, step)
         x = self._mine_of(index, generator)
         if self._partners is None:
@@ -151,7 +142,7 @@ class TrainingBatches:
     def _index(self, epoch: int, step: int) -> Tensor:
         """The places of a step's images in the split, of all ranks."""
         if epoch != self._epoch:
-            self._order = epoch_order(len(self._images), self._seed, epoch).to(self._images.device)
+            self._order = self._images.order(self._seed, epoch)
             self._epoch = epoch
         return self._order[step * self._batch : (step + 1) * self._batch]
 

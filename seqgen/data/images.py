@@ -1,8 +1,7 @@
-"""One split of a sharded set, decoded once into one tensor: in memory, or in a mapped file."""
+"""One split of a sharded set, decoded once into one tensor: in memory, or in a mapped file; or one shard of it."""
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,8 +12,11 @@ import torch
 from torch import Tensor
 
 from seqgen.core.errors import BadInput, OperationalError
-from seqgen.data.manifest import SplitIndex, read_manifest
+from seqgen.data.manifest import Manifest, Place, Shard, SplitIndex, read_manifest
 from seqgen.data.memory_mapped import MappedImages, spill_directory
+from seqgen.data.order import epoch_order
+from seqgen.data.partners import Partners
+from seqgen.data.settings import Pairs
 from seqgen.data.shards import read_shard
 
 _SPREAD_SEED = 0
@@ -70,6 +72,17 @@ class ImageSet:
             self.memory_map.ask_for(index)
         return self.images.index_select(0, index).to(self.device)
 
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """The order of an epoch: a permutation of the whole set, int64 [N], on the set's device."""
+        return epoch_order(len(self), seed, epoch).to(self.device)
+
+    def prepare(self, index: Tensor) -> None:
+        """Nothing: all images are at hand, whatever the next batch is made of."""
+
+    def partners(self, pairs: Pairs) -> Partners:
+        """Who may be whose context. Raises BadInput as `Partners` does."""
+        return Partners(self, pairs)
+
     def take(self, index: Tensor) -> ImageSet:
         """The set of the images at `index` (int64 [M]), in that order, in memory."""
         return replace(
@@ -103,14 +116,14 @@ def _spread_index(concepts: Tensor, limit: int) -> Tensor:
 
 
 def load_split(
-    directory: Path,
+    place: Place,
     split: str,
     limit: int | None = None,
     *,
     memory: int | None = None,
     spill: Path | None = None,
 ) -> ImageSet:
-    """Read and verify the shards of `split` under `directory`; `limit` as in `ImageSet.spread`.
+    """Read and verify the shards of `split` of the set at `place`; `limit` as in `ImageSet.spread`.
 
     If all its pixels take more than `memory` bytes, they are decoded into a file in `spill` (default
     `spill_directory()`) and mapped: the same set, with the same batches. What a limit takes is in memory.
@@ -118,22 +131,36 @@ def load_split(
     Raises BadInput if there is no such split, OperationalError naming the shard if it is damaged or the
     directory if the disk is full.
     """
-    manifest = read_manifest(directory)
+    manifest = read_manifest(place)
+    index = split_of(manifest, split, place)
+    mapped = memory is not None and manifest.decoded_bytes(split) > memory
+    return _loaded(place, split, manifest, index, (spill or spill_directory()) if mapped else None).spread(
+        limit
+    )
+
+
+def load_shard(place: Place, manifest: Manifest, shard: Shard) -> ImageSet:
+    """The images of one shard by themselves, in memory; verified as `load_split` does it."""
+    return _loaded(place, shard.name, manifest, SplitIndex(images=shard.images, concepts=(), shards=(shard,)))
+
+
+def split_of(manifest: Manifest, split: str, place: Place) -> SplitIndex:
+    """What the manifest of the set at `place` says of a split. Raises BadInput if there is none of this name."""
     if split not in manifest.splits:
-        raise BadInput(f"{directory}: no split {split!r}; it has {', '.join(manifest.splits)}")
-    index = manifest.splits[split]
+        raise BadInput(f"{place}: no split {split!r}; it has {', '.join(manifest.splits)}")
+    return manifest.splits[split]
+
+
+def _loaded(
+    place: Place, what: str, manifest: Manifest, index: SplitIndex, spill: Path | None = None
+) -> ImageSet:
     shape = (index.images, manifest.height, manifest.width)
     concepts, alphabets = _Names(), _Names()
-    parts = _decoded(directory, split, index, shape, concepts, alphabets)
-    memory_map = None
-    if memory is not None and math.prod(shape) > memory:
-        memory_map = MappedImages(parts, shape, spill or spill_directory())
-        images = memory_map.images
-    else:
-        images = _joined(parts, shape)
+    parts = _decoded(place, what, index, shape, concepts, alphabets)
+    memory_map = MappedImages(parts, shape, spill) if spill else None
+    images = memory_map.images if memory_map else _joined(parts, shape)
     concept_ids, names = concepts.numbered()
-    loaded = ImageSet(images, manifest.levels, concept_ids, alphabets.numbered()[0], names, memory_map)
-    return loaded.spread(limit)
+    return ImageSet(images, manifest.levels, concept_ids, alphabets.numbered()[0], names, memory_map)
 
 
 def _joined(parts: Iterable[np.ndarray], shape: tuple[int, int, int]) -> Tensor:
@@ -145,8 +172,8 @@ def _joined(parts: Iterable[np.ndarray], shape: tuple[int, int, int]) -> Tensor:
 
 
 def _decoded(
-    directory: Path,
-    split: str,
+    place: Place,
+    what: str,
     index: SplitIndex,
     shape: tuple[int, int, int],
     concepts: _Names,
@@ -154,19 +181,17 @@ def _decoded(
 ) -> Iterator[np.ndarray]:
     """The images of every sample, uint8 [n,H,W], exactly those of `shape` in all; fills in the names."""
     for shard in index.shards:
-        for drawings, meta in read_shard(directory, shard):
+        for drawings, meta in read_shard(place, shard):
             if len(concepts) + len(drawings) > shape[0] or drawings.shape[1:] != shape[1:]:
                 raise OperationalError(
-                    f"{directory / shard.name}: holds more or other images than the manifest says"
+                    f"{place}/{shard.name}: holds more or other images than the manifest says"
                 )
             labels = [meta["concept"]] * len(drawings) if meta["concept"] is not None else meta["labels"]
             concepts.extend(labels or [None] * len(drawings))
             alphabets.extend([meta["alphabet"]] * len(drawings))
             yield drawings
     if len(concepts) != index.images:
-        raise OperationalError(
-            f"{directory}: {len(concepts)} images of {split}, the manifest says {index.images}"
-        )
+        raise OperationalError(f"{place}: {len(concepts)} images of {what}, the manifest says {index.images}")
 
 
 class _Names:

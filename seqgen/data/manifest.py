@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -90,19 +90,37 @@ class Manifest(Strict):
                     )
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """Read and check `directory/manifest.json` (its own digest, its schema, its split rule).
+class Published(Protocol):
+    """A set that is not a directory here: its files are fetched. `str` of it is its address, without credentials."""
+
+    def __hash__(self) -> int: ...
+
+    def manifest(self) -> bytes:
+        """The bytes of its manifest. Raises BadInput if there is none."""
+        ...
+
+    def shard(self, shard: Shard) -> bytes:
+        """A shard's bytes, which are those of the manifest. Raises OperationalError naming it if it is not so."""
+        ...
+
+
+Place = Path | Published  # where a sharded set is read from
+
+
+def read_manifest(place: Place) -> Manifest:
+    """Read and check the `manifest.json` of a set (its own digest, its schema, its split rule).
 
     Raises BadInput if it is absent or not a manifest of this version, OperationalError if it was altered.
     """
-    path = directory / FILE_NAME
-    if not path.is_file():
+    path = f"{place}/{FILE_NAME}"
+    if isinstance(place, Path) and not (place / FILE_NAME).is_file():
         raise BadInput(
             f"{path}: no manifest, so no complete shards here; "
             "run `python -m pipelines.shard --recipe <name>`"
         )
+    content = (place / FILE_NAME).read_bytes() if isinstance(place, Path) else place.manifest()
     try:
-        manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        manifest = Manifest.model_validate(json.loads(content.decode()))
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise BadInput(f"{path}: not a manifest of schema 1: {error}") from error
     if manifest.digest != manifest.compute_digest():
@@ -111,14 +129,21 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def is_whole(shard: Shard, content: bytes) -> bool:
+    """Whether `content` is the shard that the manifest names, to the last byte."""
+    return len(content) == shard.bytes and hashlib.sha256(content).hexdigest() == shard.sha256
+
+
 def check_shard_bytes(directory: Path, shard: Shard) -> None:
     """Compare one shard with the manifest; OperationalError names the missing or damaged file."""
     confirmed_bytes(directory, shard)
 
 
-def confirmed_bytes(directory: Path, shard: Shard) -> bytes:
+def confirmed_bytes(place: Place, shard: Shard) -> bytes:
     """One shard's bytes, which are those of the manifest. Raises as `check_shard_bytes`."""
-    path = directory / shard.name
+    if not isinstance(place, Path):
+        return place.shard(shard)
+    path = place / shard.name
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -127,7 +152,7 @@ def confirmed_bytes(directory: Path, shard: Shard) -> bytes:
         ) from None
     except OSError as error:
         raise OperationalError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(content) != shard.bytes or hashlib.sha256(content).hexdigest() != shard.sha256:
+    if not is_whole(shard, content):
         raise OperationalError(
             f"{path}: damaged (size or sha256 is not the manifest's); run `python -m pipelines.verify "
             "--recipe <name>` for the member, and `python -m pipelines.shard --recipe <name>` to make it again"

@@ -74,5 +74,6 @@ def _no_room(directory: Path, needed: int, why: str | None = None) -> Operationa
         free = f"it cannot be used ({error.strerror})"
     return OperationalError(
         f"{directory}: the decoded images do not fit in memory and need {needed:,} bytes here, {free}"
-        f"{f' ({why})' if why else ''}; make room, or set TMPDIR to a directory on a local disk that has it"
+        f"{f' ({why})' if why else ''}; make room, set TMPDIR to a directory on a local disk that has it, or stream "
+        "the set: train.shuffle_shards"
     )

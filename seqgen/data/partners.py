@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from seqgen.core.errors import BadInput
-from seqgen.data.images import ImageSet
 from seqgen.data.settings import Pairs
+
+if TYPE_CHECKING:
+    from seqgen.data.images import ImageSet
 
 
 def with_partners(images: ImageSet, pairs: Pairs) -> Tensor:
@@ -65,23 +69,34 @@ class Partners:
 
         Raises BadInput where an image has fewer.
         """
-        if count > self.fewest:
+        return self.choose(index, uniforms(index, generator, count))
+
+    def choose(self, index: Tensor, uniform: Tensor) -> Tensor:
+        """The partners of each image at `index` [M] that `uniform` [M,count] means: int64 [M,count]; as `draw`."""
+        if uniform.shape[1] > self.fewest:
             raise BadInput(
-                f"{count} contexts were asked for, and an image of the set has {self.fewest}: choose fewer"
+                f"{uniform.shape[1]} contexts were asked for, and an image of the set has {self.fewest}: choose fewer"
             )
         start, total, partners, after = (
             of[index] for of in (self._start, self._count, self._partners, self._after)
         )
         chosen = torch.empty((len(index), 0), dtype=torch.int64, device=index.device)
-        for already in range(count):
-            uniform = torch.rand(index.shape, generator=generator, device=index.device, dtype=torch.float64)
+        for already, drawn in enumerate(uniform.unbind(1)):
             left = partners - already
-            rank = (uniform * left).long().minimum(left - 1)
+            rank = (drawn * left).long().minimum(left - 1)
             for taken in chosen.sort(dim=1).values.unbind(1):  # the rank-th of those that are left
                 rank = rank + (rank >= taken)
             chosen = torch.cat([chosen, rank.unsqueeze(1)], 1)
         place = (after.unsqueeze(1) + chosen) % total.unsqueeze(1)
         return self._order[start.unsqueeze(1) + place]
+
+
+def uniforms(index: Tensor, generator: torch.Generator, count: int) -> Tensor:
+    """What `count` partners of each image at `index` [M] are chosen by: float64 [M,count], uniform in [0,1)."""
+    uniform = torch.empty((len(index), count), device=index.device, dtype=torch.float64)
+    for column in uniform.unbind(1):
+        column.copy_(torch.rand(index.shape, generator=generator, device=index.device, dtype=torch.float64))
+    return uniform
 
 
 def _runs(names: Tensor, place: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,14 @@ from PIL import Image
 
 from seqgen.core.errors import OperationalError
 from seqgen.core.files import canonical_digest, canonical_json
-from seqgen.data.manifest import Shard, confirmed_bytes
+from seqgen.data.manifest import Place, Shard, confirmed_bytes
 
 FIELDS = ("dataset", "alphabet", "character", "concept", "drawers", "labels", "shape")
 _DIGESTS = ("png_sha256", "digest")  # of the PNG; of the JSON's other fields
 _MAX_PIXELS = 2**26  # of one sample; the largest written here has 500 x 64 x 64
 
 
-def read_shard(directory: Path, shard: Shard) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+def read_shard(place: Place, shard: Shard) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Yield (images uint8 [n, H, W], meta) for each sample, in the order of the file.
 
     `images` is in {0, 1} for a 1-bit PNG, else 0..255. Raises OperationalError naming the shard for everything that is
@@ -34,9 +33,9 @@ def read_shard(directory: Path, shard: Shard) -> Iterator[tuple[np.ndarray, dict
     # imported late: webdataset imports torch, and who asks for help or for a manifest does without
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    path = directory / shard.name
+    path = f"{place}/{shard.name}"
     # The confirmed bytes themselves are read: webdataset opens no file, and takes no damage for an end.
-    source = {"url": shard.name, "stream": io.BytesIO(confirmed_bytes(directory, shard))}
+    source = {"url": shard.name, "stream": io.BytesIO(confirmed_bytes(place, shard))}
     samples = images = 0
     try:
         for sample in group_by_keys(tar_file_expander([source])):

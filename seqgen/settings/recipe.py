@@ -64,6 +64,11 @@ class TrainConfig(OpenSection):
         description="share of the epochs, from the first, in which half of the images are mapped with their contexts: "
         "flipped, transposed, turned, stretched",
     )
+    shuffle_shards: Positive | None = Field(
+        default=None,
+        description="shards whose images are shuffled together, for sets that are streamed (contexts are then of an "
+        "image's own shard); all of the set if absent",
+    )
     clip: float = Field(default=10.0, gt=0, description="largest global gradient norm")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0 = none")
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -88,11 +93,15 @@ class TrainConfig(OpenSection):
 
     def learned(self) -> dict[str, Any]:
         """The settings that decide what is learned, not how many do it, in what memory, how often it is looked at."""
-        return self.model_dump(mode="json", exclude=_WAYS)
+        return self.model_dump(mode="json", exclude=self._ways())
 
     def kept(self) -> dict[str, Any]:
         """Of `learned`, what a run keeps for life: all but `epochs`, of which more may be asked for later."""
-        return self.model_dump(mode="json", exclude={*_WAYS, "epochs"})
+        return self.model_dump(mode="json", exclude={*self._ways(), "epochs"})
+
+    def _ways(self) -> set[str]:
+        # Runs from before there was a choice of shards keep their digests.
+        return _WAYS if self.shuffle_shards is not None else {*_WAYS, "shuffle_shards"}
 
 
 class SearchConfig(Strict):

@@ -16,12 +16,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from seqgen.core.machine import cores
 from seqgen.data.images import ImageSet, load_split
-from seqgen.data.manifest import read_manifest
+from seqgen.data.manifest import Place, read_manifest
+from seqgen.data.streamed import StreamedImages
 from seqgen.models import SequentialModel, build
 from seqgen.settings import Recipe
 from seqgen.training.loop import OnEpoch, fit
@@ -32,7 +34,7 @@ from seqgen.training.watch import Watch
 
 def run(
     recipe: Recipe,
-    shards: Path,
+    shards: Place,
     *,
     group: ProcessGroup | None = None,
     threads: int | None = None,
@@ -57,10 +59,13 @@ def run(
     processes_here = max(1, cores() // threads)
     room = image_memory(processes_here, bytes_needed(recipe) // recipe.train.workers, group.device)
     manifest = read_manifest(shards)
-    train, valid = (
-        _images(shards, manifest.digest, split, limit, manifest.decoded_bytes(split) > room)
-        for split, limit in (("train", train_images), ("valid", None))
-    )
+    images = functools.partial(_images, shards, manifest.digest)
+    valid = images("valid", None, manifest.decoded_bytes("valid") > room)
+    train: Any  # an ImageSet or StreamedImages: what TrainingBatches takes
+    if recipe.train.shuffle_shards and train_images is None:
+        train = StreamedImages(shards, "train", recipe.train.shuffle_shards, room)
+    else:
+        train = images("train", train_images, manifest.decoded_bytes("train") > room)
     torch.manual_seed(recipe.train.seed)
     model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
     return fit(
@@ -78,6 +83,6 @@ def run(
 
 
 @functools.lru_cache(maxsize=2)
-def _images(shards: Path, digest: str, split: str, limit: int | None, on_disk: bool) -> ImageSet:
+def _images(shards: Place, digest: str, split: str, limit: int | None, on_disk: bool) -> ImageSet:
     """The images of a split; kept, because a process may train several times on one set."""
     return load_split(shards, split, limit, memory=0 if on_disk else None)

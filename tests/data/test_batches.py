@@ -11,12 +11,11 @@ from seqgen.core.errors import BadInput
 from seqgen.data.batches import (
     TrainingBatches,
     binarise,
-    epoch_order,
     fixed_set,
-    generator_at,
     thresholds,
 )
 from seqgen.data.images import ImageSet
+from seqgen.data.order import epoch_order, generator_at
 from seqgen.data.settings import DataConfig
 
 GREY = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
