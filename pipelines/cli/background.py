@@ -6,7 +6,7 @@ import contextlib
 import signal
 from typing import Any
 
-_STOP_SECONDS = 30.0
+_STOP_SECONDS = 60.0
 
 
 def identity(pid: int) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def is_running(known: Any) -> bool:
 
 
 def stop(pid: int, number: signal.Signals = signal.SIGTERM) -> None:
-    """Send `number`, on which the process ends its own children; SIGKILL for those of them left after 30 seconds."""
+    """Send `number`, on which the process ends its own children; SIGKILL for those of them left after a minute."""
     import psutil
 
     try:

@@ -15,6 +15,7 @@ from seqgen.core.errors import BadInput, OperationalError
 
 USER = "seqgen"
 DATABASES = ("mlflow", "mlflow_auth")
+_DEBIAN = Path("/usr/lib/postgresql")  # where Debian keeps it, off PATH
 
 
 def postgres(place: Place) -> Service:
@@ -88,12 +89,12 @@ def _programs() -> Path:
     """The folder of PostgreSQL's programs. Raises BadInput."""
     found = shutil.which("postgres")
     places = [Path(found).resolve().parent] if found else []
-    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version, reverse=True)
+    places += sorted(_DEBIAN.glob("*/bin"), key=_version, reverse=True)
     for place in places:
         if (place / "postgres").is_file() and (place / "initdb").is_file():
             return place
     raise BadInput(
-        "no PostgreSQL server on PATH or under /usr/lib/postgresql: install it (Debian, Ubuntu: apt-get install "
+        f"no PostgreSQL server on PATH or under {_DEBIAN}: install it (Debian, Ubuntu: apt-get install "
         "postgresql; Fedora: dnf install postgresql-server; macOS: brew install postgresql)"
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from seqgen.core.errors import OperationalError
 
-_START_SECONDS = 300.0
+_START_SECONDS = 600.0
 
 
 @dataclass(frozen=True)

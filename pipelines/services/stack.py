@@ -27,10 +27,10 @@ def up(port: int) -> dict[str, Any]:
     place = Place()
     place.make()
     with held(place.lock, timeout=_WAIT):
-        tracking_server.check()
         state = running()
         if "mlflow" not in state:
             _check_port(port)
+        tracking_server.check()
         begun: list[str] = []
         try:
             _up(place, state, "postgres", lambda: postgres.postgres(place), begun)

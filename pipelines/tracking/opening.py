@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipelines.tracking import lineage
@@ -20,6 +21,8 @@ from seqgen.settings import Recipe, flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+_PARENT = "mlflow.parentRunId"
 
 
 def check() -> None:
@@ -40,11 +43,12 @@ def open_run(
     parent: str | None = None,
     name: str | None = None,
     kind: str = "train",
+    tags: Mapping[str, str] | None = None,
 ) -> str:
     """Create a run, or re-open `run_id` if the server knows it, and return its id; it is RUNNING until `close_run`.
 
-    A new run gets the flattened recipe as parameters and `lineage_tags`; `parent` is the run id of a study. Where
-    tracking is not required and the server is away, the id is a local one of a run in the spool.
+    A new run gets the flattened recipe as parameters, `lineage_tags` and `tags`; `parent` is the run id of a study.
+    Where tracking is not required and the server is away, the id is a local one of a run in the spool.
     Raises OperationalError (server).
     """
     client = _connect_if_required()
@@ -52,13 +56,12 @@ def open_run(
         _close_left(client, but=run_id)
     if run_id is not None and (opened := _open_again(client, run_id)) is not None:
         return opened
-    tags = lineage.lineage_tags(recipe, manifest) | {lineage.PREFIX + "kind": kind}
     settings = flatten(recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
     description = {
         "name": name or recipe.name,
         "parent": parent,
         "start_time": time.time_ns() // 1_000_000,
-        "tags": tags,
+        "tags": {**lineage.lineage_tags(recipe, manifest), lineage.PREFIX + "kind": kind, **(tags or {})},
         "parameters": {
             key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()
         },
@@ -155,7 +158,7 @@ def _create(client: MlflowClient, spool: RunSpool, *, anew: bool = False) -> Non
         if known is None:
             tags = description["tags"] | {LOCAL_TAG: spool.run_id}
             if parent := description["parent"]:
-                tags["mlflow.parentRunId"] = id_on_server(client, parent)
+                tags[_PARENT] = id_on_server(client, parent)
             run = client.create_run(
                 experiment_id(client), description["start_time"], tags, run_name=description["name"]
             )
@@ -165,6 +168,23 @@ def _create(client: MlflowClient, spool: RunSpool, *, anew: bool = False) -> Non
     for start in range(0, len(parameters), 100):  # the server's limit for one call
         client.log_batch(spool.run_id, params=parameters[start : start + 100])
     spool.opened()
+
+
+def children(parent: str, tag: str) -> dict[str, str]:
+    """The ids of the runs below a study, by their value of `tag`; also of those in the spool.
+
+    Raises OperationalError (server), unless tracking is not required.
+    """
+    found = {}
+    for spool in spools():
+        description = spool.description() or {}
+        if description.get("parent") == parent:
+            found[description["tags"].get(tag, "")] = spool.run_id
+    client = None if is_local(parent) else _connect_if_required()
+    if client is not None:
+        below = client.search_runs([experiment_id(client)], f"tags.`{_PARENT}` = '{parent}'")
+        found |= {run.data.tags.get(tag, ""): run.info.run_id for run in below}
+    return found
 
 
 def replay(client: MlflowClient, spool: RunSpool) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipelines.tracking import lineage
 from pipelines.tracking.experiment import experiment_id, id_on_server
 from pipelines.tracking.metrics import REPLAY, MetricLog
-from pipelines.tracking.opening import check, open_run, replay
+from pipelines.tracking.opening import check, children, open_run, replay
 from pipelines.tracking.server import (
     Away,
     connect,
@@ -41,6 +41,7 @@ __all__ = [
     "Status",
     "attach",
     "check",
+    "children",
     "close_run",
     "connect",
     "experiment_id",

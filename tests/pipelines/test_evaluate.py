@@ -149,7 +149,9 @@ def test_what_a_server_that_goes_down_later_lacks_is_sent_by_replay(project, mon
     client = runs.connect()
     bound = client.get_run(trained.run["run_id"]).data.metrics["test/dynamic/bound"]
     assert bound == metrics["test"]["dynamic"]["bound"]
-    assert "evaluate/metrics.json" in [item.path for item in client.list_artifacts(trained.run["run_id"], "evaluate")]
+    assert "evaluate/metrics.json" in [
+        item.path for item in client.list_artifacts(trained.run["run_id"], "evaluate")
+    ]
 
     trained.run["run_id"] = "0" * 32
     with pytest.raises(OperationalError, match="the files are kept in"):
