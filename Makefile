@@ -7,7 +7,7 @@ BIN := $(VIRTUAL_ENV)/bin
 # The stages of dvc.yaml call `python`.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: quickstart environment test test-fast lint cluster-up cluster-down clean
+.PHONY: quickstart environment test test-fast lint cluster-up cluster-down services-up services-down clean
 
 quickstart: environment  ## the whole line, from raw files to the report, with the recipes of params.yaml
 	@# A source archive has no Git, which DVC wants to be told.
@@ -33,8 +33,15 @@ cluster-up: environment  ## a local Ray head that takes `ray job submit`
 cluster-down: environment  ## stop it
 	$(BIN)/python -m pipelines.cluster down
 
+services-up: .venv/installed-services  ## PostgreSQL, S3 and MLflow's server of this project's own
+	$(BIN)/python -m pipelines.services up
+
+services-down: environment  ## stop them; their data are kept
+	$(BIN)/python -m pipelines.services down
+
 clean:  ## remove what was made here: products, runs, caches; not .venv
 	@test ! -e .seqgen/cluster.json || $(BIN)/python -m pipelines.cluster down
+	@test ! -e .seqgen/services || $(BIN)/python -m pipelines.services down
 	@# With the registry goes what DVC believes to be in it.
 	rm -rf dvc.lock .dvc/cache .dvc/tmp artifacts .seqgen mlflow.db mlartifacts build .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
@@ -55,6 +62,10 @@ clean:  ## remove what was made here: products, runs, caches; not .venv
 # Without a C++ compiler it says so, and everything works, more slowly on a CPU.
 .venv/kernels: .venv/installed $(wildcard seqgen/native/*.cpp seqgen/native/*.h seqgen/native/*.py)
 	-@$(BIN)/python -m seqgen.native
+	@touch $@
+
+.venv/installed-services: .venv/installed
+	$(BIN)/uv pip install --compile-bytecode -c constraints.txt -e ".[services]"
 	@touch $@
 
 .venv/installed-dev: .venv/installed

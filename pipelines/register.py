@@ -49,6 +49,7 @@ def register_trained(trained: TrainedModel) -> dict[str, Any]:
     evaluation.check(trained, len(held_out))
     client = runs.connect()
     try:
+        trained.run["run_id"] = runs.id_on_server(client, trained.run["run_id"])
         version = versions.add_version(client, trained, evaluation)
         decision = promote(client, version, trained, evaluation, held_out)
         holder = versions.by_alias(client, version.name, versions.CHAMPION)

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import sys
+
 from pipelines.cli.command import run
-from pipelines.tracking import runs, spool
+from pipelines.tracking import runs
+from pipelines.tracking.spool import spool_directory, spools
 from seqgen.core.errors import OperationalError
+from seqgen.core.locks import Taken
 
 
 def replay() -> None:
-    """Send every spooled file and remove it; nothing is sent twice."""
-    directory = spool.spool_directory()
-    paths = sorted(directory.glob("*.jsonl"))
-    if not paths:
-        print(f"nothing is spooled in {directory}")
+    """Send every run's spool and remove it, those of killed processes too; nothing is sent twice."""
+    if not (waiting := spools()):
+        print(f"nothing is spooled in {spool_directory()}")
         return
-    uri = runs.tracking_uri()
-    runs.connect(uri)
-    for path in paths:
+    client = runs.connect()
+    failed = []
+    for spool in waiting:
         try:
-            count = spool.replay(uri, path)
+            count = runs.replay(client, spool)
+            print(f"{spool.run_id}: {count} records sent")
+        except Taken as taken:
+            print(f"{spool.run_id}: left to the process that works on it ({taken.holder})")
         except Exception as error:
-            raise OperationalError(f"{path} not sent, and kept: {runs.explain(uri, error)}") from None
-        print(f"{path.stem}: {count} records sent")
+            print(
+                f"{spool.path} not sent, and kept: {runs.explain(client.tracking_uri, error)}",
+                file=sys.stderr,
+            )
+            failed.append(spool.run_id)
+    if failed:
+        raise OperationalError(f"{len(failed)} of {len(waiting)} runs not sent; see above")
 
 
 if __name__ == "__main__":

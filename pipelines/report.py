@@ -18,14 +18,13 @@ def report(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     trained = load_trained_model(recipe, settings or ())
     client = runs.connect()
     try:
-        tags = client.get_run(trained.run["run_id"]).data.tags
+        tags = client.get_run(runs.id_on_server(client, trained.run["run_id"])).data.tags
     except Exception as error:
         raise OperationalError(runs.explain(client.tracking_uri, error)) from None
     path = write_report(trained, tags)
     _print_bounds(trained)
     _print_places(trained, path)
-    if not runs.attach(trained.run["run_id"], path, "report"):
-        raise OperationalError(f"the tracking server did not take the report; it is kept in {path}")
+    runs.attach(trained.run["run_id"], path, "report")
 
 
 def _print_bounds(trained: TrainedModel) -> None:

@@ -147,6 +147,11 @@ _OTHERS = (
     Verb(
         "cluster", "pipelines.cluster.__main__", "Start, stop and show a local Ray cluster that takes jobs."
     ),
+    Verb(
+        "services",
+        "pipelines.services.__main__",
+        "Start, stop and show PostgreSQL, S3 and MLflow's server on this machine.",
+    ),
     Verb("recipes", "pipelines.recipes.__main__", "List the recipes that come with the project."),
     Verb("show", "pipelines.show", "Print a recipe in full, as YAML that is itself a recipe."),
 )

@@ -25,7 +25,7 @@ def evaluate(recipe: RecipeOption = None, settings: SetOption = None) -> None:
 
     raise_on_stop()
     trained = load_trained_model(recipe, settings or ())
-    runs.connect()  # a server that is down is found before the work, not after it
+    runs.check()
     metrics = evaluate_trained(trained)
     for line in metric_lines(metrics):
         print(line)

@@ -46,11 +46,7 @@ class SearchLog(Callback):
         self._numbers: dict[str, int] = {}
         self._logs: dict[str, runs.MetricLog] = {}
         self.run_id = run_id
-        self._client = runs.connect()
-        children = self._client.search_runs(
-            [runs.experiment_id(self._client)], f"tags.`mlflow.parentRunId` = '{self.run_id}'"
-        )
-        self._runs = {run.data.tags.get(_TRIAL_TAG, ""): run.info.run_id for run in children}
+        self._runs = runs.children(run_id, _TRIAL_TAG)
 
     def settings(self, trial: Trial) -> dict[str, Any]:
         """What the trial was given of the space."""
@@ -92,10 +88,10 @@ class SearchLog(Callback):
             parent=self.run_id,
             name=f"trial {self.number(trial)}",
             kind="trial",
+            tags={_TRIAL_TAG: trial.trial_id},
         )
-        self._client.set_tag(run_id, _TRIAL_TAG, trial.trial_id)
         self._runs[trial.trial_id] = run_id
-        self._logs[trial.trial_id] = runs.MetricLog(self._client.tracking_uri, run_id)
+        self._logs[trial.trial_id] = runs.MetricLog(runs.tracking_uri(), run_id)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -124,7 +120,7 @@ class SearchLog(Callback):
             log.close()
         if run_id := self._runs.get(trial.trial_id):
             if how in (Ending.STOPPED, Ending.OUT_OF_TIME):
-                self._tracked(lambda: self._client.set_tag(run_id, _END_TAG, str(how)))
+                self._tracked(lambda: runs.connect().set_tag(run_id, _END_TAG, str(how)))
             runs.close_run(run_id, _STATUS[how])
 
     def close_trials(self, trials: Iterable[Trial]) -> None:

@@ -2,110 +2,153 @@
 
 from __future__ import annotations
 
-import queue
-import sys
 import threading
 import time
+from collections import deque
+from itertools import islice
 
-from pipelines.tracking.sender import BATCH, Point, Sender
-from pipelines.tracking.spool import append, spool_directory
+from pipelines.tracking.sender import BATCH, Sender
+from pipelines.tracking.server import explain, is_final, warn
+from pipelines.tracking.spool import Journal, Point, RunSpool, is_local
 from seqgen.core.errors import one_line
+from seqgen.core.locks import Taken
 
-_CAPACITY = 100_000
+REPLAY = "python -m pipelines.replay"
+_CAPACITY = 100_000  # points that may wait
 _PAUSE = 5.0  # seconds between two attempts on a server that is away
 
 
 class MetricLog:
     """Logs metrics of one run; `log` costs microseconds whatever the server does.
 
-    While the server is away points wait in memory (at most 100,000, then the newest are dropped with one
-    warning); what is left at `close` is written to the spool, for `python -m pipelines.replay`.
-    After a restart from an earlier checkpoint the steps the run already has are not sent again.
+    Points wait in the run's spool (`pipelines.tracking.spool`) until the server has them, at most 100,000, then the
+    newest are dropped with one warning. What waits when the process ends, even by SIGKILL, is sent by the next
+    MetricLog of the run or by `python -m pipelines.replay`. Steps that the run has are not sent again.
     """
 
     def __init__(self, uri: str, run_id: str) -> None:
         """`uri` is a tracking URI, `run_id` an open run of it. Nothing is sent or imported here."""
-        self._sender = Sender(uri, run_id)
-        self._spool = spool_directory()
-        self._queue: queue.Queue[Point] = queue.Queue(_CAPACITY)
+        self._uri = uri
+        self._spool = RunSpool.of(run_id)
+        self._lock = threading.Lock()
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._warned: set[str] = set()
-        self._waiting: list[Point] = []
-        self._thread = threading.Thread(target=self._work, name="metric-log", daemon=True)
-        self._thread.start()
+        self._journal: Journal | None = None  # None: the disk does not take it
+        self._waiting: deque[Point] = deque()
+        self._lines = 0
+        self._hold()
+        self._thread: threading.Thread | None = None
+        if not is_local(run_id):
+            self._sender = Sender(uri, run_id)
+            self._thread = threading.Thread(target=self._work, name="metric-log", daemon=True)
+            self._thread.start()
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Queue `metrics` of `step`. Never blocks, never raises."""
+        """Take `metrics` of `step`. Never waits for the server, never raises."""
         now = time.time_ns() // 1_000_000
         try:
-            for key, value in metrics.items():
-                self._queue.put_nowait(Point(key, float(value), now, int(step)))
-        except queue.Full:
-            self._warn("full", "the tracking server is too slow or away: metrics are dropped from here on")
+            points = [Point(key, float(value), now, int(step)) for key, value in metrics.items()]
         except (TypeError, ValueError) as error:
             self._warn("value", f"metrics of step {step} not logged: {error}")
+            return
+        with self._lock:
+            if len(self._waiting) + len(points) > _CAPACITY:
+                self._warn(
+                    "full", "the tracking server is too slow or away: metrics are dropped from here on"
+                )
+                return
+            self._waiting.extend(points)
+            self._keep(points)
 
     def close(self, timeout: float = 30) -> bool:
-        """Send the rest, waiting at most `timeout` seconds; spool what the server did not take. Never raises.
+        """Send the rest, waiting at most `timeout` seconds; what is left stays in the spool. Never raises.
 
         Returns whether the server has everything that was logged.
         """
         self._deadline = time.monotonic() + timeout
         self._closing.set()
-        self._thread.join(timeout)
-        left = [*self._waiting, *self._drain(_CAPACITY)]
-        if not left:
-            return True
+        if self._thread is not None:
+            self._thread.join(timeout)
+        with self._lock:
+            left, journal, self._journal = list(self._waiting), self._journal, None
+        if left:
+            self._leave(left)
+        if journal is not None:
+            self._spool.release()
+        return not left
+
+    def _hold(self) -> None:
+        """Take over the run's spool, with the points that a killed process left in it."""
         try:
-            path = append(self._spool, self._sender.run_id, [{"point": point} for point in left])
-            self._warn(
-                "spool", f"{len(left)} metrics kept in {path}; send them with: python -m pipelines.replay"
-            )
+            self._spool.acquire()
+        except (Taken, OSError) as error:
+            self._warn("disk", f"metrics wait in memory only: {error}")
+            return
+        self._journal = self._spool.metrics
+        self._waiting.extend(self._journal.read())
+        self._lines = len(self._waiting)
+
+    def _keep(self, points: list[Point]) -> None:
+        if self._journal is None:
+            return
+        try:
+            self._journal.append(points)
+            self._lines += len(points)
         except OSError as error:
-            self._warn("spool", f"{len(left)} metrics lost: the server is away and {self._spool}: {error}")
-        return False
+            self._warn("disk", f"metrics wait in memory only: {self._journal.path}: {error}")
+
+    def _leave(self, points: list[Point]) -> None:
+        path = self._spool.metrics.path
+        try:
+            self._spool.metrics.replace(points)
+            self._warn("spool", f"{len(points)} metrics kept in {path}; send them with: {REPLAY}")
+        except OSError as error:
+            self._warn("spool", f"{len(points)} metrics lost: the server is away, and {path}: {error}")
 
     def _work(self) -> None:
         while True:
             closing = self._closing.is_set()
-            if not self._waiting:
-                self._waiting = self._drain(BATCH)
-            if not self._waiting:
+            with self._lock:
+                batch = list(islice(self._waiting, BATCH))
+            if not batch:
                 if closing:
                     return
                 self._closing.wait(0.2)
                 continue
             try:
-                self._sender.send(self._waiting)
-                self._waiting = []
+                self._sender.send(batch)
                 self._warned.discard("away")
-            except Exception as error:
-                line = one_line(error)
-                if _is_final(error):
-                    self._warn("refused", f"the tracking server refuses metrics of this run: {line}")
+                if not self._sent(len(batch)):
                     return
-                self._warn("away", f"the tracking server is away ({line}); metrics wait, training goes on")
+            except Exception as error:
+                if is_final(error):
+                    self._warn(
+                        "refused", f"the tracking server refuses metrics of this run: {one_line(error)}"
+                    )
+                    return
+                self._warn("away", f"{explain(self._uri, error)}; metrics wait, training goes on")
                 if closing and time.monotonic() + _PAUSE > self._deadline:
                     return
                 time.sleep(_PAUSE) if closing else self._closing.wait(_PAUSE)
 
-    def _drain(self, most: int) -> list[Point]:
-        points: list[Point] = []
-        while len(points) < most:
-            try:
-                points.append(self._queue.get_nowait())
-            except queue.Empty:
-                break
-        return points
+    def _sent(self, count: int) -> bool:
+        """Forget the `count` first points; False: closed meanwhile, and the files are another's."""
+        with self._lock:
+            if self._closing.is_set() and time.monotonic() > self._deadline:
+                return False
+            for _ in range(count):
+                self._waiting.popleft()
+            # A journal with more lines sent than waiting is written anew, seldom, or at the end of a burst.
+            if self._journal is not None and (not self._waiting or self._lines > 2 * _CAPACITY):
+                try:
+                    self._journal.replace(list(self._waiting))
+                    self._lines = len(self._waiting)
+                except OSError as error:
+                    self._warn("disk", f"{self._journal.path}: {error}")
+            return True
 
     def _warn(self, kind: str, text: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
-            print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether trying again cannot help: the server's 4xx, but for time-out and rate limit."""
-    status = getattr(error, "get_http_status_code", lambda: 500)()
-    return 400 <= status < 500 and status not in (408, 429)
+            warn(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,33 +15,17 @@ from seqgen.settings import flatten
 def publish_evaluation(trained: TrainedModel, metrics: dict[str, Any]) -> None:
     """Log `metrics` as `test/<binarise>/bound` and so on, and attach the directory, to the training's run.
 
-    Raises OperationalError if the server does not take them; the local files are whole by then.
+    What a server that is away does not take waits in the spool. Raises OperationalError if it refuses them; the local
+    files are whole by then.
     """
     values = {key.replace(".", "/"): value for key, value in flatten(metrics).items()}
     publish_metrics(trained, values, trained.places.evaluate)
-    if not runs.attach(trained.run["run_id"], trained.places.evaluate, "evaluate"):
-        raise OperationalError(
-            f"run {trained.run['run_id']}: the tracking server did not take the pictures; "
-            f"{_kept(trained.places.evaluate)}"
-        )
+    runs.attach(trained.run["run_id"], trained.places.evaluate, "evaluate")
 
 
 def publish_metrics(trained: TrainedModel, values: Mapping[str, float], path: Path) -> None:
-    """Log `values` at the training's run. Raises OperationalError if the server does not take them; `path` is whole."""
-    from mlflow.entities import Metric
-
-    step, now = trained.run["epochs"], time.time_ns() // 1_000_000
+    """Log `values` at the training's run, or spool them. Raises OperationalError if refused; `path` is kept."""
     try:
-        client = runs.connect()
+        runs.log_measured(trained.run["run_id"], values, trained.run["epochs"])
     except OperationalError as error:
-        raise OperationalError(f"{error}; {_kept(path)}") from None
-    try:
-        client.log_batch(
-            trained.run["run_id"], [Metric(key, value, now, step) for key, value in values.items()]
-        )
-    except Exception as error:
-        raise OperationalError(f"{runs.explain(client.tracking_uri, error)}; {_kept(path)}") from None
-
-
-def _kept(path: Path) -> str:
-    return f"the files are kept in {path}; run this again when it is up"
+        raise OperationalError(f"{error}; the files are kept in {path}") from None

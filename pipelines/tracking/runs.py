@@ -6,25 +6,30 @@ What the verbs want of tracking: the names of the modules beside it that they ne
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.tracking import lineage
-from pipelines.tracking.metrics import MetricLog
+from pipelines.tracking.experiment import experiment_id, id_on_server
+from pipelines.tracking.metrics import REPLAY, MetricLog
+from pipelines.tracking.opening import check, children, open_run, replay
 from pipelines.tracking.server import (
+    Away,
     connect,
     explain,
+    is_final,
     reachable,
     server_errors,
     short_retries,
     tracking_uri,
+    warn,
 )
-from pipelines.tracking.spool import forget_status, spool_status
-from seqgen.core.errors import OperationalError, one_line, redact
-from seqgen.data.manifest import Manifest
-from seqgen.settings import Recipe, flatten
+from pipelines.tracking.spool import Point, RunSpool, is_local
+from pipelines.tracking.sqlite_file import EXPERIMENT
+from seqgen.core.errors import OperationalError, redact
+from seqgen.core.locks import Taken
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,97 +40,25 @@ __all__ = [
     "MetricLog",
     "Status",
     "attach",
+    "check",
+    "children",
     "close_run",
     "connect",
     "experiment_id",
     "explain",
+    "id_on_server",
+    "log_measured",
     "open_run",
     "redact",
+    "replay",
     "runs_with",
     "server_errors",
     "tracking_uri",
 ]
 
-EXPERIMENT = "seqgen"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-
-def experiment_id(client: MlflowClient) -> str:
-    """The id of the experiment all runs are in, made if absent. Raises OperationalError if it was deleted."""
-    from mlflow.exceptions import MlflowException
-
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        try:
-            return client.create_experiment(
-                EXPERIMENT, artifact_location=_artifact_location(client.tracking_uri)
-            )
-        except MlflowException:
-            experiment = client.get_experiment_by_name(EXPERIMENT)  # another process was first
-            if experiment is None:
-                raise
-    if experiment.lifecycle_stage != "active":
-        raise OperationalError(
-            f"experiment {EXPERIMENT} is deleted on {redact(client.tracking_uri)}; run "
-            f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`"
-        )
-    return experiment.experiment_id
-
-
-def _artifact_location(uri: str) -> str | None:
-    """Beside a SQLite file (MLflow's own default follows the working directory), else the server's."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return Path(uri.removeprefix("sqlite:///")).with_name("mlartifacts").as_uri()
-
-
-def open_run(
-    recipe: Recipe,
-    manifest: Manifest,
-    *,
-    run_id: str | None = None,
-    parent: str | None = None,
-    name: str | None = None,
-    kind: str = "train",
-) -> str:
-    """Create a run, or re-open `run_id` if the server knows it, and return its id; it is RUNNING afterwards.
-
-    A new run gets the flattened recipe as parameters and `lineage_tags`; `parent` is the run id of a study.
-    Raises OperationalError (server).
-    """
-    from mlflow.entities import Param
-    from mlflow.exceptions import MlflowException
-
-    client = connect()
-    if run_id is not None:
-        try:
-            client.update_run(run_id, status="RUNNING")
-            forget_status(run_id)
-            return run_id
-        except MlflowException as error:
-            # It was made on another server, or deleted: the work done so far is not lost with it.
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise OperationalError(explain(client.tracking_uri, error)) from None
-            _warn(
-                f"run {run_id} is not on {redact(client.tracking_uri)} ({one_line(error)}); a new one is opened"
-            )
-    tags = lineage.lineage_tags(recipe, manifest) | {lineage.PREFIX + "kind": kind}
-    if parent:
-        tags["mlflow.parentRunId"] = parent
-    run = client.create_run(experiment_id(client), tags=tags, run_name=name or recipe.name)
-    try:
-        settings = flatten(recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
-        parameters = [
-            Param(key, value if isinstance(value, str) else json.dumps(value))
-            for key, value in settings.items()
-        ]
-        for start in range(0, len(parameters), 100):  # the server's limit for one call
-            client.log_batch(run.info.run_id, params=parameters[start : start + 100])
-    except BaseException:  # nobody will know this run: it must not stay RUNNING
-        with contextlib.suppress(Exception):
-            client.set_terminated(run.info.run_id, "FAILED")
-        raise
-    return run.info.run_id
+_LATER = f"send it with: {REPLAY}"
+_PATIENCE = 10.0  # seconds for another process that sends a run's spool
 
 
 def runs_with(recipe: str, metric: str) -> list[Run]:
@@ -143,36 +76,84 @@ def close_run(run_id: str, status: Status) -> bool:
 
     Returns whether the server has it; if not, it is spooled for `python -m pipelines.replay`.
     """
-    uri = tracking_uri()
+    spool, uri = RunSpool.of(run_id), tracking_uri()
     try:
-        if not reachable(uri):
-            raise ConnectionError("no answer")
-        with short_retries():
-            connect(uri).set_terminated(run_id, status)
+        _on_server(uri, run_id, lambda client, known: client.set_terminated(known, status))
+        spool.forget_status()
         return True
     except Exception as error:
-        spool_status(run_id, status)
-        _warn(f"run {run_id} not marked {status}: {explain(uri, error)}; later: python -m pipelines.replay")
+        what = f"run {run_id} not marked {status} on the server"
+        _spool(spool, what, explain(uri, error), lambda: spool.keep_status(status))
         return False
+    finally:
+        spool.end()
 
 
 def attach(run_id: str, path: Path, folder: str) -> bool:
     """Upload a file or a directory's content to `folder` of the run's artifacts ("" = the top).
 
-    Returns whether it arrived; if not, a warning says why and the file remains where it is.
+    Returns whether it arrived; if not, a warning says why, and a copy is spooled for `python -m pipelines.replay`.
     """
+
+    def upload(client: MlflowClient, known: str) -> None:
+        log = client.log_artifacts if path.is_dir() else client.log_artifact
+        log(known, str(path), folder or None)
+
     uri = tracking_uri()
     try:
-        if not reachable(uri):
-            raise ConnectionError("no answer")
-        client = connect(uri)
-        upload = client.log_artifacts if path.is_dir() else client.log_artifact
-        upload(run_id, str(path), folder or None)
+        _on_server(uri, run_id, upload, short=False)
         return True
     except Exception as error:
-        _warn(f"{path} not attached to run {run_id}: {explain(uri, error)}")
+        spool = RunSpool.of(run_id)
+        what = f"{path} not attached to run {run_id}"
+        _spool(spool, what, explain(uri, error), lambda: spool.keep_files(path, folder))
         return False
 
 
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+def log_measured(run_id: str, values: Mapping[str, float], step: int) -> bool:
+    """Log what was measured of a trained model at the run of its training.
+
+    Returns whether the server has it; for one that is away the values are spooled, with a warning. Raises
+    OperationalError if the server refuses them.
+    """
+    now = time.time_ns() // 1_000_000
+    points = [Point(key, value, now, step) for key, value in values.items()]
+
+    def log(client: MlflowClient, known: str) -> None:
+        from mlflow.entities import Metric
+
+        client.log_batch(known, [Metric(*point) for point in points])
+
+    uri = tracking_uri()
+    try:
+        _on_server(uri, run_id, log)
+        return True
+    except Exception as error:
+        if is_final(error):
+            raise OperationalError(explain(uri, error)) from None
+        spool = RunSpool.of(run_id)
+        what = f"{len(points)} values not logged to run {run_id}"
+        _spool(spool, what, explain(uri, error), lambda: spool.measured.append(points))
+        return False
+
+
+def _on_server(
+    uri: str, run_id: str, action: Callable[[MlflowClient, str], Any], *, short: bool = True
+) -> None:
+    """Call `action` with a client and the id that the server knows the run by; `short`: at most half a minute."""
+    if is_local(run_id) and RunSpool.of(run_id).description():
+        raise Away("it was opened without the tracking server")
+    if not reachable(uri):
+        raise ConnectionError("no answer")
+    with short_retries() if short else contextlib.nullcontext():
+        client = connect(uri)
+        action(client, id_on_server(client, run_id))
+
+
+def _spool(spool: RunSpool, what: str, reason: str, keep: Callable[[], Any]) -> None:
+    try:
+        with spool.hold(_PATIENCE):
+            keep()
+        warn(f"{what}: {reason}; {_LATER}")
+    except (Taken, OSError) as error:
+        warn(f"{what}: {reason}; nor is it kept in the spool: {error}")

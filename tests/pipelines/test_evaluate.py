@@ -13,6 +13,7 @@ from PIL import Image
 from pipelines.artifacts.measurements import metric_lines
 from pipelines.artifacts.trained_model import load_trained_model
 from pipelines.evaluate import evaluate, evaluate_trained
+from pipelines.replay import replay
 from pipelines.tracking import runs
 from pipelines.tracking.publish import publish_evaluation
 from seqgen.core.errors import BadInput, OperationalError
@@ -133,16 +134,25 @@ def test_a_server_that_is_down_stops_the_verb_before_any_work(project, monkeypat
     assert not (trained.places.evaluate / "metrics.json").exists()
 
 
-def test_a_server_that_goes_down_later_costs_an_error_and_not_the_files(project, monkeypatch):
+def test_what_a_server_that_goes_down_later_lacks_is_sent_by_replay(project, monkeypatch, capfd):
     trained = finished_run(tiny_recipe(project))
     metrics = evaluate_trained(trained)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
-    with pytest.raises(OperationalError, match="the files are kept in") as caught:
-        publish_evaluation(trained, metrics)
-    assert "secret" not in str(caught.value)
+    publish_evaluation(trained, metrics)
+    said = capfd.readouterr().err
+    assert "python -m pipelines.replay" in said
+    assert "secret" not in said
     assert (trained.places.evaluate / "metrics.json").is_file()
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    replay()
+    client = runs.connect()
+    bound = client.get_run(trained.run["run_id"]).data.metrics["test/dynamic/bound"]
+    assert bound == metrics["test"]["dynamic"]["bound"]
+    assert "evaluate/metrics.json" in [
+        item.path for item in client.list_artifacts(trained.run["run_id"], "evaluate")
+    ]
+
     trained.run["run_id"] = "0" * 32
     with pytest.raises(OperationalError, match="the files are kept in"):
         publish_evaluation(trained, {"test": {"dynamic": {"bound": 1.0}}})

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines import replay
 from pipelines.recipes import load_recipe
-from pipelines.tracking import lineage, metrics, runs, spool
+from pipelines.tracking import lineage, metrics, runs
+from pipelines.tracking.spool import Point, RunSpool
 from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.data.manifest import Manifest, read_manifest
 from seqgen.settings import Recipe
 from tests.finished_run import tiny_recipe, work_in
-from tests.mlflow_server import MlflowServer
 from tests.sets import write_digits
 
 
@@ -37,6 +35,11 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     directory = tmp_path_factory.mktemp("shards")
     write_digits(directory)
     return read_manifest(directory)
+
+
+def keep_status(spooled: RunSpool, status: str) -> None:
+    with spooled.hold():
+        spooled.keep_status(status)
 
 
 def steps(run_id: str, key: str) -> list[int]:
@@ -67,7 +70,7 @@ def test_server_that_is_down_is_named_without_its_password(monkeypatch: pytest.M
     with pytest.raises(OperationalError, match=r"http://\*\*\*@127\.0\.0\.1:9") as caught:
         runs.connect()
     assert "canary" not in str(caught.value)
-    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"  # what a check sets for itself is gone
 
 
 def test_passwords_are_taken_out_of_any_text() -> None:
@@ -98,19 +101,23 @@ def test_replay_does_not_end_a_run_that_was_gone_on_with(
 ) -> None:
     client = runs.connect()
     run_id = runs.open_run(recipe, manifest)
+    spooled = RunSpool.of(run_id)
+    spooled.end()  # as if another process had done the work
     for status in ("KILLED", "FAILED"):
-        spool.spool_status(run_id, status)
+        spooled.keep_status(status)
     replay.replay()
     assert client.get_run(run_id).info.status == "FAILED"
+    assert not spooled.path.exists()
 
-    path = spool.spool_status(run_id, "KILLED")
+    keep_status(spooled, "KILLED")
     runs.open_run(recipe, manifest, run_id=run_id)
-    assert not path.exists()
+    assert spooled.status()[0] == "RUNNING"
     assert runs.close_run(run_id, "FINISHED")
-    spool.spool_status(run_id, "KILLED")  # as another machine's spool may have it
+    assert not spooled.path.exists()
+    keep_status(spooled, "KILLED")  # as another machine's spool may have it
     replay.replay()
     assert client.get_run(run_id).info.status == "FINISHED"
-    assert not path.exists()
+    assert not spooled.path.exists()
 
 
 def test_run_has_settings_and_lineage_and_reopens(here: Path, recipe: Recipe, manifest: Manifest) -> None:
@@ -178,11 +185,11 @@ def test_bad_values_are_a_warning(
 
 
 def test_unknown_run_is_refused_once_and_kept(here: Path, recipe: Recipe, manifest: Manifest) -> None:
-    runs.open_run(recipe, manifest)
+    runs.close_run(runs.open_run(recipe, manifest), "FINISHED")
     log = runs.MetricLog(runs.tracking_uri(), "0123")
     log.log({"a": 1.0}, 1)
     assert not log.close()
-    assert (spool.spool_directory() / "0123.jsonl").is_file()
+    assert [point.key for point in RunSpool.of("0123").metrics.read()] == ["a"]
 
 
 def test_full_queue_drops_with_one_warning(
@@ -194,23 +201,6 @@ def test_full_queue_drops_with_one_warning(
         log.log({"a": 1.0}, step)
     log.close(timeout=0)
     assert capfd.readouterr().err.count("dropped") == 1
-
-
-def test_server_away_at_the_end_leaves_a_spool(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:canary@127.0.0.1:9")
-    log = runs.MetricLog(runs.tracking_uri(), "0123")
-    log.log({"a": 1.0}, 1)
-    assert not log.close(timeout=1)
-    assert not runs.close_run("0123", "FINISHED")
-    assert not runs.attach("0123", here, "")
-    said = capfd.readouterr().err
-    assert "python -m pipelines.replay" in said
-    assert "canary" not in said
-    assert len((spool.spool_directory() / "0123.jsonl").read_text().splitlines()) == 2
-    with pytest.raises(OperationalError):
-        replay.replay()
 
 
 def test_git_commit_says_what_is_checked_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,41 +220,32 @@ def test_git_commit_says_what_is_checked_out(tmp_path: Path, monkeypatch: pytest
     assert lineage.git_commit(tmp_path) == head + "+dirty"
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path)
-    server.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    yield server
-    server.kill()
+def test_a_journal_that_a_kill_cut_loses_a_line_and_no_other(tmp_path: Path) -> None:
+    points = [Point("a", float(step), 1, step) for step in range(3)]
+    journal = RunSpool(tmp_path).metrics
+    journal.append(points[:2])
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(whole[:-5])
+    RunSpool(tmp_path).metrics.append(points[2:])
+    assert journal.read() == [points[0], points[2]]
+    journal.replace(points[1:])
+    assert journal.read() == points[1:]
+    journal.replace([])
+    assert not journal.path.exists()
 
 
-@pytest.mark.slow
-def test_server_killed_in_mid_run(
-    here: Path, server: MlflowServer, recipe: Recipe, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Logging goes on at once; what the server missed reaches it when it is back, each step once."""
-    monkeypatch.setattr(metrics, "_PAUSE", 0.2)
-    run_id = runs.open_run(recipe, manifest)
-    log = runs.MetricLog(server.uri, run_id)
-    log.log({"a": 1.0}, 1)
-    while steps(run_id, "a") != [1]:
-        time.sleep(0.1)
-    server.kill()
-    for step in range(2, 1002):  # were this to wait for the server, it would wait for ever
-        log.log({"a": 1.0}, step)
-    server.start()
-    assert log.close(timeout=60)
-    assert steps(run_id, "a") == list(range(1, 1002))
+def test_a_spool_takes_no_more_files_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.tracking.spool.FILES_LIMIT", 10)
+    (tmp_path / "a").write_bytes(b"12345678")
+    spooled = RunSpool(tmp_path / "spool")
+    spooled.keep_files(tmp_path / "a", "folder")
+    with pytest.raises(OSError, match="room for 2 more"):
+        spooled.keep_files(tmp_path / "a", "")
+    assert (spooled.files / "folder" / "a").read_bytes() == b"12345678"
 
-    server.kill()
-    resumed = runs.MetricLog(server.uri, run_id)
-    for step in range(990, 1010):
-        resumed.log({"a": 1.0}, step)
-    assert not resumed.close(timeout=1)
-    assert not runs.close_run(run_id, "FINISHED")
-    server.start()
-    replay.replay()
-    assert steps(run_id, "a") == list(range(1, 1010))
-    assert runs.connect().get_run(run_id).info.status == "FINISHED"
-    assert not list((spool.spool_directory()).iterdir())
+
+def test_whether_tracking_is_required_is_true_or_false(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEQGEN_TRACKING_REQUIRED", "perhaps")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(BadInput, match="SEQGEN_TRACKING_REQUIRED=perhaps"):
+        runs.check()
