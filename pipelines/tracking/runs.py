@@ -43,6 +43,7 @@ __all__ = [
     "redact",
     "runs_with",
     "server_errors",
+    "short_retries",
     "tracking_uri",
 ]
 
