@@ -88,14 +88,13 @@ def _show(client: MlflowClient, name: str) -> None:
         tags = version.tags
         print(f"version {version.version}{''.join(f' @{alias}' for alias in aliases)}: {bound(tags)}")
         print(f"  run {version.run_id}, commit {tags.get('seqgen.git_commit', 'unknown')}")
-        replaced = tags.get("replaced_by", "none")
-        by = f" by version {replaced}" if tags.get("promotion") == "replaced" else ""
-        before = tags.get("previous_champion", "none")
-        print(
-            f"  {tags.get('promotion', 'not judged')}{by}{f', after version {before}' if before != 'none' else ''}"
-        )
         if "promotion_reason" in tags:
-            print(f"  {tags.get('promotion_time', '')} {tags['promotion_reason']}".replace("   ", "  "))
+            print(f"  {tags['promotion_reason']}")
+        for line in tags.get("promotion_history", tags.get("promotion", "not judged")).splitlines():
+            print(f"  {line}")
+        for key in ("previous_champion", "replaced_by"):
+            if tags.get(key, "none") != "none":
+                print(f"  {key.replace('_', ' ')}: version {tags[key]}")
 
 
 def _promote(client: MlflowClient, name: str, wanted: str, force: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import canonical_digest, file_sha256
-from seqgen.serving.loading import MODEL_PART, check_description, check_model, fetch_part
+from seqgen.serving.loading import MODEL_PART, check_description, check_model, fetch_part, title_of_ours
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +34,7 @@ def inspect(client: MlflowClient, version: ModelVersion) -> None:
     """
     from seqgen.models import load_model
 
-    title = f"models:/{version.name}/{version.version}"
+    title = title_of_ours(version)
     with tempfile.TemporaryDirectory() as directory:
         found = fetch_part(client, version, "", Path(directory))
         if client.tracking_uri.startswith("sqlite:"):

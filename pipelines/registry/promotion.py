@@ -15,7 +15,7 @@ from pipelines.registry import versions
 from pipelines.registry.competition import measured
 from pipelines.registry.evaluation import IMAGES, Evaluation, images_digest
 from pipelines.registry.inspection import inspect
-from pipelines.registry.turns import turn
+from pipelines.registry.turns import Turn, turn
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.models.files import DESCRIPTION
 from seqgen.serving.loading import fetch_model, fetch_part
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from seqgen.evaluation.bounds import HeldOut
 
+_HISTORY = 100  # lines; a tag has room for 5000 characters
 Remeasure = Callable[["ModelVersion"], Evaluation]
 
 
@@ -99,7 +100,7 @@ def promote(
             return Decision(True, "it is the champion already")
         decision = _judge(client, champion, candidate, rule, remeasure)
         if not decision.promoted:
-            versions.set_tags(client, version, _verdict("not promoted", decision.reason))
+            _record(client, version, "not promoted", promotion_reason=decision.reason)
             return decision
         if crown(client, version, champion, decision.reason):
             return decision
@@ -117,14 +118,10 @@ def crown(client: MlflowClient, version: ModelVersion, expected: ModelVersion | 
             return False
         before = expected.version if expected else "none"
         versions.set_tags(client, version, {"previous_champion": str(before)})
-        ours.check()
-        client.set_registered_model_alias(version.name, versions.CHAMPION, version.version)
-        versions.set_tags(client, version, _verdict("promoted", reason))
+        _move(client, ours, version)
+        _record(client, version, "promoted", promotion_reason=reason)
         if expected:
-            versions.set_tags(
-                client, expected, {"promotion": "replaced", "replaced_by": str(version.version)}
-            )
-        ours.check()
+            _record(client, expected, "replaced", replaced_by=str(version.version))
     return True
 
 
@@ -134,12 +131,20 @@ def roll_back(client: MlflowClient, champion: ModelVersion, previous: ModelVersi
     with turn(client, champion.name) as ours:
         if not _holds(client, champion.name, champion):
             return False
-        ours.check()
-        client.set_registered_model_alias(champion.name, versions.CHAMPION, previous.version)
-        versions.set_tags(client, champion, {"promotion": "rolled back"})
-        versions.set_tags(client, previous, {"promotion": "promoted", "replaced_by": "none"})
-        ours.check()
+        _move(client, ours, previous)
+        _record(client, champion, "rolled back")
+        _record(client, previous, "promoted", replaced_by="none")
     return True
+
+
+def _move(client: MlflowClient, ours: Turn, version: ModelVersion) -> None:
+    ours.check()
+    client.set_registered_model_alias(version.name, versions.CHAMPION, version.version)
+    if ours.lost():
+        raise OperationalError(
+            f"{version.name}: another process took our turn over while the alias moved to version "
+            f"{version.version}; see whether that is right: `seqgen models show {version.name}`"
+        )
 
 
 def _holds(client: MlflowClient, name: str, expected: ModelVersion | None) -> bool:
@@ -147,9 +152,12 @@ def _holds(client: MlflowClient, name: str, expected: ModelVersion | None) -> bo
     return (holder and holder.version) == (expected and expected.version)
 
 
-def _verdict(promotion: str, reason: str) -> dict[str, str]:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"promotion": promotion, "promotion_reason": reason, "promotion_time": now}
+def _record(client: MlflowClient, version: ModelVersion, verdict: str, **tags: str) -> None:
+    """Write down what became of `version`; the tag `promotion_history` has a line for each time."""
+    before = client.get_model_version(version.name, version.version).tags.get("promotion_history", "")
+    line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {verdict}"
+    history = "\n".join([*before.splitlines(), line][-_HISTORY:])
+    versions.set_tags(client, version, {"promotion": verdict, "promotion_history": history, **tags})
 
 
 def _judge(

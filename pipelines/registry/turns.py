@@ -67,12 +67,15 @@ class Turn:
 
     def check(self) -> None:
         """Raise OperationalError unless the turn is still ours: ask before anything that cannot be taken back."""
-        late = time.monotonic() - self._written > LEASE / 2
-        if late or self._id in self._read()[1]:
+        if time.monotonic() - self._written > LEASE / 2 or self.lost():
             raise OperationalError(
                 f"{self._name}: our turn to move its aliases passed before we were done (the registry is slow, or "
-                "this process was stopped); nothing more was moved; try again"
+                "this process was stopped); nothing was moved; try again"
             )
+
+    def lost(self) -> bool:
+        """Whether another took the turn over, because ours was not given up within the lease."""
+        return self._id in self._read()[1]
 
     def tear(self) -> None:
         """Give the turn up; a registry that does not answer now makes the others wait for the lease."""
@@ -99,7 +102,7 @@ class Turn:
     def _before(self) -> dict[str, str]:
         """The texts of the tickets that are before ours, by id. Raises OperationalError if ours is void."""
         tickets, void = self._read()
-        if self._id in void:
+        if self._id in void:  # stopped for longer than the lease, while waiting
             self.check()
         ours = (self._number, self._id)
         return {

@@ -126,7 +126,15 @@ def _log_model(
 def fetch_evaluation(client: MlflowClient, version: ModelVersion) -> Evaluation:
     """The held-out bounds the version was registered with. Raises OperationalError if they are gone."""
     with tempfile.TemporaryDirectory() as directory:
-        return Evaluation.read(fetch_part(client, version, "artifacts", Path(directory)))
+
+        def fetched(name: str) -> Path:
+            return fetch_part(client, version, f"artifacts/{name}", Path(directory))
+
+        about = fetched("evaluation.json")
+        fetched("bounds.npy")
+        if b'"clusters": "' in about.read_bytes():
+            fetched("clusters.npy")
+        return Evaluation.read(about.parent)
 
 
 def set_tags(client: MlflowClient, version: ModelVersion, tags: dict[str, str]) -> None:

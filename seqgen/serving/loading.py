@@ -82,11 +82,17 @@ def fetch_model(client: MlflowClient, version: ModelVersion, into: Path) -> Path
     Raises BadInput if it is not a version of ours (what MLmodel would have MLflow run is looked at, too),
     OperationalError if files are gone or altered.
     """
+    title = title_of_ours(version)
+    check_description(title, fetch_part(client, version, "MLmodel", into))
+    return check_model(version, fetch_part(client, version, MODEL_PART, into))
+
+
+def title_of_ours(version: ModelVersion) -> str:
+    """The URI of a version that seqgen registered. Raises BadInput for another's."""
     title = f"models:/{version.name}/{version.version}"
     if WEIGHTS_TAG not in version.tags:
         raise BadInput(f"{title}: not registered by seqgen (no tag {WEIGHTS_TAG}); nothing of it was loaded")
-    check_description(title, fetch_part(client, version, "MLmodel", into))
-    return check_model(version, fetch_part(client, version, MODEL_PART, into))
+    return title
 
 
 def check_description(title: str, path: Path) -> None:

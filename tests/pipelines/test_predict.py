@@ -64,7 +64,9 @@ def test_champion_predicts_in_a_fresh_process(here: Path, conditional: bool) -> 
     assert "mlartifacts" in said["code"]  # the code stored with the model, not the repository's
 
 
-def test_what_is_not_to_be_drawn_is_an_error_that_says_why(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_to_be_drawn_is_an_error_that_says_why(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     register.register_trained(finished_run(tiny_recipe(here, conditional=True)))
     path = list(sys.path)
     model = mlflow.pyfunc.load_model("models:/tiny@champion")
@@ -74,8 +76,16 @@ def test_what_is_not_to_be_drawn_is_an_error_that_says_why(here: Path, monkeypat
     assert model.predict(image).shape == (1, 1, 28, 28)
     for given, params, said in (
         (image, {"temperature": 0.5}, "the parameters seed, samples, not temperature"),
-        (image, {"samples": 100_000}, "1 to 10,000 images in one call, not 1 context images x 100000 samples; ask"),
-        (np.zeros((6, 28, 28), np.float32), {"samples": 2000}, "not 6 context images x 2000 samples; ask for fewer"),
+        (
+            image,
+            {"samples": 100_000},
+            "1 to 10,000 images in one call, not 1 context images x 100000 samples; ask",
+        ),
+        (
+            np.zeros((6, 28, 28), np.float32),
+            {"samples": 2000},
+            "not 6 context images x 2000 samples; ask for fewer",
+        ),
         (image, {"samples": 0}, "1 to 10,000 images"),
         (image, {"seed": -1}, "a seed from 0, not -1"),
         (image + 2, None, r"values in \[0, 1\], not 2"),

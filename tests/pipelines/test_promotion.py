@@ -17,7 +17,9 @@ from seqgen.evaluation.bounds import HeldOut
 BY_NOTHING = Rule(0.0, 0.0)
 
 
-def evaluation(bounds: list[float] | torch.Tensor, clusters: list[int] | None = None, **data: Any) -> Evaluation:
+def evaluation(
+    bounds: list[float] | torch.Tensor, clusters: list[int] | None = None, **data: Any
+) -> Evaluation:
     values = torch.as_tensor(bounds, dtype=torch.float64)
     ids = Clusters("character", torch.tensor(clusters)) if clusters else None
     return Evaluation({"images": len(values), "seed": 0, **data}, values, clusters=ids)
@@ -32,7 +34,9 @@ def test_paired_difference_against_the_closed_form() -> None:
 
 def test_drawings_of_one_character_are_one_observation_of_the_difference() -> None:
     candidate, champion = [0.0] * 4, evaluation([1.0, 1.0, 3.0, 3.0])
-    assert decide(evaluation(candidate), champion, "v1", BY_NOTHING).difference_se == pytest.approx(1 / math.sqrt(3))
+    assert decide(evaluation(candidate), champion, "v1", BY_NOTHING).difference_se == pytest.approx(
+        1 / math.sqrt(3)
+    )
     decision = decide(evaluation(candidate, [5, 5, 8, 8]), champion, "v1", BY_NOTHING)
     assert (decision.difference, decision.difference_se) == pytest.approx((2.0, 1.0))  # of 1 and 3
     assert "2 characters" in decision.reason
@@ -87,7 +91,9 @@ def test_other_data_is_named() -> None:
     ("of_train", "alphabets", "kind"),
     [(["A/1"], [0, 1], "alphabet"), (["B/1"], [0, 1], "character"), (["A/1"], [0, 0], "character")],
 )
-def test_alphabets_are_clusters_where_they_are_new(of_train: list[str], alphabets: list[int], kind: str) -> None:
+def test_alphabets_are_clusters_where_they_are_new(
+    of_train: list[str], alphabets: list[int], kind: str
+) -> None:
     x = torch.zeros(2, 1, 1, 1)
     held_out = HeldOut(x, None, torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor(alphabets))
     splits = {
@@ -97,4 +103,7 @@ def test_alphabets_are_clusters_where_they_are_new(of_train: list[str], alphabet
     found = clusters_of(held_out, Manifest.model_construct(splits=splits), "test")
     assert found is not None
     assert found.kind == kind
-    assert clusters_of(HeldOut(x, None, torch.tensor([0, 1])), Manifest.model_construct(splits=splits), "test") is None
+    assert (
+        clusters_of(HeldOut(x, None, torch.tensor([0, 1])), Manifest.model_construct(splits=splits), "test")
+        is None
+    )
