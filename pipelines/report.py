@@ -55,7 +55,10 @@ def _print_places(trained: TrainedModel, path: Path) -> None:
     from pipelines.tracking import runs
 
     registered = "no"
-    if result := read_json(trained.places.register / "register.json"):
+    result = read_json(trained.places.register / "register.json")
+    if result and result["version"] is None:
+        registered = f"no: {result['reason']}"
+    elif result:
         place = f"promoted to {result['alias']}" if result["promoted"] else "not promoted"
         registered = f"{result['name']} version {result['version']}, {place}: {result['reason']}"
     print(f"registered: {registered}")

@@ -86,6 +86,8 @@ def _retrain_one(name: str, recipe: Recipe, settings: list[str], force: bool, lo
             return
     result = places(recipe).register / "register.json"
     before = read_json(result)
+    if before and before["version"] is None:  # an experiment's, which DVC would take for up to date
+        result.unlink()
     # DVC may take for up to date the products of another tracking server, and what a plugin's files decide
     force = force or champion is None or bool(lineage.plugins(recipe))
     run_stages(name, "report", settings, force=force, keep=(lock,))

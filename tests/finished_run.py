@@ -26,6 +26,7 @@ from seqgen.evaluation.bounds import free_energies
 from seqgen.models import build, save_model
 from tests.sets import write_digits, write_strokes
 
+WORSE = 0.5  # the ink an untrained model starts from; its data's mean is far better
 MODEL = {
     "steps": 2,
     "latents": 3,
@@ -36,7 +37,14 @@ MODEL = {
 }
 
 
-def tiny_recipe(directory: Path, *, conditional: bool = False, name: str = "tiny", **train: Any) -> Path:
+def tiny_recipe(
+    directory: Path,
+    *,
+    conditional: bool = False,
+    name: str = "tiny",
+    register: dict[str, Any] | None = None,
+    **train: Any,
+) -> Path:
     """Write a recipe file for the sets of tests/sets.py and return its path."""
     digits = {"source": "mnist-5k", "size": 28, "binarise": "dynamic"}
     strokes = {"source": "omniglot-strokes", "size": 28, "split": "30-20", "binarise": "static"}
@@ -46,7 +54,7 @@ def tiny_recipe(directory: Path, *, conditional: bool = False, name: str = "tiny
         "model": {**MODEL, "observation": "identity", "conditional": conditional},
         "train": {"epochs": 1, "batch": 16, "learning_rate": 0.001, **train},
         "evaluate": {"importance_samples": 2},
-        "register": {"name": "tiny"},
+        "register": {"name": "tiny", **(register or {})},
     }
     path = directory / f"{name}.yaml"
     path.write_text(yaml.safe_dump(tree))
@@ -91,7 +99,7 @@ def finished_run(
 
 
 def write_evaluation(trained: TrainedModel) -> None:
-    """Write evaluation.json and bounds.npy as the evaluate stage does, measured on the model there is."""
+    """Write what the registry takes of the evaluate stage, measured on the model there is."""
     from seqgen.models import load_model
 
     config = trained.recipe.evaluate
@@ -101,6 +109,8 @@ def write_evaluation(trained: TrainedModel) -> None:
     about = {"weights": trained.weights, "free_energy": bounds.mean().item()}
     data = comparable(trained, len(bounds)) | about
     write_bounds(trained.places.evaluate, data, bounds.float().numpy())
+    metrics = {config.split: {trained.recipe.data.binarise: {"bound": bounds.mean().item()}}}
+    (trained.places.evaluate / "metrics.json").write_text(json.dumps(metrics))
 
 
 def write_bounds(directory: Path, data: dict[str, Any], bounds: np.ndarray) -> None:
@@ -131,3 +141,12 @@ def outside(**more: str) -> dict[str, str]:
     """The environment of a fresh process of ours: the repository importable, no tracking server but ours."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "SEQGEN_"))}
     return {**kept, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1", **more}
+
+
+def stored(here: Path, version: str = "1", name: str = "tiny") -> Path:
+    """Where the local artifact store of the directory `here` has the artifacts of a version."""
+    client = runs.connect()
+    run = client.get_run(client.get_model_version(name, version).run_id or "")
+    assert run.outputs is not None
+    (output,) = run.outputs.model_outputs
+    return here / "mlartifacts/models" / output.model_id / "artifacts/artifacts"

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from seqgen.evaluation.bounds import HeldOut
 
 
-def evaluated_images(trained: TrainedModel, contexts: int = 1) -> HeldOut:
-    """`evaluate.images` of `evaluate.split`, a simple random sample of the whole split (all, if it has no more).
+def evaluated_images(trained: TrainedModel, contexts: int = 1, *, split: str | None = None) -> HeldOut:
+    """`evaluate.images` of `split` (`evaluate.split`), a simple random sample of it all (all, if it has no more).
 
     An image's contexts are of the whole split, and the same in every sample.
     """
     from seqgen.evaluation.bounds import subset
 
     config = trained.recipe.evaluate
-    whole = whole_split(trained, config.split, contexts)
+    whole = whole_split(trained, split or config.split, contexts)
     if config.images is None or config.images >= len(whole):
         return whole
     return whole.take(subset(len(whole), config.images, config.seed, "evaluated images"))

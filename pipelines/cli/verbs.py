@@ -141,7 +141,7 @@ _OTHERS = (
     ),
     Verb("verify", "pipelines.verify", "Check a sharded set against its manifest, to the last sample."),
     Verb("retrain", "pipelines.retrain", "Retrain if data, code or settings changed; for a schedule."),
-    Verb("rollback", "pipelines.rollback", "Give the alias champion back to the champion before."),
+    Verb("models", "pipelines.models", "List and show registered models; move the champion."),
     Verb("trace", "pipelines.trace", "Walk back from a registered model to its raw files."),
     Verb("replay", "pipelines.replay", "Send what was spooled while the tracking server was away."),
     Verb(

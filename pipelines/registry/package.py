@@ -13,24 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts.trained_model import TrainedModel
+from pipelines.registry.evaluation import Evaluation
 from pipelines.tracking.source_files import NOT_SHIPPED, SHIPPED, SourceFiles, source_files
+from seqgen.serving.loading import CODE
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
 
 
 def parts(trained: TrainedModel) -> dict[str, Path]:
-    """The files a registered version carries as `artifacts/<file name>`, by their key in MLmodel."""
+    """What a registered version carries as `artifacts/<file name>`, by its key in MLmodel; its evaluation beside it."""
     return {
         "model": trained.model,
-        "bounds": trained.places.evaluate / "bounds.npy",
-        "evaluation": trained.places.evaluate / "evaluation.json",
+        "metrics": trained.places.evaluate / "metrics.json",
         "recipe": trained.places.train / "recipe.json",
         "manifest": trained.manifest_file,
     }
 
 
-def save_package(trained: TrainedModel, description: Model, path: Path) -> None:
+def save_package(trained: TrainedModel, evaluation: Evaluation, description: Model, path: Path) -> None:
     """Write the MLflow model to the new directory `path`; `description` ties it to its run."""
     import mlflow.pyfunc
 
@@ -42,18 +43,23 @@ def save_package(trained: TrainedModel, description: Model, path: Path) -> None:
             target = Path(staging) / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
+        competing = Path(staging) / "evaluation"
+        evaluation.write(competing)
+        artifacts = parts(trained) | {file.stem: file for file in competing.iterdir()}
         mlflow.pyfunc.save_model(
             path,
             mlflow_model=description,
-            python_model=str(code.files["seqgen/serving/pyfunc.py"]),
-            artifacts={key: str(part) for key, part in parts(trained).items()},
-            code_paths=sorted(str(package) for package in Path(staging).iterdir()),
+            python_model=str(code.files[f"seqgen/serving/{CODE}"]),
+            artifacts={key: str(part) for key, part in artifacts.items()},
+            code_paths=sorted(str(package) for package in Path(staging).iterdir() if package != competing),
             pip_requirements=requirements(code.foreign),
             signature=_signature(shape),
             input_example=_example(shape),
         )
-    # MLflow notes where each file came from: a path of this machine, which nothing reads
-    for entry in description.flavors["python_function"]["artifacts"].values():
+    # MLflow notes where each file came from: a path of this machine, of which nothing reads more than the name
+    flavor = description.flavors["python_function"]
+    flavor["model_code_path"] = CODE
+    for entry in flavor["artifacts"].values():
         entry["uri"] = entry["path"]
     description.save(str(path / "MLmodel"))
 

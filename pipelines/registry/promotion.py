@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.artifacts.trained_model import TrainedModel
 from pipelines.registry import versions
-from pipelines.registry.evaluation import Evaluation
+from pipelines.registry.competition import measured
+from pipelines.registry.evaluation import IMAGES, Evaluation, images_digest
+from pipelines.registry.inspection import inspect
+from pipelines.registry.turns import Turn, turn
 from seqgen.core.errors import BadInput, OperationalError
-from seqgen.serving.loading import fetch_model
+from seqgen.models.files import DESCRIPTION
+from seqgen.serving.loading import fetch_model, fetch_part
 
 if TYPE_CHECKING:
-    import torch
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
     from seqgen.evaluation.bounds import HeldOut
+
+_HISTORY = 100  # lines; a tag has room for 5000 characters
+Remeasure = Callable[["ModelVersion"], Evaluation]
+
+
+class Rule(NamedTuple):
+    """How much better a candidate must be: more than `min_gain` nats, and than `z` standard errors of it."""
+
+    min_gain: float = 0.0
+    z: float = 2.0
 
 
 class Decision(NamedTuple):
@@ -30,114 +46,190 @@ class Decision(NamedTuple):
     difference_se: float | None = None
 
 
-def decide(
-    candidate: Evaluation,
-    champion: Evaluation | None,
-    title: str,
-    min_gain: float,
-    groups: torch.Tensor | None = None,
-) -> Decision:
+def decide(candidate: Evaluation, champion: Evaluation | None, title: str, rule: Rule) -> Decision:
     """Compare two evaluations on the same data; `title` names the champion in the reason.
 
-    `groups` (`seqgen.evaluation.bounds.groups_of`) tells which images are no independent evidence.
-
-    The candidate must be better by more than `min_gain` nats; equal is not better. A bound that is not finite
-    never wins, and never defends.
+    The candidate must be better by more than `rule.min_gain` nats and by more than noise: `rule.z` standard errors of
+    the paired difference, over the candidate's clusters, and of G clusters as many more as Student's t with G - 1
+    degrees of freedom is wider than the normal distribution. Equal is not better. A bound that is not finite never
+    wins, and never defends.
     """
-    from seqgen.evaluation.errors import estimate
+    from seqgen.evaluation.errors import cluster_count, estimate, t_quantile
 
+    on = f" on {candidate.data['split']}" if "split" in candidate.data else ""
     if not math.isfinite(candidate.mean):
-        return Decision(False, f"its held-out bound is {candidate.mean}")
+        return Decision(False, f"its held-out bound{on} is {candidate.mean}")
     if champion is None:
-        return Decision(True, f"the first of its name; held-out bound {candidate.mean:.3f} nats")
+        return Decision(True, f"there was none; held-out bound {candidate.mean:.3f} nats{on}")
     if keys := candidate.differences(champion):
         return Decision(False, f"evaluated on other data than {title} ({', '.join(keys)} differ)")
     if not math.isfinite(champion.mean):
-        return Decision(True, f"held-out bound {candidate.mean:.3f} nats; that of {title} is {champion.mean}")
-    difference, se = estimate(champion.bounds - candidate.bounds, groups)
+        return Decision(
+            True, f"held-out bound {candidate.mean:.3f} nats{on}; that of {title} is {champion.mean}"
+        )
+    ids = candidate.clusters.ids if candidate.clusters else None
+    difference, se = estimate(champion.bounds - candidate.bounds, ids)
+    independent = cluster_count(ids) or len(candidate.bounds)
+    z = rule.z * t_quantile(independent) / t_quantile(10**9)
     by = f"{'better' if difference > 0 else 'worse'} by {abs(difference):.3f} ± {se:.3f}"
+    of = f", {independent} {candidate.clusters.kind}s" if candidate.clusters else ""
     found = (
-        f"held-out bound {candidate.mean:.3f} nats against {champion.mean:.3f} of {title}: "
-        f"{by if difference else 'equal'} "
-        f"({len(candidate.bounds)} paired images); asked: more than {min_gain:g}"
+        f"held-out bound {candidate.mean:.3f} nats{on} against {champion.mean:.3f} of {title}: "
+        f"{by if difference else 'equal'} ({len(candidate.bounds)} paired images{of}); "
+        f"asked: more than {rule.min_gain:g} nats and {z:.2f} standard errors"
     )
-    return Decision(difference > min_gain, found, difference, se)
+    return Decision(difference > max(rule.min_gain, z * se), found, difference, se)
 
 
 def promote(
     client: MlflowClient,
     version: ModelVersion,
-    trained: TrainedModel,
-    evaluation: Evaluation,
-    held_out: HeldOut,
+    candidate: Evaluation,
+    rule: Rule,
+    remeasure: Remeasure | None = None,
 ) -> Decision:
-    """Decide on `version`, which is `trained` with its `evaluation` on `held_out`, and move the alias if it won.
+    """Decide on `version`, whose evaluation is `candidate`, and move the alias if it won.
 
-    A compare-and-set: judged against the champion there is, and again if another was put there meanwhile. The
-    decision is written down in the version's tags. Raises OperationalError, BadInput, MLflow's errors.
+    A compare-and-set: judged against the champion there is, and again if another was put there meanwhile.
+    `remeasure` measures a champion on the candidate's images, where its own evaluation is of other ones. The decision
+    is written down in the version's tags. Raises OperationalError, BadInput, MLflow's errors.
     """
-    with versions.lock(client, version.name):
-        while True:
-            champion = versions.by_alias(client, version.name, versions.CHAMPION)
-            decision = _judge(client, version, champion, trained, evaluation, held_out)
-            if not decision.promoted:
-                tags = {"promotion": "not promoted", "promotion_reason": decision.reason}
-                versions.set_tags(client, version, tags)
-                return decision
-            if champion is not None and champion.version == version.version:
-                return decision
-            if versions.move_champion(client, version, champion, decision.reason):
-                return decision
+    while True:
+        champion = versions.by_alias(client, version.name, versions.CHAMPION)
+        if champion is not None and champion.version == version.version:
+            return Decision(True, "it is the champion already")
+        decision = _judge(client, champion, candidate, rule, remeasure)
+        if not decision.promoted:
+            _record(client, version, "not promoted", promotion_reason=decision.reason)
+            return decision
+        if crown(client, version, champion, decision.reason):
+            return decision
+
+
+def crown(client: MlflowClient, version: ModelVersion, expected: ModelVersion | None, reason: str) -> bool:
+    """Make `version` champion if `expected` is champion still; whether it was done.
+
+    It gets the tag `previous_champion`, by which a rollback finds its way, before the alias moves: interrupted at any
+    point, the registry has one valid champion.
+    """
+    inspect(client, version)
+    with turn(client, version.name) as ours:
+        if not _holds(client, version.name, expected):
+            return False
+        before = expected.version if expected else "none"
+        versions.set_tags(client, version, {"previous_champion": str(before)})
+        _move(client, ours, version)
+        _record(client, version, "promoted", promotion_reason=reason)
+        if expected:
+            _record(client, expected, "replaced", replaced_by=str(version.version))
+    return True
+
+
+def roll_back(client: MlflowClient, champion: ModelVersion, previous: ModelVersion) -> bool:
+    """Make `previous`, which was champion before `champion`, champion again; False if `champion` is it no more."""
+    inspect(client, previous)
+    with turn(client, champion.name) as ours:
+        if not _holds(client, champion.name, champion):
+            return False
+        _move(client, ours, previous)
+        _record(client, champion, "rolled back")
+        _record(client, previous, "promoted", replaced_by="none")
+    return True
+
+
+def _move(client: MlflowClient, ours: Turn, version: ModelVersion) -> None:
+    ours.check()
+    client.set_registered_model_alias(version.name, versions.CHAMPION, version.version)
+    if ours.lost():
+        raise OperationalError(
+            f"{version.name}: another process took our turn over while the alias moved to version "
+            f"{version.version}; see whether that is right: `seqgen models show {version.name}`"
+        )
+
+
+def _holds(client: MlflowClient, name: str, expected: ModelVersion | None) -> bool:
+    holder = versions.by_alias(client, name, versions.CHAMPION)
+    return (holder and holder.version) == (expected and expected.version)
+
+
+def _record(client: MlflowClient, version: ModelVersion, verdict: str, **tags: str) -> None:
+    """Write down what became of `version`; the tag `promotion_history` has a line for each time."""
+    before = client.get_model_version(version.name, version.version).tags.get("promotion_history", "")
+    line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {verdict}"
+    history = "\n".join([*before.splitlines(), line][-_HISTORY:])
+    versions.set_tags(client, version, {"promotion": verdict, "promotion_history": history, **tags})
 
 
 def _judge(
     client: MlflowClient,
-    version: ModelVersion,
     champion: ModelVersion | None,
-    trained: TrainedModel,
-    evaluation: Evaluation,
-    held_out: HeldOut,
+    candidate: Evaluation,
+    rule: Rule,
+    remeasure: Remeasure | None,
 ) -> Decision:
-    min_gain = trained.recipe.register_.min_gain
     if champion is None:
-        return decide(evaluation, None, "", min_gain)
+        return decide(candidate, None, "", rule)
     title = f"champion version {champion.version}"
-    if champion.version == version.version:
-        return Decision(True, "it is the champion already")
     try:
         defended = versions.fetch_evaluation(client, champion)
-        if evaluation.differences(defended):
-            defended = measure_again(client, champion, trained, evaluation, held_out)
-            title += " measured again on the present data"
-        return decide(evaluation, defended, title, min_gain, held_out.groups)
+        if candidate.differences(defended) and remeasure is not None:
+            defended = remeasure(champion)
+            title += " measured again"
+        return decide(candidate, defended, title, rule)
     except (BadInput, OperationalError) as error:
         return Decision(False, f"{title} cannot be compared: {error}")
 
 
-def measure_again(
+def remeasure(
+    client: MlflowClient, trained: TrainedModel, candidate: Evaluation, held_out: HeldOut
+) -> Remeasure:
+    """Measures a champion as `candidate`, of `trained`, was measured: same images, binarisation, contexts and noise.
+
+    It raises BadInput if the champion's own evaluation manifest has other images and the settings refuse those, or if
+    it is a model of another kind.
+    """
+
+    def again(champion: ModelVersion) -> Evaluation:
+        if trained.recipe.register_.other_images == "refuse":
+            _same_images(client, trained, candidate, champion)
+        return _measure_again(client, champion, trained, candidate, held_out)
+
+    return again
+
+
+def _same_images(
+    client: MlflowClient, trained: TrainedModel, candidate: Evaluation, champion: ModelVersion
+) -> None:
+    from seqgen.data.manifest import read_manifest
+
+    split = trained.recipe.register_.split
+    with tempfile.TemporaryDirectory() as directory:
+        path = fetch_part(client, champion, "artifacts/manifest.json", Path(directory))
+        theirs, ours = images_digest(read_manifest(path.parent), split), candidate.data[IMAGES]
+    if theirs != ours:
+        raise BadInput(
+            f"its evaluation manifest has other images ({split} {theirs[:12]}, here {ours[:12]}); if they are of one "
+            "task, measure both on these: `python -m pipelines.register --recipe "
+            f"{trained.recipe.name} --set register.other_images=measure`; if not, use another register.name"
+        )
+
+
+def _measure_again(
     client: MlflowClient,
     champion: ModelVersion,
     trained: TrainedModel,
-    evaluation: Evaluation,
+    candidate: Evaluation,
     held_out: HeldOut,
 ) -> Evaluation:
-    """Measure the champion as the candidate was measured: same images, binarisation, contexts and noise.
-
-    Raises BadInput if the champion is a model of other images.
-    """
-    from seqgen.evaluation.bounds import free_energies
-    from seqgen.models import load_model
-
-    config = trained.recipe.evaluate
     with tempfile.TemporaryDirectory() as directory:
-        model = load_model(fetch_model(client, champion, Path(directory)))
-    manifest = trained.manifest()
-    conditional = trained.recipe.model.conditional
-    theirs = (model.sizes.height, model.sizes.width, model.config.conditional)
-    if theirs != (manifest.height, manifest.width, conditional):
-        raise BadInput(
-            f"it draws {theirs[0]}x{theirs[1]} images{' given a context' if theirs[2] else ''}, and the "
-            f"evaluation has {manifest.height}x{manifest.width}{' with contexts' if conditional else ''}; "
-            "use another register.name for another task"
-        )
-    return Evaluation(evaluation.data, free_energies(model, held_out, config.seed).free_energy)
+        model = fetch_model(client, champion, Path(directory))
+        shape = json.loads((model / DESCRIPTION).read_text())
+        theirs = (shape["height"], shape["width"], shape["config"]["conditional"])
+        manifest, conditional = trained.manifest(), trained.recipe.model.conditional
+        if theirs != (manifest.height, manifest.width, conditional):
+            raise BadInput(
+                f"it draws {theirs[0]}x{theirs[1]} images{' given a context' if theirs[2] else ''}, and the "
+                f"evaluation has {manifest.height}x{manifest.width}{' with contexts' if conditional else ''}; "
+                "use another register.name for another task"
+            )
+        return Evaluation(candidate.data, measured(model, held_out, trained.recipe.evaluate.seed))

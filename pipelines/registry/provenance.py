@@ -24,7 +24,7 @@ def provenance(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[in
     tags = version.tags
     yield 0, f"model {version.name} version {version.version}"
     yield 1, f"weights sha256 {tags.get(WEIGHTS_TAG, 'unknown')}"
-    yield 1, f"held-out bound {float(tags.get('seqgen.bound', 'nan')):.3f} nats"
+    yield 1, f"held-out bound {bound(tags)}"
     if "promotion" in tags:
         yield 1, f"{tags['promotion']}: {tags.get('promotion_reason', '')}"
     yield 0, f"run {version.run_id} ({_run_state(client, version)})"
@@ -43,6 +43,18 @@ def provenance(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[in
     yield 1, f"recipe {recipe['name']}: {recipe['description']}"
     yield 0, f"data {manifest.title} (manifest {manifest.digest})"
     yield from _files(manifest)
+
+
+def bound(tags: dict[str, str]) -> str:
+    """The bound that a version of these tags competes with, and what its run reports of another split, in words."""
+    if "seqgen.bound" not in tags:
+        return "unknown"
+    said = f"{float(tags['seqgen.bound']):.3f} nats"
+    if "seqgen.bound_split" in tags:
+        said += f" on {tags['seqgen.bound_split']}"
+    if "seqgen.reported_bound" in tags:
+        said += f" (reported: {float(tags['seqgen.reported_bound']):.3f} on {tags['seqgen.reported_split']})"
+    return said
 
 
 def _run_state(client: MlflowClient, version: ModelVersion) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import json
 import tempfile
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.artifacts.trained_model import TrainedModel
 from pipelines.registry.evaluation import Evaluation
+from pipelines.registry.inspection import FILES_TAG, files_digest
 from pipelines.registry.package import save_package
 from pipelines.tracking import lineage
 from seqgen.core.errors import BadInput, one_line
-from seqgen.core.files import canonical_digest
-from seqgen.core.locks import held
-from seqgen.serving.loading import WEIGHTS_TAG, fetch_model, fetch_part
+from seqgen.core.files import canonical_digest, file_sha256
+from seqgen.models.files import DESCRIPTION
+from seqgen.serving.loading import DESCRIPTION_TAG, WEIGHTS_TAG, fetch_part
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,20 +56,32 @@ def add_version(client: MlflowClient, trained: TrainedModel, evaluation: Evaluat
     tags = {key: value for key, value in run.data.tags.items() if key.startswith(lineage.PREFIX)}
     tags |= {
         WEIGHTS_TAG: trained.weights,
+        DESCRIPTION_TAG: file_sha256(trained.model / DESCRIPTION),
         "seqgen.request_digest": lineage.request_digest(trained.recipe, request),
         "seqgen.evaluation_digest": canonical_digest(evaluation.data),
-        "seqgen.bound": repr(evaluation.mean),
     }
     _create_model(client, name)
     for version in client.search_model_versions(f"name='{name}'"):
         if version.run_id == run_id and tags.items() <= version.tags.items():
             break
     else:
-        model_id = _log_model(client, trained, run.info.experiment_id)
+        model_id, digest = _log_model(client, trained, evaluation, run.info.experiment_id)
         source = f"models:/{model_id}"
+        tags |= {FILES_TAG: digest, **_bounds(trained, evaluation)}
         version = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, CANDIDATE, version.version)
     return version
+
+
+def _bounds(trained: TrainedModel, evaluation: Evaluation) -> dict[str, str]:
+    """What the version competes with, and what its run reports: (split, bound in nats)."""
+    reported = json.loads((trained.places.evaluate / "evaluation.json").read_text())
+    return {
+        "seqgen.bound": repr(evaluation.mean),
+        "seqgen.bound_split": evaluation.data["split"],
+        "seqgen.reported_bound": repr(reported["free_energy"]),
+        "seqgen.reported_split": reported["split"],
+    }
 
 
 def _create_model(client: MlflowClient, name: str) -> None:
@@ -82,7 +94,10 @@ def _create_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _log_model(client: MlflowClient, trained: TrainedModel, experiment: str) -> str:
+def _log_model(
+    client: MlflowClient, trained: TrainedModel, evaluation: Evaluation, experiment: str
+) -> tuple[str, str]:
+    """Upload the package; its id and the digest of its files."""
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
@@ -96,81 +111,33 @@ def _log_model(client: MlflowClient, trained: TrainedModel, experiment: str) -> 
     )
     try:
         with tempfile.TemporaryDirectory() as directory:
-            save_package(trained, description, Path(directory) / "model")
-            client.log_model_artifacts(logged.model_id, f"{directory}/model")
+            package = Path(directory) / "model"
+            save_package(trained, evaluation, description, package)
+            digest = files_digest(package)
+            client.log_model_artifacts(logged.model_id, str(package))
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, trained.run["steps"])])
-    return logged.model_id
-
-
-def verify(client: MlflowClient, version: ModelVersion) -> None:
-    """Fetch the version's model and load it, as a user will. Raises OperationalError or BadInput."""
-    from seqgen.models import load_model
-
-    with tempfile.TemporaryDirectory() as directory:
-        load_model(fetch_model(client, version, Path(directory)))
+    return logged.model_id, digest
 
 
 def fetch_evaluation(client: MlflowClient, version: ModelVersion) -> Evaluation:
     """The held-out bounds the version was registered with. Raises OperationalError if they are gone."""
     with tempfile.TemporaryDirectory() as directory:
-        parts = [
-            fetch_part(client, version, f"artifacts/{part}", Path(directory))
-            for part in ("evaluation.json", "bounds.npy")
-        ]
-        return Evaluation.read(parts[0].parent)
 
+        def fetched(name: str) -> Path:
+            return fetch_part(client, version, f"artifacts/{name}", Path(directory))
 
-def lock(client: MlflowClient, name: str) -> AbstractContextManager[int]:
-    """Hold this to move the aliases of model `name`: this machine's processes of one user take turns.
-
-    Raises OperationalError after ten minutes.
-    """
-    return held(lock_path(client.tracking_uri, name), timeout=600)
-
-
-def lock_path(uri: str, name: str) -> Path:
-    """Beside a SQLite file; for a server in `~/.cache/seqgen`, which is ours alone, or where no home can be written in
-    the temporary directory."""
-    if uri.startswith("sqlite:///"):
-        return Path(uri.removeprefix("sqlite:///")).with_name(".seqgen") / f"registry-{name}.lock"
-    key = canonical_digest([uri, name, os.getuid()])[:16]
-    return _own_directory() / f"seqgen-registry-{key}.lock"
-
-
-def _own_directory() -> Path:
-    try:
-        directory = Path.home() / ".cache" / "seqgen"
-        directory.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        return Path(tempfile.gettempdir())
-    return directory if os.access(directory, os.W_OK) else Path(tempfile.gettempdir())
+        about = fetched("evaluation.json")
+        fetched("bounds.npy")
+        if b'"clusters": "' in about.read_bytes():
+            fetched("clusters.npy")
+        return Evaluation.read(about.parent)
 
 
 def set_tags(client: MlflowClient, version: ModelVersion, tags: dict[str, str]) -> None:
     """Set several tags of a version."""
     for key, value in tags.items():
         client.set_model_version_tag(version.name, version.version, key, value)
-
-
-def move_champion(
-    client: MlflowClient, version: ModelVersion, expected: ModelVersion | None, reason: str
-) -> bool:
-    """Give `version` the alias `champion` if `expected` still holds it; returns whether it was moved.
-
-    The new version is verified first and gets the tag `previous_champion`, by which a rollback finds its way,
-    before the alias moves: interrupted at any point, the registry has one valid champion. Call under `lock`.
-    """
-    verify(client, version)
-    holder = by_alias(client, version.name, CHAMPION)
-    if (holder and holder.version) != (expected and expected.version):
-        return False
-    set_tags(client, version, {"previous_champion": expected.version if expected else "none"})
-    client.set_registered_model_alias(version.name, CHAMPION, version.version)
-    set_tags(client, version, {"promotion": "promoted", "promotion_reason": reason})
-    if expected:
-        set_tags(client, expected, {"promotion": "replaced", "replaced_by": version.version})
-    return True

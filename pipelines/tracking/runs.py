@@ -53,6 +53,7 @@ __all__ = [
     "replay",
     "runs_with",
     "server_errors",
+    "short_retries",
     "tracking_uri",
 ]
 

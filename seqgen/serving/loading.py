@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from seqgen.core.errors import BadInput, OperationalError, one_line
+from seqgen.core.files import file_sha256
 from seqgen.models import SequentialModel, load_model
 from seqgen.models.files import DESCRIPTION, WEIGHTS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 MODEL_PART = "artifacts/model"  # where a registered version keeps the two files of `save_model`
 WEIGHTS_TAG = "seqgen.weights_sha256"
+DESCRIPTION_TAG = "seqgen.model_json_sha256"
+CODE = "pyfunc.py"  # what MLflow runs of a version, beside MLmodel
+_LOADER = "mlflow.pyfunc.loaders.code_model"  # MLflow's own for a model that is code
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -56,11 +60,18 @@ def find_version(client: MlflowClient, uri: str) -> ModelVersion:
         raise OperationalError(f"{uri}: the registry does not answer: {one_line(error)}") from None
 
 
-def _what_there_is(client: MlflowClient, name: str) -> str:
+def known_model(client: MlflowClient, name: str) -> RegisteredModel:
+    """The registered model of that name. Raises BadInput that lists those there are."""
     models = {model.name: model for model in client.search_registered_models()}
     if name not in models:
-        return f"no such model; known: {', '.join(sorted(models))}" if models else "the registry is empty"
-    aliases = ", ".join(f"@{alias} = {version}" for alias, version in sorted(models[name].aliases.items()))
+        known = f"no such model; known: {', '.join(sorted(models))}" if models else "the registry is empty"
+        raise BadInput(f"{name}: {known}")
+    return models[name]
+
+
+def _what_there_is(client: MlflowClient, name: str) -> str:
+    model = known_model(client, name)
+    aliases = ", ".join(f"@{alias} = {version}" for alias, version in sorted(model.aliases.items()))
     versions = sorted(int(version.version) for version in client.search_model_versions(f"name='{name}'"))
     return f"no such version; versions {', '.join(map(str, versions)) or 'none'}; aliases {aliases or 'none'}"
 
@@ -68,21 +79,60 @@ def _what_there_is(client: MlflowClient, name: str) -> str:
 def fetch_model(client: MlflowClient, version: ModelVersion, into: Path) -> Path:
     """Download the two model files of `version` and compare them with the registry's sha256; their directory.
 
-    Raises BadInput if it is not a version of ours, OperationalError if files are gone or altered.
+    Raises BadInput if it is not a version of ours (what MLmodel would have MLflow run is looked at, too),
+    OperationalError if files are gone or altered.
     """
+    title = title_of_ours(version)
+    check_description(title, fetch_part(client, version, "MLmodel", into))
+    return check_model(version, fetch_part(client, version, MODEL_PART, into))
+
+
+def title_of_ours(version: ModelVersion) -> str:
+    """The URI of a version that seqgen registered. Raises BadInput for another's."""
     title = f"models:/{version.name}/{version.version}"
-    digest = version.tags.get(WEIGHTS_TAG)
-    if digest is None:
+    if WEIGHTS_TAG not in version.tags:
         raise BadInput(f"{title}: not registered by seqgen (no tag {WEIGHTS_TAG}); nothing of it was loaded")
-    directory = fetch_part(client, version, MODEL_PART, into)
+    return title
+
+
+def check_description(title: str, path: Path) -> None:
+    """Raise BadInput unless the MLmodel at `path` describes a model as seqgen registers them.
+
+    That is one whose loader is MLflow's own for code, and whose files lie in its own folder: `loader_module` is a
+    module that MLflow imports, and a path with `..` in it leads out of what was downloaded.
+    """
+    from mlflow.models import Model
+
+    try:
+        flavors = Model.load(str(path)).flavors
+        described = flavors["python_function"]
+        loader, code = described["loader_module"], described["model_code_path"]
+        paths = [entry["path"] for entry in described["artifacts"].values()] + [described["code"]]
+    except Exception as error:  # YAML, MLflow, keys: whatever is written there
+        raise BadInput(f"{title}: MLmodel is not seqgen's ({one_line(error)}); nothing was loaded") from None
+    if set(flavors) != {"python_function"} or loader != _LOADER or PurePosixPath(code).name != CODE:
+        raise BadInput(
+            f"{title}: MLmodel would be loaded by {loader} from {code}, flavours {', '.join(sorted(flavors))}; "
+            "nothing was loaded"
+        )
+    for part in map(PurePosixPath, paths):
+        if part.is_absolute() or ".." in part.parts:
+            raise BadInput(f"{title}: MLmodel names the path {part} outside the version; nothing was loaded")
+
+
+def check_model(version: ModelVersion, directory: Path) -> Path:
+    """`directory`, if it has the two files of `save_model` and the registry their sha256. Raises as `fetch_model`."""
+    title = f"models:/{version.name}/{version.version}"
     unexpected = {path.name for path in directory.rglob("*")} - {DESCRIPTION, WEIGHTS}
     if unexpected:
         raise BadInput(f"{title}: {sorted(unexpected)[0]} beside the model's files; nothing of it was loaded")
+    description = directory / DESCRIPTION
     try:
-        recorded = json.loads((directory / DESCRIPTION).read_text())["sha256"]
+        weights, shape = json.loads(description.read_text())["sha256"], file_sha256(description)
     except (OSError, ValueError, KeyError, TypeError):
-        recorded = None
-    if recorded != digest:
+        weights = shape = None
+    # versions of before this tag have that of the weights alone
+    if weights != version.tags.get(WEIGHTS_TAG) or shape != version.tags.get(DESCRIPTION_TAG, shape):
         raise OperationalError(f"{title}: altered since it was registered (sha256 is not the registry's)")
     return directory
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import numpy as np
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc import PyFuncModel, PythonModel
 
 from seqgen.models import load_model
 
 _CHUNK = 250  # images drawn at once
-_MOST = 100_000  # images of one call
+_MOST = 10_000  # images of one call: seconds to minutes of a CPU
 
 
 class Sampler(PythonModel):
@@ -21,6 +23,7 @@ class Sampler(PythonModel):
     Unconditional: input int64 [1], the number of images n -> [n, H, W].
     Conditional: input float32 [n, H, W] in [0, 1] (1 = ink), the context images -> [n, samples, H, W].
     Parameters: `samples` per context image (conditional only), `seed`. The same call gives the same images.
+    A parameter of another name, input of another shape and more than 10,000 images are errors.
     """
 
     def load_context(self, context):
@@ -31,24 +34,26 @@ class Sampler(PythonModel):
     @torch.inference_mode()
     def predict(self, context, model_input, params=None):
         """See the class."""
-        settings = {"samples": 1, "seed": 0, **(params or {})}
+        conditional = self.model.config.conditional
+        settings = {"seed": 0, **({"samples": 1} if conditional else {})}
+        unknown = (params_given() or params or {}).keys() - settings.keys()
+        _check(not unknown, f"the parameters {', '.join(settings)}", ", ".join(sorted(map(str, unknown))))
+        settings |= params or {}
+        _check(settings["seed"] >= 0, "a seed from 0", settings["seed"])
         generator = torch.Generator().manual_seed(int(settings["seed"]))
         given = np.asarray(model_input)
-        if not self.model.config.conditional:
+        if not conditional:
+            _check(given.size == 1, "one number of images", f"{given.size} numbers")
             count = int(given.reshape(-1)[0])
-            _check(given.size == 1 and 0 < count <= _MOST, f"one number of images from 1 to {_MOST}")
+            _check_count(count, f"{count}")
             return self._draw(count, None, generator)
         height, width = self.model.sizes.height, self.model.sizes.width
         samples = int(settings["samples"])
-        _check(
-            given.ndim == 3 and given.shape[1:] == (height, width), f"context images [n, {height}, {width}]"
-        )
-        _check(
-            len(given) > 0 and given.min() >= 0 and given.max() <= 1, "context images with values in [0, 1]"
-        )
-        _check(
-            samples > 0 and len(given) * samples <= _MOST, f"samples >= 1 and at most {_MOST} images in all"
-        )
+        fits = given.ndim == 3 and given.shape[1:] == (height, width)
+        _check(fits, f"context images [n, {height}, {width}]", f"{list(given.shape)}")
+        _check_count(len(given) * samples, f"{len(given)} context images x {samples} samples")
+        inside = given.min() >= 0 and given.max() <= 1
+        _check(inside, "context images with values in [0, 1]", f"{given.min()} to {given.max()}")
         images = torch.from_numpy(given.astype(np.float32)).unsqueeze(1).repeat_interleave(samples, 0)
         return self._draw(len(images), images, generator).reshape(len(given), samples, height, width)
 
@@ -62,9 +67,29 @@ class Sampler(PythonModel):
         return torch.cat(parts).numpy()
 
 
-def _check(fits, wanted):
+def params_given():
+    """The `params` that the caller of MLflow's `predict` wrote, {} if he wrote none, None if nobody called it.
+
+    MLflow drops those that the signature has not, with a warning, before a model sees any: they are to be had from
+    its frame alone.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code is inspect.unwrap(PyFuncModel.predict).__code__:
+            return frame.f_locals["params"] or {}
+        frame = frame.f_back
+    return None
+
+
+def _check_count(count, given):
+    remedy = "" if count < 1 else "; ask for fewer at a time, each time with another seed"
+    _check(0 < count <= _MOST, f"1 to {_MOST:,} images in one call", f"{given}{remedy}")
+
+
+def _check(fits, wanted, given):
+    """Raise MLflow's error of a bad request, which its server answers with 400, unless it `fits`."""
     if not fits:
-        raise ValueError(f"the model takes {wanted}")
+        raise MlflowException.invalid_parameter_value(f"the model takes {wanted}, not {given}")
 
 
 set_model(Sampler())

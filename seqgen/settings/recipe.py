@@ -134,7 +134,19 @@ class RegisterConfig(Strict):
     """The registry entry, and when a candidate becomes champion."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    split: Literal["valid", "test"] = Field(
+        default="valid", description="what the competition is decided on; evaluate.split is what is reported"
+    )
     min_gain: float = Field(default=0.0, ge=0, description="nats by which the held-out bound must be lower")
+    z: float = Field(
+        default=2.0,
+        ge=0,
+        description="standard errors of the paired difference by which it must be lower; of few clusters more",
+    )
+    other_images: Literal["refuse", "measure"] = Field(
+        default="refuse",
+        description="against a champion evaluated on other images: not promoted, or both measured on these",
+    )
 
 
 class Recipe(Strict):
