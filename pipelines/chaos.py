@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from pipelines.artifacts.history import FILE_NAME, read_history
-from pipelines.artifacts.places import places
+from pipelines.artifacts.places import places, state_root
 from pipelines.artifacts.shards import checked_manifest
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import check_stop, raise_on_stop
@@ -31,6 +30,7 @@ from pipelines.recipes import load_recipe
 from pipelines.storage import open_store
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import file_sha256, write_json
+from seqgen.core.locks import Taken, held
 from seqgen.settings import Recipe
 
 EveryOption = Annotated[float, typer.Option("--every", min=0, help="Seconds of training between two kills.")]
@@ -42,7 +42,9 @@ WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Sam
 _TIMES = ("seconds", "images_per_second")
 _EPOCH = re.compile(r"^epoch +(\d+)/")
 _IN_VAIN = 3  # starts without a new epoch, after which it will not end
+_WEIGHTS = "model/weights.safetensors"
 _GRACE = 120.0
+_START = 60.0  # seconds after which new workers are taken to train, though no epoch has ended
 
 
 def chaos(
@@ -103,9 +105,6 @@ def _parsed(what: str) -> list[What]:
     return found
 
 
-_WEIGHTS = "model/weights.safetensors"
-
-
 @dataclass(frozen=True)
 class Place:
     """Where one of the two trainings leaves everything: `root`, and the storage of its checkpoints."""
@@ -139,26 +138,39 @@ class Place:
 def _places(recipe: Recipe) -> Iterator[tuple[Place, Place]]:
     """Fresh places for the two trainings, beside the recipe's own: where its shards can be read, these can, too.
 
-    The checkpoints go to the usual storage, under a name of their own, and are removed if all went well.
+    The checkpoints go to the usual storage, below a name of their own, and are removed if all went well.
     """
     own = places(recipe).root
-    root = own.parent / "chaos" / recipe.name
-    shutil.rmtree(root, ignore_errors=True)
-    storage = f"{storage_root()}/chaos-{uuid.uuid4().hex[:12]}"
-    made = []
-    for kind in ("calm", "storm"):
-        place = Place(root / kind, f"{storage}/{kind}", recipe.name)
-        products = place.train.parent
-        products.mkdir(parents=True)
-        for name in ("shards", "search"):
-            if (own / name).exists():
-                (products / name).symlink_to(own / name)
-        made.append(place)
-    yield made[0], made[1]
+    root, storage = own.parent / "chaos" / recipe.name, f"{storage_root()}/chaos-{recipe.name}"
+    with _alone(recipe):
+        _clear(storage)
+        shutil.rmtree(root, ignore_errors=True)
+        calm, storm = (Place(root / kind, f"{storage}/{kind}", recipe.name) for kind in ("calm", "storm"))
+        for place in (calm, storm):
+            products = place.train.parent
+            products.mkdir(parents=True)
+            for name in ("shards", "search"):
+                if (own / name).exists():
+                    (products / name).symlink_to(own / name)
+        yield calm, storm
+        _clear(storage)
+
+
+@contextlib.contextmanager
+def _alone(recipe: Recipe) -> Iterator[None]:
+    with contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(held(state_root() / "locks" / f"chaos-{recipe.name}.lock"))
+        except Taken as taken:
+            raise BadInput(f"another process does the same ({taken.holder}); wait for it") from None
+        yield
+
+
+def _clear(storage: str) -> None:
     store = open_store(storage)
     store.delete(store.list())
     if not storage.startswith("s3://"):
-        shutil.rmtree(storage, ignore_errors=True)
+        shutil.rmtree(storage, ignore_errors=True)  # empty folders
 
 
 @dataclass
@@ -169,6 +181,7 @@ class _Run:
     command: list[str]
     starts: int = 0
     epoch: int = 0
+    heard: float = 0.0  # when an epoch ended last
     kills: list[dict[str, Any]] = field(default_factory=list)
 
     def to_the_end(self) -> None:
@@ -206,25 +219,24 @@ class _Run:
         every: float,
         most: int | None,
     ) -> None:
-        hunted: list[Process] = []  # the workers that were there when the clock was set
-        due = 0.0
+        seen: list[Process] = []
+        since, due = 0.0, 0.0
         while process.poll() is None:
             check_stop()
             time.sleep(0.2)
             if most is not None and len(self.kills) >= most:
                 continue
-            workers = found.workers()
-            if not workers:  # it starts, or starts again
-                hunted = []
-            elif workers != hunted:
-                hunted, due = workers, time.monotonic() + every
-            elif time.monotonic() >= due:
+            workers, now = found.workers(), time.monotonic()
+            if workers != seen:  # new ones: they start, and train from the first epoch they end on
+                seen, since, due = workers, now, now + _START + every
+            elif self.heard > since:
+                due = min(due, self.heard + every)
+            if workers and now >= due:
                 what = killer.choose(among)
-                victims = killer.kill(found, what)
-                pids = [victim.pid for victim in victims]
+                pids = [victim.pid for victim in killer.kill(found, what)]
                 self.kills.append({"what": what, "pids": pids, "epoch": self.epoch, "time": time.time()})
                 print(f"killed {what} (pid {', '.join(map(str, pids))}) after epoch {self.epoch}", flush=True)
-                due = time.monotonic() + every
+                seen = []
 
     @contextlib.contextmanager
     def _started(self) -> Iterator[subprocess.Popen[str]]:
@@ -265,9 +277,11 @@ class _Run:
     def _print(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
+            if "(raylet)" in line:  # Ray's long words on every death
+                continue
             print(f"  {line}", end="", flush=True)
             if found := _EPOCH.match(line):
-                self.epoch = max(self.epoch, int(found[1]))
+                self.epoch, self.heard = max(self.epoch, int(found[1])), time.monotonic()
 
 
 def _watch(pid: int, family: dict[int, Any], done: threading.Event) -> None:

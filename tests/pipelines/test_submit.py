@@ -17,6 +17,7 @@ from pipelines.cli.again import SUBMITTED, again
 from pipelines.cli.command import run
 from pipelines.cluster import leaks
 from pipelines.cluster.upload import left_out, pack
+from pipelines.doctor import network
 from pipelines.submit import submit as verb
 from tests.finished_run import outside, tiny_recipe
 from tests.free_ports import free_ports
@@ -261,8 +262,20 @@ def test_a_signal_stops_the_job_which_saves_and_a_job_can_be_followed_again(site
 
 
 @pytest.mark.slow
-def test_without_the_token_nothing_is_taken(site: Site, tmp_path: Path):
+def test_without_the_token_nothing_is_taken(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     code, text = site.submit("--", "recipes", home=tmp_path)
     assert code == 1
     assert "refuses us" in text
     assert "RAY_AUTH_TOKEN_PATH" in text
+    # The doctor's view of the same cluster: with the token, with another one, with none.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", site.dashboard)
+    for home, verdict, said in (
+        (site.where / "home", "ok", "takes jobs with this user's token, and none without"),
+        (tmp_path, "warning", "there is none here"),
+    ):
+        monkeypatch.setenv("HOME", str(home))
+        finding = next(network.ray())
+        assert (finding.verdict, said in finding.text) == (verdict, True), finding
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    assert next(network.ray()).verdict == "failed"
