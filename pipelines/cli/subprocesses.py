@@ -20,7 +20,7 @@ from seqgen.core.errors import BadInput, NumericalError, OperationalError, Seqge
 from seqgen.core.yaml import read_yaml
 
 GRACE = 120.0  # seconds in which a stopped verb ends its Ray and closes its run
-_ERRORS: dict[int, type[SeqgenError]] = {2: BadInput, 3: NumericalError, 4: StoppedEarly}
+ERRORS: dict[int, type[SeqgenError]] = {2: BadInput, 3: NumericalError, 4: StoppedEarly}
 _STAGE_CODE = re.compile(rb"exited with (\d+)")
 
 
@@ -75,9 +75,7 @@ def _run(command: list[str], keep: tuple[int, ...]) -> None:
         raise
     if code:
         code = codes[-1] if codes else code
-        raise _ERRORS.get(code, OperationalError)(
-            f"{' '.join(command[2:])} ended with code {code}; see above"
-        )
+        raise ERRORS.get(code, OperationalError)(f"{' '.join(command[2:])} ended with code {code}; see above")
 
 
 def _copy(stream: IO[bytes], codes: list[int]) -> None:

@@ -152,6 +152,22 @@ _OTHERS = (
         "pipelines.services.__main__",
         "Start, stop and show PostgreSQL, S3 and MLflow's server on this machine.",
     ),
+    Verb(
+        "doctor",
+        "pipelines.doctor",
+        "Check this machine and what it reaches, and say what to do.",
+    ),
+    Verb(
+        "estimate",
+        "pipelines.estimate",
+        "Estimate time, memory and cost from a measured step.",
+    ),
+    Verb("submit", "pipelines.submit", "Submit a verb as a job to a Ray cluster and follow it."),
+    Verb(
+        "chaos",
+        "pipelines.chaos",
+        "Kill a training's processes and check that it ends the same.",
+    ),
     Verb("recipes", "pipelines.recipes.__main__", "List the recipes that come with the project."),
     Verb("show", "pipelines.show", "Print a recipe in full, as YAML that is itself a recipe."),
 )

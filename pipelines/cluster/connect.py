@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 from pipelines.cli.signals import check_stop, raise_on_stop
-from seqgen.core.errors import OperationalError, StoppedEarly
+from seqgen.core.errors import BadInput, OperationalError, StoppedEarly
 from seqgen.core.machine import Resources, free_port
 
 _ROOT = Path(__file__).resolve().parents[2]
+_PATIENCE = 15.0  # seconds in which a cluster's control service must answer
 
 
 def elsewhere() -> bool:
@@ -42,10 +44,57 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
         ray.shutdown()
 
 
+def check_answers(address: str) -> None:
+    """Raise OperationalError unless the cluster at `address` answers, within 20 seconds.
+
+    Ray itself waits in silence, for minutes, for a cluster that is gone. Raises BadInput for an address of
+    another kind.
+    """
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    if address == "auto":
+        address = canonicalize_bootstrap_address_or_die(address)
+    scheme, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    if scheme not in ("", "ray") or not host or not port.isdecimal():
+        raise BadInput(
+            f"RAY_ADDRESS={address}: give <host>:<port> of the head's control service (Ray's default port is "
+            "6379); the dashboard's http address is for `seqgen submit --address`"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise _gone(address, f"nothing answers there: {error.strerror or error}") from None
+    _check_grpc(address, place)
+
+
+def _check_grpc(address: str, place: str) -> None:
+    """A channel is ready when the other side has sent its settings: it is a gRPC server, and it lives."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+
+    channel = init_grpc_channel(place)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_PATIENCE)
+    except grpc.FutureTimeoutError:
+        why = f"it takes connections, and does not answer within {_PATIENCE:.0f} s"
+        raise _gone(address, why) from None
+    finally:
+        channel.close()
+
+
+def _gone(address: str, why: str) -> OperationalError:
+    return OperationalError(
+        f"RAY_ADDRESS={address}: {why}; start that cluster (here: python -m pipelines.cluster up), name another "
+        "one, or unset RAY_ADDRESS to train on this machine"
+    )
+
+
 def _start(ray: ModuleType, dashboard: bool) -> Resources:
     quiet = {"log_to_driver": False, "logging_level": "error"}
     try:
         if elsewhere():
+            check_answers(os.environ["RAY_ADDRESS"])
             ray.init(**quiet)
             total = ray.cluster_resources()
             cpus, gpus, memory = (int(total.get(name, 0)) for name in ("CPU", "GPU", "memory"))

@@ -1,0 +1,182 @@
+"""Jobs of a Ray cluster: submit one, follow it to its end, stop it; its end is the verb's own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.cli.signals import on_stop
+from pipelines.cli.subprocesses import ERRORS
+from pipelines.cluster import head
+from seqgen.core.errors import BadInput, OperationalError, StoppedEarly, one_line
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+# How long a stopped verb has to save and to close its run before Ray kills it; Ray's own default is 3 s.
+STOP_SECONDS = 120
+_AGENT_SECONDS = 180.0  # after its start a cluster has no agent that takes jobs, for a minute or more
+_PATIENCE = 120.0  # for a cluster that does not answer while a job is followed
+
+
+def send_token() -> None:
+    """Have Ray's client send the token; to be called before Ray is imported. Who wants none does not mind it."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def dashboard(address: str | None) -> str:
+    """Where jobs are taken: `address`, else RAY_API_SERVER_ADDRESS, else this directory's own cluster.
+
+    Raises BadInput if there is none of them, or one that is no http address.
+    """
+    state = head.running()
+    found = address or os.environ.get("RAY_API_SERVER_ADDRESS") or (state["dashboard"] if state else None)
+    if found is None:
+        raise BadInput(
+            "no cluster: give --address http://<host>:8265, set RAY_API_SERVER_ADDRESS, or start one here with "
+            "python -m pipelines.cluster up"
+        )
+    if not found.startswith(("http://", "https://")):
+        raise BadInput(f"--address {found}: give the dashboard's, http://<host>:8265")
+    return found.rstrip("/")
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """A client of the cluster whose dashboard is at `address`, with the token. Raises OperationalError."""
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray prefers to what it is told
+    import requests
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    for chatty in ("job.sdk", "dashboard_sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.WARNING)
+
+    class Client(JobSubmissionClient):
+        # Ray's own method, with an end to waiting.
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            return super()._do_request(*arguments, **{"timeout": (10, 60), **options})
+
+    try:
+        return Client(address)
+    except AuthenticationError as error:
+        raise OperationalError(
+            f"{address} refuses us ({one_line(error)}); copy the head's ~/.ray/auth_token here, or name it with "
+            "RAY_AUTH_TOKEN_PATH"
+        ) from None
+    except (ConnectionError, RuntimeError, requests.RequestException) as error:
+        raise OperationalError(
+            f"{address}: no cluster answers there ({one_line(error)}); check --address, or start it"
+        ) from None
+
+
+def submit(client: JobSubmissionClient, entrypoint: str, package: Path, variables: dict[str, str]) -> str:
+    """Submit a job that runs `entrypoint` in the unpacked `package`; its id. Raises OperationalError."""
+    environment = {"working_dir": str(package), "env_vars": variables}
+    deadline, said = time.monotonic() + _AGENT_SECONDS, False
+    while True:
+        try:
+            return client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+        except Exception as error:  # Ray raises RuntimeError, requests its own, either for many reasons
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise OperationalError(f"the cluster did not take the job: {one_line(error)}") from None
+        if not said:
+            print("the cluster takes no jobs yet; trying again ...", flush=True)
+            said = True
+        time.sleep(2)
+
+
+def follow(client: JobSubmissionClient, job: str, again: str) -> None:
+    """Print the job's output until it ends; a first SIGTERM or Ctrl-C stops it, a second one leaves it at once.
+
+    Raises the error that the verb's exit code stands for, StoppedEarly if the job was stopped; `again` is the
+    command that goes on.
+    """
+    printer = threading.Thread(target=_print_logs, args=(client, job), daemon=True)
+    printer.start()
+    with _stopping(client, job) as stop_if_asked:
+        details = _ended(client, job, stop_if_asked)
+    printer.join(30)
+    if details.status == "SUCCEEDED":
+        print(f"job {job} succeeded")
+        return
+    if details.status == "STOPPED":
+        raise StoppedEarly(f"job {job} was stopped. Go on with: {again}")
+    code = details.driver_exit_code
+    if code is None:
+        raise OperationalError(
+            f"job {job} failed: {one_line(Exception(details.message))}. Go on with: {again}"
+        )
+    further = f". Go on with: {again}" if code not in (2, 3) else ""
+    raise ERRORS.get(code, OperationalError)(f"job {job} ended with code {code}; see above{further}")
+
+
+def _ended(client: JobSubmissionClient, job: str, each_time: Callable[[], None]) -> JobDetails:
+    """Wait for the end of a job."""
+    heard, message = time.monotonic(), ""
+    while True:
+        each_time()
+        try:
+            details = client.get_job_info(job)
+            heard = time.monotonic()
+        except Exception as error:
+            if "does not exist" in str(error):
+                raise BadInput(f"job {job}: the cluster knows no such job") from None
+            if time.monotonic() - heard > _PATIENCE:
+                raise OperationalError(
+                    f"the cluster has not answered for {_PATIENCE:.0f} s ({one_line(error)}); job {job} may go on: "
+                    f"seqgen submit --follow {job}"
+                ) from None
+        else:
+            if details.status.is_terminal():
+                return details
+            if details.status == "PENDING" and (details.message or "") != message:
+                message = details.message or ""
+                print(f"job {job}: {message}", flush=True)
+        time.sleep(1)
+
+
+@contextmanager
+def _stopping(client: JobSubmissionClient, job: str) -> Iterator[Callable[[], None]]:
+    """What to call now and then: it stops the job, once, after a signal."""
+    asked, stopped = threading.Event(), False
+
+    def stop_if_asked() -> None:
+        nonlocal stopped
+        if asked.is_set() and not stopped:
+            print(f"stopping job {job}; once more leaves it (seqgen submit --follow {job})", flush=True)
+            client.stop_job(job)
+            stopped = True
+
+    with on_stop(asked.set):
+        yield stop_if_asked
+
+
+def _print_logs(client: JobSubmissionClient, job: str) -> None:
+    """Print what the job prints, from its beginning; a lost connection is made again, and nothing printed twice."""
+    printed = 0
+
+    async def tail() -> None:
+        nonlocal printed
+        seen = 0
+        async for text in client.tail_job_logs(job):
+            fresh = text[max(0, printed - seen) :]
+            seen += len(text)
+            printed = max(printed, seen)
+            sys.stdout.write(fresh)
+            sys.stdout.flush()
+
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            asyncio.run(tail())
+            return
+        except Exception:
+            time.sleep(2)

@@ -1,0 +1,281 @@
+"""`seqgen submit`: what leaves and what does not, and jobs on a real cluster followed to their ends."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli.again import SUBMITTED, again
+from pipelines.cli.command import run
+from pipelines.cluster import leaks
+from pipelines.cluster.upload import left_out, pack
+from pipelines.doctor import network
+from pipelines.submit import submit as verb
+from tests.finished_run import outside, tiny_recipe
+from tests.free_ports import free_ports
+from tests.sets import write_digits
+
+ROOT = Path(__file__).resolve().parents[2]
+# A key of the form that Amazon issues; nobody's, and in two halves, so that this file itself may leave.
+KEY = "AKIA" + "Q3EGZ7HWMN2VXK5T"
+SECRET = "aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG/bPxRfiCYzz91abCDef"
+PRIVATE_KEY = (
+    "-----BEGIN PRIVATE " + "KEY-----\n" + 2 * ("MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7" + "\n")
+)
+
+
+def submit(*arguments: str) -> int:
+    """The verb as its command line, in this process and the working directory; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        run(verb, list(arguments))
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with code, data and Ray's list of what stays; no cluster is known in it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE"):  # the verb sets them
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    shutil.copy(ROOT / ".rayignore", tmp_path)
+    for name in ("pipelines/train.py", "artifacts/own/shards/t.tar", "docs/page.md", "notes.npy"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text\n")
+    return tmp_path
+
+
+def test_a_dry_run_lists_just_what_ray_would_upload_and_what_is_left_out(
+    project: Path, capsys: pytest.CaptureFixture[str]
+):
+    code = submit("--dry-run", "--", "train", "--recipe", "tiny")
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    goes, stays = out.split("left out:")
+    listed = {line.split()[1] for line in goes.splitlines() if line and "bytes in" not in line}
+    assert listed == {".rayignore", "pipelines/train.py", "docs/page.md"}
+    assert listed == set(pack(project, project.parent / "package.zip"))
+    assert re.search(r"5  artifacts/ \(1 files\)\n +5  notes.npy", stays)
+    assert stays.endswith("runs: python -m pipelines.train --recipe tiny\n")
+
+
+def test_what_is_left_out_and_what_goes_is_all_there_is(project: Path):
+    packed = pack(project, project.parent / "package.zip")
+    stays = {name: count for name, count, _ in left_out(project, packed)}
+    assert stays == {"artifacts/": 1, "notes.npy": 1}
+    assert len(packed) + sum(stays.values()) == sum(path.is_file() for path in project.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("docs/page.md", f"a\nkey: {KEY}\n", "docs/page.md:2: an AWS access key"),
+        ("conf.ini", SECRET, "conf.ini:1: an AWS secret key"),
+        ("notes.txt", PRIVATE_KEY, "notes.txt:1: a private key"),
+        (".kube/config", "x", ".kube/config: a file for secrets"),
+        ("store.p12", "x", "store.p12: a file for secrets"),
+        ("app/auth_token", "x", "app/auth_token: a file for secrets"),
+    ],
+)
+def test_a_secret_in_the_upload_is_refused_and_never_quoted(
+    project: Path, name: str, text: str, said: str, capsys: pytest.CaptureFixture[str]
+):
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).write_text(text)
+    code = submit("--address", "http://127.0.0.1:1", "--", "train")
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert said in err
+    assert ".rayignore" in err
+    for secret in (KEY, SECRET[-40:], "MIIEv"):
+        assert secret not in out + err
+
+
+@pytest.mark.parametrize(
+    ("options", "command", "said"),
+    [
+        (["--env", "AWS_SECRET_ACCESS_KEY=canary"], [], "AWS_SECRET_ACCESS_KEY: a secret, by its name"),
+        (["--env", f"NOTE={KEY}"], [], "NOTE: an AWS access key"),
+        (["--env", "URI=http://me:canary@host"], [], "URI: an address with a password"),
+        ([], ["--set=x=postgresql://me:canary@host/db"], "word 1 of the command: an address with a password"),
+        ([], ["--token=canary"], "word 1 of the command (token): a secret, by its name"),
+    ],
+)
+def test_a_secret_in_variables_or_words_is_refused(
+    project: Path, options: list[str], command: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    code = submit(*options, "--", "train", *command)
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert said in err
+    assert "canary" not in out + err
+
+
+def test_this_project_itself_holds_nothing_that_looks_like_a_secret(tmp_path: Path):
+    pack(ROOT, tmp_path / "package.zip")
+    assert list(leaks.in_package(tmp_path / "package.zip")) == []
+
+
+def test_an_upload_that_no_dashboard_takes_is_refused(project: Path, capsys: pytest.CaptureFixture[str]):
+    with (project / "large.bin").open("wb") as file:
+        file.truncate(101 * 2**20)
+    code = submit("--dry-run", "--", "train")
+    _out, err = capsys.readouterr()
+    assert code == 2
+    assert "large.bin (105,906,176)" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--", "tran"], "verb 'tran': no verb to submit; did you mean train?"),
+        ([], "nothing to run"),
+        (["--env", "x", "--", "train"], "--env x: give NAME=VALUE"),
+        (["--address", "host:8265", "--", "train"], "--address host:8265: give the dashboard's"),
+        (["--", "train"], "no cluster: give --address"),
+    ],
+)
+def test_bad_input_is_named(
+    project: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    code = submit(*arguments)
+    _out, err = capsys.readouterr()
+    assert (code, said in err) == (2, True), err
+
+
+def test_a_cluster_that_is_not_there_is_named(project: Path, capsys: pytest.CaptureFixture[str]):
+    (port,) = free_ports(1)
+    code = submit("--address", f"http://127.0.0.1:{port}", "--", "train")
+    _out, err = capsys.readouterr()
+    assert code == 1
+    assert f"http://127.0.0.1:{port}: no cluster answers there" in err
+
+
+def test_the_command_to_go_on_with_is_the_one_that_submits(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(SUBMITTED, raising=False)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "-m", "pipelines.train", "--recipe", "a b"])
+    assert again() == "python -m pipelines.train --recipe 'a b'"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert again() == "seqgen submit -- train --recipe 'a b'"
+    monkeypatch.setenv(SUBMITTED, "seqgen submit --address http://h:1 -- train")
+    assert again() == "seqgen submit --address http://h:1 -- train"
+
+
+@dataclass
+class Site:
+    """A directory with shards and a local cluster; its own home, so that its token is its own."""
+
+    where: Path
+    dashboard: str
+
+    def start(self, *command: str, home: Path | None = None) -> subprocess.Popen[str]:
+        arguments = ["--address", self.dashboard, *command]
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines.submit", *arguments], cwd=self.where / "code", text=True,
+            env=outside(HOME=str(home or self.where / "home")), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def submit(self, *command: str, home: Path | None = None) -> tuple[int, str]:
+        process = self.start(*command, home=home)
+        text, _ = process.communicate(timeout=500)
+        return process.returncode, text
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    where = tmp_path_factory.mktemp("site")
+    port, dashboard = free_ports(2)
+    write_digits(where / "artifacts/tiny/shards")
+    tiny_recipe(where)
+    (where / "home").mkdir()
+    code = where / "code"
+    for package in ("pipelines", "seqgen", "data_prep"):
+        shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".rayignore", code)
+    environment = outside(HOME=str(where / "home"))
+    verb = [sys.executable, "-m", "pipelines.cluster"]
+    try:
+        subprocess.run(
+            [*verb, "up", "--port", str(port), "--dashboard-port", str(dashboard)],
+            cwd=where, env=environment, check=True, timeout=300,
+        )  # fmt: skip
+        yield Site(where, f"http://127.0.0.1:{dashboard}")
+    finally:
+        subprocess.run([*verb, "down"], cwd=where, env=environment, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_job_ends_with_the_verb_s_own_code_and_prints_what_it_prints(site: Site):
+    # Without waiting after the cluster's start: there may be no agent yet.
+    code, text = site.submit("--", "recipes")
+    assert code == 0, text
+    assert text.count("quickstart-characters") == 1
+    assert "succeeded" in text
+    # A verb's own code, which Ray's client does not pass on.
+    code, text = site.submit(
+        "--", "train", "--recipe", str(site.where / "tiny.yaml"), "--set", "model.steps=0"
+    )
+    assert code == 2, text
+    assert "model.steps=0" in text
+    assert "ended with code 2; see above" in text
+
+
+@pytest.mark.slow
+def test_a_signal_stops_the_job_which_saves_and_a_job_can_be_followed_again(site: Site):
+    command = ("--", "train", "--recipe", str(site.where / "tiny.yaml"), "--workers", "1", "--set")
+    process = site.start(*command, "train.epochs=4000")
+    assert process.stdout is not None
+    heard = ""
+    for line in process.stdout:
+        heard += line
+        if re.match(r"epoch +2/", line):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest, _ = process.communicate(timeout=400)
+    text = heard + rest
+    assert process.returncode == 4, text
+    again = f"seqgen submit --address {site.dashboard} -- train --recipe"
+    assert f"was stopped. Go on with: {again}" in text
+    # The verb was given the time to save and to say so: it was not killed after Ray's three seconds.
+    assert "stopped by SIGTERM" in text
+    tracked = site.where / "mlflow.db"
+    from mlflow import MlflowClient
+
+    (run,) = MlflowClient(f"sqlite:///{tracked}").search_runs(["1"])
+    assert run.info.status == "KILLED"
+    # Another process follows the same job: all it printed, and how it ended.
+    (job,) = set(re.findall(r"raysubmit_\w+", text))
+    code, once_more = site.submit("--follow", job)
+    assert code == 4
+    assert re.search(r"^epoch +2/", once_more, re.MULTILINE)
+    code, text = site.submit("--follow", "raysubmit_none")
+    assert (code, "no such job" in text) == (2, True)
+
+
+@pytest.mark.slow
+def test_without_the_token_nothing_is_taken(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    code, text = site.submit("--", "recipes", home=tmp_path)
+    assert code == 1
+    assert "refuses us" in text
+    assert "RAY_AUTH_TOKEN_PATH" in text
+    # The doctor's view of the same cluster: with the token, with another one, with none.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", site.dashboard)
+    for home, verdict, said in (
+        (site.where / "home", "ok", "takes jobs with this user's token, and none without"),
+        (tmp_path, "warning", "there is none here"),
+    ):
+        monkeypatch.setenv("HOME", str(home))
+        finding = next(network.ray())
+        assert (finding.verdict, said in finding.text) == (verdict, True), finding
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    assert next(network.ray()).verdict == "failed"
