@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -58,7 +59,8 @@ def some_epoch(seed: int) -> str:
 
 def kill_workers(run: Run, count: int | None = None) -> None:
     for worker in run.workers()[:count]:
-        worker.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            worker.send_signal(signal.SIGKILL)
 
 
 @pytest.mark.slow
