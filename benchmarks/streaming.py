@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import page
 from benchmarks.loading import stock
-from benchmarks.measure import Action
+from benchmarks.measure import Action, in_fresh_process, peak_memory
 from data_prep import s3
 from data_prep.fetch import fetch
 from data_prep.shard_files import encode_sample, write_shard
@@ -30,7 +30,7 @@ from pipelines.artifacts.published import StoredSet, publish_set
 from seqgen.core.errors import BadInput
 from seqgen.data.batches import TrainingBatches
 from seqgen.data.images import ImageSet, load_split
-from seqgen.data.manifest import Manifest, Place, SplitIndex, read_manifest
+from seqgen.data.manifest import Manifest, Place, SplitIndex
 from seqgen.data.published import PublishedSet
 from seqgen.data.settings import DataConfig
 from seqgen.data.shard_cache import ShardCache
@@ -38,6 +38,7 @@ from seqgen.data.streamed import StreamedImages
 
 DATA = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
 BATCH, WINDOW = 64, 4
+TWO_WINDOWS = 2 * WINDOW * CHUNK * CHUNKS_PER_SHARD * 28 * 28  # bytes of pixels
 
 Row = dict[str, Any]
 
@@ -75,19 +76,27 @@ def opened(url: str, mode: str = "rb", bufsize: int = 8192, **_: Any) -> IO[byte
     return s3.client().get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"]
 
 
-def passing(place: Place, before: Callable[[], object] = lambda: None) -> Action:
-    """An epoch of ours, two windows in memory; another order each time."""
+def passing(
+    place: Place, before: Callable[[], object] = lambda: None, memory: int | None = TWO_WINDOWS
+) -> Action:
+    """An epoch of ours, in another order each time; `before` it is called first."""
     epochs = itertools.count()
-    pixels = read_manifest(place).height * read_manifest(place).width
 
     def action() -> None:
         before()
-        images = StreamedImages(place, "train", WINDOW, 2 * WINDOW * CHUNK * CHUNKS_PER_SHARD * pixels)
+        images = StreamedImages(place, "train", WINDOW, memory)
         batches, epoch = TrainingBatches(images, DATA, BATCH, conditional=False, seed=0), next(epochs)
         for step in range(batches.steps):
             batches.at(epoch, step)
 
     return action
+
+
+def peak(directory: Path, other: Path, memory: int | None) -> int:
+    """For a process of its own: bytes that an epoch adds to what is resident after one of the `other` set."""
+    torch.set_num_threads(1)
+    passing(other)()
+    return peak_memory(passing(directory, memory=memory), torch.device("cpu"))
 
 
 def through(batches: Callable[[], Iterable[object]]) -> Action:
@@ -133,16 +142,21 @@ def measure(address: str, shards: int, rounds: int, scratch: Path) -> Row:
         "webdataset, disk": through(lambda: stock([str(local / name) for name in names], BATCH)),
         "seqgen, disk": passing(local),
     }
+    peaks = {
+        name: in_fresh_process(peak, local, scratch / "one", memory)
+        for name, memory in (("two windows", TWO_WINDOWS), ("all", None))
+    }
     row: Row = {
+        "peak": peaks,
         "images": manifest.splits["train"].images,
         "bytes": size,
         "shards": shards,
-        "wall": {},
-        "cpu": {},
+        "wall": {name: [] for name in actions},
+        "cpu": {name: [] for name in actions},
     }
     for name, wall, processor in in_turns(actions, rounds):
-        row["wall"].setdefault(name, []).append(wall)
-        row["cpu"].setdefault(name, []).append(processor)
+        row["wall"][name].append(wall)
+        row["cpu"][name].append(processor)
     return row
 
 
@@ -182,6 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
     text = (
         f"{table(row)}\n\n* {row['shards']} shards, {row['images']:,} digits of 28 x 28, {row['bytes'] / 1e6:.1f} MB; "
         f"batch {BATCH}, a window of {WINDOW} shards, two windows in memory.\n"
+        f"* An epoch adds {row['peak']['two windows'] / 1e6:.0f} MB to a process, of which {TWO_WINDOWS / 1e6:.0f} MB "
+        f"are the two windows; where all shards stay, {row['peak']['all'] / 1e6:.0f} MB.\n"
         f"* `{page.command()}`: {machine['chip']}, 1 thread, torch {machine['torch']}, medians of {options.rounds}, "
         "the S3 server on the same machine."
     )

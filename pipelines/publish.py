@@ -1,4 +1,4 @@
-"""Put the recipe's shards where trainings of other machines read them."""
+"""Put the recipe's shards where other machines read them."""
 
 from __future__ import annotations
 

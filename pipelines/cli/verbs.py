@@ -137,7 +137,7 @@ _OTHERS = (
     Verb(
         "publish",
         "pipelines.publish",
-        "Put the recipe's shards where trainings of other machines read them.",
+        "Put the recipe's shards where other machines read them.",
     ),
     Verb("verify", "pipelines.verify", "Check a sharded set against its manifest, to the last sample."),
     Verb("retrain", "pipelines.retrain", "Retrain if data, code or settings changed; for a schedule."),

@@ -48,7 +48,7 @@ class StreamedImages:
         self._stay = memory is None or self._manifest.decoded_bytes(split) <= memory
         # A shard's images are rows of one pool, where each has its own place or one of those for two windows.
         self._starts = (self._ends - torch.tensor(self._images)).tolist()
-        largest = max(self._images)
+        largest = max([1, *self._images])
         if self._stay:
             self._pool = self._rows(len(self))
         else:

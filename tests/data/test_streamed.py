@@ -143,6 +143,16 @@ def test_contexts_that_a_shard_does_not_have_are_refused_with_its_name(directory
     assert alphabets.at(0, 0).context is not None
 
 
+def test_a_batch_may_be_larger_than_two_windows(directory: Path):
+    little, everything = (StreamedImages(directory, "train", 1, memory) for memory in (60 * SIZE**2, None))
+    ours, theirs = (
+        TrainingBatches(images, DATA, 100, conditional=True, seed=3) for images in (little, everything)
+    )
+    for step in (0, 1, 0):
+        for a, b in zip(ours.at(0, step), theirs.at(0, step), strict=True):
+            assert a.equal(b)
+
+
 def test_windows_that_do_not_fit_in_memory_are_refused_with_how_many_do(directory: Path):
     shard = 30 * SIZE**2
     with pytest.raises(
