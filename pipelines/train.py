@@ -54,20 +54,33 @@ def train_recipe(recipe: Recipe, device: Device, request: str) -> None:
     manifest = checked_manifest(recipe)
 
     from pipelines.cluster.driver import run_workers
+    from pipelines.registry.warm_start import starting_weights
     from pipelines.tracking import runs
     from pipelines.tracking.tracked_run import epoch_log, tracked_run
     from seqgen.training.resources import device_for, this_machine
 
     if not elsewhere():
         device_for(recipe, this_machine(), device)
-    with RunStorage.claim(run_name(recipe, manifest)) as storage, _how_to_go_on():
+    start = starting_weights(recipe, manifest)
+    with (
+        RunStorage.claim(run_name(recipe, manifest, start.weights if start else "")) as storage,
+        _how_to_go_on(),
+    ):
         runs.connect()
         _show(recipe, storage)
         with connected() as resources:
             chosen = device_for(recipe, resources, device)
             with tracked_run(recipe, manifest, storage) as run_id, epoch_log(run_id) as log_epoch:
                 digests = {"manifest digest": manifest.digest, "code digest": lineage.code_digest(recipe)}
-                result = run_workers(recipe, places(recipe).shards, digests, storage, chosen, log_epoch)
+                result = run_workers(
+                    recipe,
+                    places(recipe).shards,
+                    digests,
+                    storage,
+                    chosen,
+                    log_epoch,
+                    start.directory if start else None,
+                )
                 for row in result.history:  # what was not heard of; what was, is not sent twice
                     log_epoch(row)
                 about = {
@@ -75,6 +88,7 @@ def train_recipe(recipe: Recipe, device: Device, request: str) -> None:
                     "run_name": storage.name,
                     "tracking_uri": runs.redact(runs.tracking_uri()),
                     "request_digest": request,
+                    "initial": start.version if start else "random",
                     **result.summary(),
                 }
                 with result.checkpoint.as_directory() as best:
@@ -85,9 +99,13 @@ def train_recipe(recipe: Recipe, device: Device, request: str) -> None:
     print(f"model in {target / 'model'}, run {run_id}")
 
 
-def run_name(recipe: Recipe, manifest: Manifest) -> str:
-    """The name of the run of these settings, data and learning code; the number of workers is no part of it."""
-    digest = canonical_digest([recipe.digest(), manifest.digest, lineage.code_digest(recipe)])
+def run_name(recipe: Recipe, manifest: Manifest, initial: str = "") -> str:
+    """The name of the run of these settings, data, learning code and initial weights (their digest; "": random).
+
+    The number of workers is no part of it.
+    """
+    made_of = [recipe.digest(), manifest.digest, lineage.code_digest(recipe)]
+    digest = canonical_digest([*made_of, initial] if initial else made_of)
     return f"{recipe.name}-{digest[:10]}"
 
 

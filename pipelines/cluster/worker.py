@@ -27,6 +27,7 @@ class Task(TypedDict):
     recipe: dict[str, Any]
     shards: str
     digests: dict[str, str]
+    initial: str | None
     news: Queue
 
 
@@ -65,6 +66,7 @@ def train_worker(task: dict[str, Any]) -> Outcome:
                 Path(task["shards"]),
                 group=group,
                 threads=max(1, cores() // workers_here),
+                initial=Path(task["initial"]) if task["initial"] else None,
                 resume=Path(resume) if resume else None,
                 on_epoch=_Reporter(
                     group.rank == 0,

@@ -30,6 +30,10 @@ class TrainConfig(OpenSection):
     learning_rate: float = Field(gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the rate rises from 0")
     final_rate: float = Field(default=0.1, gt=0, le=1, description="rate at the end, as a share (cosine)")
+    initial: Literal["random", "champion"] = Field(
+        default="random",
+        description="weights it starts from: random, or the registry's champion's if it has the model",
+    )
     objective: str = Field(
         default="pathwise", description="what is minimised, and how its gradient is estimated"
     )
@@ -67,7 +71,10 @@ class TrainConfig(OpenSection):
     def learned(self) -> dict[str, Any]:
         """The settings that decide what is learned, not how many do it, in what memory, how often it is looked at."""
         ways = {"workers", "recompute", "evaluate_every", "checkpoint_every", "max_failures"}
-        return self.model_dump(mode="json", exclude=ways)
+        learned = self.model_dump(mode="json", exclude=ways)
+        if self.initial == "random":  # settings from before there was a choice keep their digests
+            del learned["initial"]
+        return learned
 
 
 class SearchConfig(Strict):

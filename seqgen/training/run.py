@@ -22,7 +22,7 @@ import torch
 from seqgen.core.machine import cores
 from seqgen.data.images import ImageSet, load_split
 from seqgen.data.manifest import read_manifest
-from seqgen.models import SequentialModel, build
+from seqgen.models import SequentialModel, build, load_model
 from seqgen.settings import Recipe
 from seqgen.training.loop import OnEpoch, fit
 from seqgen.training.memory import bytes_needed, image_memory
@@ -36,6 +36,7 @@ def run(
     group: ProcessGroup | None = None,
     threads: int | None = None,
     train_images: int | None = None,
+    initial: Path | None = None,
     resume: Path | None = None,
     on_epoch: OnEpoch | None = None,
     digests: Mapping[str, str] | None = None,
@@ -45,8 +46,9 @@ def run(
     Everything random follows from `recipe.train.seed`. `group` is the processes that train together (default:
     this one alone, whatever `recipe.train.workers` says), `threads` the cores each has for its tensors (default:
     all; part of what makes a run repeatable, because sums are split by thread). `train_images` limits what is
-    trained on, as `ImageSet.spread` does. `resume` and `on_epoch` are those of `fit`, and `digests` is what else a
-    checkpoint must have been made with (data, code).
+    trained on, as `ImageSet.spread` does. `initial` is the directory of a saved model of
+    these settings, whose weights the training starts from (`train.initial` says where a caller finds it). `resume` and
+    `on_epoch` are those of `fit`, and `digests` is what else a checkpoint must have been made with (data, code).
 
     Raises what `fit` and `load_split` raise.
     """
@@ -61,6 +63,8 @@ def run(
     )
     torch.manual_seed(recipe.train.seed)
     model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
+    if initial is not None:
+        model.load_state_dict(load_model(initial).state_dict())
     return fit(
         model,
         train,
