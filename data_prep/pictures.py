@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_prep.shrink import overlap
 from seqgen.core.errors import BadInput
@@ -36,6 +36,8 @@ def ink(content: bytes, path: Path) -> np.ndarray:
             if picture.mode not in _MODES:
                 raise BadInput(f"{path}: {picture.mode}, not of 8 bits a channel; convert it")
             return 255 - np.asarray(ImageOps.exif_transpose(picture).convert("L"))
+    except UnidentifiedImageError:
+        raise BadInput(f"{path}: not a whole image of {', '.join(_FORMATS)}; remove or replace it") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"{path}: not a whole image ({error}); remove or replace it") from error
 

@@ -164,7 +164,7 @@ def _retrain_one(name: str, recipe: Recipe, schedule: _Schedule, lock: int, reco
     if champion is None:
         print(f"{model} has no champion yet")
     else:
-        if recipe.data.source == "folder":  # DVC does not see what arrived there
+        if recipe.data.source == "folder" and name in dvc_recipes():  # DVC does not see what arrived there
             run_stages(name, "fetch", settings, force=True, keep=(lock,))
         run_stages(name, "shard", settings, keep=(lock,))
         found = staleness.compare(client, champion, recipe, read_manifest(places(recipe).shards))
