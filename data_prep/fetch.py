@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from data_prep.folder import list_folder
+from data_prep.folder import is_image, list_folder, place_of, sharded_listing
 from data_prep.mirrors import (
     Absent,
     Interrupted,
@@ -17,12 +18,13 @@ from data_prep.mirrors import (
     PartRefused,
     Reply,
     WebFile,
+    open_bucket,
     open_mirror,
 )
 from data_prep.sources import RAW_FILES, RawFile
 from data_prep.strokes import write_archives
 from seqgen.core.errors import BadInput, OperationalError
-from seqgen.core.files import publish
+from seqgen.core.files import publish, write_bytes
 from seqgen.data.settings import Source
 
 MAX_BYTES = 512 * 1024**2  # of one file: an endless answer must not fill the disk
@@ -41,11 +43,13 @@ def fetch(
     notice: Notice = print,
     progress: Progress = lambda file, done, total: None,
     folder: str | None = None,
+    shards: Path | None = None,
 ) -> list[Path]:
     """Bring every raw file of `sources` to `raw/<folder>/<name>`, verified; what is there and right is kept.
 
     `mirror` (a folder, s3://bucket/prefix or http(s) address) is asked first. `folder` is that of the source of this
-    name, whose images are listed where they are. Raises BadInput if the mirror
+    name, whose images are listed where they are, or are brought from an S3 prefix; what the set in `shards` was made
+    from stays listed. Raises BadInput if the mirror
     is wrong or does not answer or a file is not the pinned one (it is moved to `.bad`), OperationalError if no
     place gives it.
     """
@@ -56,7 +60,7 @@ def fetch(
             paths += _draw_strokes(raw, notice)
             continue
         if source == "folder":
-            paths.append(_list_images(folder, raw, notice))
+            paths.append(_list_images(folder, raw, shards, notice))
             continue
         for file in RAW_FILES[source]:
             if raw / file.path not in paths:
@@ -211,10 +215,54 @@ def _draw_strokes(raw: Path, notice: Notice) -> list[Path]:
     return paths
 
 
-def _list_images(folder: str | None, raw: Path, notice: Notice) -> Path:
+def _list_images(folder: str | None, raw: Path, shards: Path | None, notice: Notice) -> Path:
     assert folder is not None
-    path = raw / RAW_FILES["folder"][0].path
+    path, place = raw / RAW_FILES["folder"][0].path, place_of(folder, raw)
     _make_folder(path.parent)
-    count = list_folder(Path(folder), path)
-    notice(f"folder/{path.name}: {count:,} images of {folder}")
+    if folder.startswith("s3://"):
+        _bring_images(folder, place, notice)
+    found = list_folder(place, path, sharded_listing(folder, shards) if shards else None)
+    copies = f"; {found.copies:,} more are copies of them" if found.copies else ""
+    notice(f"folder/{path.name}: {found.images:,} images of {folder}, {found.new:,} of them new{copies}")
     return path
+
+
+def _bring_images(address: str, place: Path, notice: Notice) -> None:
+    """Have every image below an S3 prefix in `place`, with the time it was written there.
+
+    One whose size or time is another now is brought again; one that is gone there stays here.
+    """
+    bucket, brought = open_bucket(address), 0
+    for path, size, modified in bucket.listed():
+        if not is_image(path):
+            continue
+        if "" in path.split("/"):
+            raise BadInput(f"{address}: the key {path!r} is no path below a folder; rename it")
+        here, written = place / path, modified.timestamp()
+        if here.is_file() and (here.stat().st_size, here.stat().st_mtime) == (size, written):
+            continue
+        content = _read_whole(bucket.origin(path))
+        try:
+            write_bytes(here, content)
+            os.utime(here, (written, written))
+        except OSError as error:
+            raise OperationalError(f"{here}: cannot be written: {error.strerror}") from error
+        brought += 1
+    notice(f"{address}: {brought:,} images brought")
+
+
+def _read_whole(origin: Origin) -> bytes:
+    """The bytes of a small file; from the start again after an interruption, never put together of two."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            with origin.open(0) as reply:
+                return reply.stream.read()
+        except Interrupted as error:
+            if attempt == _ATTEMPTS - 1:
+                raise OperationalError(f"{origin.name}: {error}; run it again") from error
+            time.sleep(_PAUSE * 2**attempt)
+        except Absent as error:
+            raise OperationalError(
+                f"{origin.name}: {error}; it went while it was fetched: run it again"
+            ) from error
+    raise AssertionError("unreachable")

@@ -1,54 +1,178 @@
-"""The source `folder`: the images of a folder, listed by digest. They stay where they are."""
+"""The source `folder`: the images of a folder, listed by digest, delivery by delivery. They stay where they are.
+
+The listing is what `sha256sum -c` reads; `# delivery 2` stands before what came after the first shards were made.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
+import numpy as np
+
+from data_prep.digits import Labelled
+from data_prep.pictures import ink, split_of, square
 from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes
+from seqgen.data.manifest import FILE_NAME, read_manifest
+from seqgen.data.settings import DataConfig
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".pgm"}
+_NAMED = 20  # bad images that one error names
 
 
-def list_folder(folder: Path, listing: Path) -> int:
-    """Write the names and digests of the images below `folder` to `listing`, as `sha256sum` does; how many there are.
+class Delivery(NamedTuple):
+    """Images that came together: sha256 and name of each, in order of name; the sha256 of the listing to its end."""
 
-    Images are the .png, .jpg, .jpeg and .pgm files, in subfolders too, but what begins with a dot. They stay where they
-    are: `listed_files` are those that are listed. Raises BadInput.
+    files: tuple[tuple[str, str], ...]
+    digest: str
+
+
+class Listed(NamedTuple):
+    """How many images are listed in all, how many of them are new, and how many were left out as copies of others."""
+
+    images: int
+    new: int
+    copies: int
+
+
+def is_image(name: str) -> bool:
+    """Whether a file, its path below the folder, is taken for an image: by its suffix; nothing begins with a dot."""
+    return Path(name).suffix.lower() in _SUFFIXES and "/." not in f"/{name}"
+
+
+def place_of(folder: str, raw: Path) -> Path:
+    """Where the images of `data.folder` are read: there, or below `raw` what was fetched of an S3 prefix."""
+    if not folder.startswith("s3://"):
+        return Path(folder)
+    parts = urlsplit(folder)
+    return raw / "folder" / parts.netloc / parts.path.strip("/")
+
+
+def sharded_listing(folder: str, shards: Path) -> str | None:
+    """The digest of the listing that the set in `shards` was made from; None if there is none of this folder.
+
+    Raises OperationalError if its manifest was altered.
+    """
+    if not (shards / FILE_NAME).is_file():
+        return None
+    manifest = read_manifest(shards)
+    return manifest.sources[0].sha256 if manifest.data.folder == folder else None
+
+
+def list_folder(folder: Path, listing: Path, sharded: str | None = None) -> Listed:
+    """Write the names and digests of the images below `folder` to `listing`.
+
+    What `sharded` (`sharded_listing`) says was made into shards stays as it is listed, whatever became of the files;
+    the others follow as one delivery. An image that is there twice is taken once, under its first name, and one that
+    changed is a new one. Raises BadInput, naming every file that is no whole image; the listing is as before then.
     """
     if not folder.is_dir():
         raise BadInput(f"data.folder={folder}: no such folder")
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and path.is_file()
-    )
-    names = [name for name in names if "/." not in f"/{name}"]
-    if not names:
+    before = _listed_up_to(sharded, listing) if sharded else ""
+    names_of = {digest: name for delivery in _parse(before) for digest, name in delivery.files}
+    known, copies, lines, bad = len(names_of), 0, [], []
+    for name in _names(folder):
+        content = _read(folder / name)
+        digest = hashlib.sha256(content).hexdigest()
+        if digest in names_of:
+            copies += names_of[digest] != name
+            continue
+        try:
+            ink(content, folder / name)
+        except BadInput as error:
+            bad.append(str(error))
+            continue
+        names_of[digest] = name
+        lines.append(f"{digest}  {name}\n")
+    if bad:
+        more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        raise BadInput("; ".join(bad[:_NAMED]) + more)
+    if not names_of:
         raise BadInput(f"data.folder={folder}: no {', '.join(sorted(_SUFFIXES))} file in it")
-    lines = []
-    for name in names:
-        if not name.isprintable():
-            raise BadInput(f"data.folder={folder}: {name!r} cannot be listed; rename it")
-        lines.append(f"{hashlib.sha256(_read(folder / name)).hexdigest()}  {name}\n")
-    write_bytes(listing, "".join(lines).encode())
-    return len(names)
+    title = f"# delivery {len(_parse(before)) + 1}\n" if before and lines else ""
+    text = f"{before}{title}{''.join(lines)}".encode()
+    if not listing.is_file() or listing.read_bytes() != text:
+        write_bytes(listing, text)
+    return Listed(known + len(lines), len(lines), copies)
 
 
-def listed_files(folder: Path, listing: Path) -> Iterator[tuple[str, Path, bytes]]:
-    """Name, path and bytes of every listed file, in order of name.
+def deliveries(listing: Path) -> list[Delivery]:
+    """What is listed, delivery by delivery."""
+    return _parse(listing.read_text(encoding="utf-8"))
 
-    Raises BadInput naming a file that is gone or not as it was listed.
+
+def read_delivery(data: DataConfig, folder: Path, delivery: Delivery, *, first: bool) -> dict[str, Labelled]:
+    """A delivery's images by split, uint8 [N, size, size], in order of name.
+
+    The first one has all splits. Of a later one the images of `train` are taken: `valid` and `test` stay what they
+    are, and those that fall to them wait for a set that is made afresh. Raises BadInput naming a file that is not as
+    it was listed, and a split of the first delivery that has none.
     """
-    for line in listing.read_text(encoding="utf-8").splitlines():
-        digest, name = line.split("  ", 1)
+    found: dict[str, list[np.ndarray]] = {
+        split: [] for split in (("train", "valid", "test") if first else ("train",))
+    }
+    for digest, name in delivery.files:
+        images = found.get(split_of(name, data.seed))
+        if images is None:
+            continue
         path = folder / name
         content = _read(path)
         if hashlib.sha256(content).hexdigest() != digest:
             raise BadInput(f"{path}: changed since it was fetched; run `python -m pipelines.fetch` again")
-        yield name, path, content
+        images.append(square(ink(content, path), data.size))
+    for split, images in found.items():
+        if not images:
+            raise BadInput(f"data.folder={data.folder}: none of its images falls to {split}; add some")
+    return {split: Labelled(np.stack(images), None) for split, images in found.items()}
+
+
+def adds_to_training(data: DataConfig, delivery: Delivery) -> bool:
+    """Whether a delivery has an image for `train`."""
+    return any(split_of(name, data.seed) == "train" for _, name in delivery.files)
+
+
+def _names(folder: Path) -> list[str]:
+    names = sorted(
+        name
+        for path in folder.rglob("*")
+        if is_image(name := path.relative_to(folder).as_posix()) and path.is_file()
+    )
+    for name in names:
+        if not name.isprintable():
+            raise BadInput(f"data.folder={folder}: {name!r} cannot be listed; rename it")
+    return names
+
+
+def _listed_up_to(digest: str, listing: Path) -> str:
+    """The text of `listing` to the end of the delivery with this digest."""
+    text = listing.read_text(encoding="utf-8") if listing.is_file() else ""
+    end = 0
+    for delivery in _parse(text):
+        end = text.find("\n#", end + 1) + 1 or len(text)
+        if delivery.digest == digest:
+            return text[:end]
+    raise BadInput(
+        f"{listing}: not the listing that the shards were made from; put it back, or remove the shards, and the set is "
+        "made afresh"
+    )
+
+
+def _parse(text: str) -> list[Delivery]:
+    found: list[Delivery] = []
+    files: list[tuple[str, str]] = []
+    digest = hashlib.sha256()
+    for line in text.splitlines(keepends=True):
+        if line.startswith("#"):
+            found.append(Delivery(tuple(files), digest.hexdigest()))
+            files = []
+        else:
+            sha256, name = line.rstrip("\n").split("  ", 1)
+            files.append((sha256, name))
+        digest.update(line.encode())
+    return [*found, Delivery(tuple(files), digest.hexdigest())] if files else found
 
 
 def _read(path: Path) -> bytes:

@@ -12,8 +12,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from data_prep import s3
@@ -42,6 +43,14 @@ class Reply:
     stream: IO[bytes] | Any
     start: int
     size: int | None
+
+
+class Listed(NamedTuple):
+    """A file below an S3 prefix: its path from there, its bytes, and when it was written."""
+
+    path: str
+    size: int
+    modified: datetime
 
 
 class Origin(Protocol):
@@ -81,6 +90,19 @@ def open_mirror(address: str) -> Mirror:
         f"mirror {shown(address)}: not a folder, s3://bucket/prefix or https://host/path; "
         "correct --mirror or SEQGEN_MIRROR"
     )
+
+
+class ListedMirror(Mirror, Protocol):
+    """A mirror that can say what it has."""
+
+    def listed(self) -> Iterator[Listed]:
+        """Every file below its address. Raises OperationalError, BadInput."""
+        ...
+
+
+def open_bucket(address: str) -> ListedMirror:
+    """The S3 prefix at `address`. Raises as `open_mirror`."""
+    return _Bucket(address)
 
 
 def shown(address: str) -> str:
@@ -209,6 +231,14 @@ class _Bucket:
 
     def origin(self, path: str) -> Origin:
         return _S3File(self, path)
+
+    def listed(self) -> Iterator[Listed]:
+        start = f"{self.prefix}/" if self.prefix else ""
+        with self.translated(self.address):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
+            for page in pages:
+                for found in page.get("Contents", ()):
+                    yield Listed(found["Key"].removeprefix(start), found["Size"], found["LastModified"])
 
     @contextlib.contextmanager
     def translated(self, what: str) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The images of a folder as a set: turned grey, cut square, made small, split."""
+"""The images of a folder: turned grey, cut square, made small, each of its split."""
 
 from __future__ import annotations
 
@@ -7,32 +7,14 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data_prep.digits import Labelled
-from data_prep.folder import listed_files
 from data_prep.shrink import overlap
 from seqgen.core.errors import BadInput
-from seqgen.data.settings import DataConfig
 
 _FORMATS = ("PNG", "JPEG", "PPM")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits a channel and less
 _TENTHS = ("test", "valid")  # the others are for train
-
-
-def read_folder(data: DataConfig, listing: Path) -> dict[str, Labelled]:
-    """The splits train, valid and test of the listed images, uint8 [N, size, size], in order of name.
-
-    Raises BadInput naming a file that is no whole image or not as it was listed, and a split that has none.
-    """
-    found: dict[str, list[np.ndarray]] = {split: [] for split in ("train", "valid", "test")}
-    assert data.folder is not None
-    for name, path, content in listed_files(Path(data.folder), listing):
-        found[split_of(name, data.seed)].append(square(ink(content, path), data.size))
-    for split, images in found.items():
-        if not images:
-            raise BadInput(f"data.folder={data.folder}: none of its images falls to {split}; add some")
-    return {split: Labelled(np.stack(images), None) for split, images in found.items()}
 
 
 def split_of(name: str, seed: int) -> str:
@@ -54,6 +36,8 @@ def ink(content: bytes, path: Path) -> np.ndarray:
             if picture.mode not in _MODES:
                 raise BadInput(f"{path}: {picture.mode}, not of 8 bits a channel; convert it")
             return 255 - np.asarray(ImageOps.exif_transpose(picture).convert("L"))
+    except UnidentifiedImageError:
+        raise BadInput(f"{path}: not a whole image of {', '.join(_FORMATS)}; remove or replace it") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"{path}: not a whole image ({error}); remove or replace it") from error
 

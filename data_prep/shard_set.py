@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.archive import CheckedZip
-from data_prep.digits import read_digits
+from data_prep.digits import Labelled, read_digits
 from data_prep.fetch import checked_files
+from data_prep.folder import adds_to_training, deliveries, place_of, read_delivery
 from data_prep.omniglot import DRAWERS, Character, characters, decode_drawing
 from data_prep.parallel import parallel_map
-from data_prep.pictures import read_folder
 from data_prep.shard_files import EncodedSample, encode_sample, write_shard
 from data_prep.shrink import shrink
 from data_prep.splits import split_characters
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import directory_writer, file_sha256
-from seqgen.data.manifest import Manifest, Shard, SourceFile, SplitIndex
+from seqgen.data.manifest import Manifest, Shard, SourceFile, SplitIndex, check_shard_bytes, read_manifest
 from seqgen.data.settings import DataConfig
 
 CHARACTERS_PER_SHARD = 100
@@ -84,43 +86,117 @@ def shard_set(data: DataConfig, raw: Path, directory: Path, processes: int | Non
     wrong (nothing is written then), OperationalError if the disk does not take them.
     """
     files = checked_files(data.source, raw)
-    splits = _character_splits(data, files) if data.is_omniglot else _digit_splits(data, files)
+    if data.source == "folder":
+        return _shard_folder(data, files["SHA256SUMS"], raw, directory, processes)
+    splits = (
+        _character_splits(data, files) if data.is_omniglot else _digit_splits(data, read_digits(data, files))
+    )
+    sources = tuple(SourceFile(name=name, sha256=file_sha256(path)) for name, path in files.items())
     try:
-        return _write_set(data, files, splits, directory, processes)
+        with directory_writer(directory) as building:
+            return _write_set(data, sources, splits, building, processes)
     except OSError as error:
         raise OperationalError(f"{directory}: cannot be written: {error}") from error
 
 
+def _shard_folder(
+    data: DataConfig, listing: Path, raw: Path, directory: Path, processes: int | None
+) -> Manifest:
+    """The set of what is listed, delivery by delivery.
+
+    Shards that are there stay as they are, byte for byte, and those of new deliveries are appended: the same bytes as
+    when all is made at once.
+    """
+    assert data.folder is not None
+    first, *later = deliveries(listing)
+    arrived = [first, *(delivery for delivery in later if adds_to_training(data, delivery))]
+    manifest = _whole_set(data, directory)
+    made = 0
+    if manifest is not None:
+        digests = [delivery.digest for delivery in arrived]
+        there = manifest.sources[0].sha256
+        made, manifest = (digests.index(there) + 1, manifest) if there in digests else (0, None)
+    if manifest is not None and made == len(arrived):
+        return manifest
+    try:
+        with directory_writer(directory) as building:
+            for shard in _shards_of(manifest):
+                _take_over(directory / shard.name, building / shard.name)
+            for delivery in arrived[made:]:
+                found = read_delivery(data, place_of(data.folder, raw), delivery, first=manifest is None)
+                splits = _digit_splits(data, found, manifest)
+                source = SourceFile(name=listing.name, sha256=delivery.digest)
+                manifest = _write_set(data, (source,), splits, building, processes, manifest)
+    except OSError as error:
+        raise OperationalError(f"{directory}: cannot be written: {error}") from error
+    assert manifest is not None
+    return manifest
+
+
+def _whole_set(data: DataConfig, directory: Path) -> Manifest | None:
+    """The manifest of an undamaged set of `data` in `directory`."""
+    try:
+        manifest = read_manifest(directory)
+        for shard in _shards_of(manifest):
+            check_shard_bytes(directory, shard)
+    except (BadInput, OperationalError):
+        return None
+    return manifest if manifest.data == data else None
+
+
+def _shards_of(manifest: Manifest | None) -> Iterator[Shard]:
+    for index in manifest.splits.values() if manifest else ():
+        yield from index.shards
+
+
+def _take_over(old: Path, new: Path) -> None:
+    """Have the file `old` as `new`, too: without a copy where the file system can."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)
+
+
 def _write_set(
     data: DataConfig,
-    files: dict[str, Path],
+    sources: tuple[SourceFile, ...],
     splits: dict[str, SplitSamples],
-    directory: Path,
+    building: Path,
     processes: int | None,
+    before: Manifest | None = None,
 ) -> Manifest:
-    jobs = [job for name, split in splits.items() for job in _jobs(name, split, data)]
-    shards: dict[str, list[Shard]] = {split: [] for split in splits}
-    ink = dict.fromkeys(splits, 0)
-    with directory_writer(directory) as building:
-        with contextlib.closing(parallel_map(_encode, jobs, processes)) as encoded:
-            for job, (samples, inked) in zip(jobs, encoded, strict=True):
-                shards[job.split].append(write_shard(building / job.name, samples))
-                ink[job.split] += inked
-        images = {split: sum(shard.images for shard in written) for split, written in shards.items()}
-        levels = _levels(data)
-        return Manifest(
-            title=_title(data),
-            data=data,
-            height=data.size,
-            width=data.size,
-            levels=levels,
-            mean=ink["train"] / (images["train"] * data.size**2 * (levels - 1)),
-            sources=tuple(SourceFile(name=name, sha256=file_sha256(path)) for name, path in files.items()),
-            splits={
-                name: SplitIndex(images=images[name], concepts=split.concepts, shards=tuple(shards[name]))
-                for name, split in splits.items()
-            },
-        ).write(building)
+    """Write the shards of `splits` and the manifest into `building`, where those of `before` are already."""
+    old = before.splits if before else {}
+    shards = {split: list(index.shards) for split, index in old.items()}
+    jobs: list[Job] = []
+    for name, split in splits.items():
+        shards.setdefault(name, [])
+        jobs += _jobs(name, split, data, len(shards[name]))
+    size, levels = data.size, _levels(data)
+    ink = dict.fromkeys(shards, 0)
+    if before:  # exact: a sum of whole numbers, far below 2^53
+        ink["train"] = round(before.mean * old["train"].images * size**2 * (levels - 1))
+    with contextlib.closing(parallel_map(_encode, jobs, processes)) as encoded:
+        for job, (samples, inked) in zip(jobs, encoded, strict=True):
+            shards[job.split].append(write_shard(building / job.name, samples))
+            ink[job.split] += inked
+    images = {split: sum(shard.images for shard in written) for split, written in shards.items()}
+    concepts = {split: index.concepts for split, index in old.items()}
+    concepts |= {name: split.concepts for name, split in splits.items()}
+    return Manifest(
+        title=_title(data),
+        data=data,
+        height=size,
+        width=size,
+        levels=levels,
+        mean=ink["train"] / (images["train"] * size**2 * (levels - 1)),
+        sources=sources,
+        splits={
+            name: SplitIndex(images=images[name], concepts=concepts[name], shards=tuple(written))
+            for name, written in shards.items()
+        },
+        parent=before.digest if before else None,
+    ).write(building)
 
 
 def _title(data: DataConfig) -> str:
@@ -133,9 +209,9 @@ def _title(data: DataConfig) -> str:
     return f"{title}, {data.size} x {data.size}{rule}, split {data.split}"
 
 
-def _jobs(split: str, of: SplitSamples, data: DataConfig) -> Iterator[Job]:
+def _jobs(split: str, of: SplitSamples, data: DataConfig, first: int) -> Iterator[Job]:
     size = CHARACTERS_PER_SHARD if data.is_omniglot else CHUNKS_PER_SHARD
-    for number, start in enumerate(range(0, len(of.samples), size)):
+    for number, start in enumerate(range(0, len(of.samples), size), first):
         yield Job(split, f"{split}-{number:06d}.tar", data, of.samples[start : start + size])
 
 
@@ -184,12 +260,14 @@ def _character_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, Spl
     return splits
 
 
-def _digit_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, SplitSamples]:
+def _digit_splits(
+    data: DataConfig, found: Mapping[str, Labelled], before: Manifest | None = None
+) -> dict[str, SplitSamples]:
     splits = {}
-    found = read_folder(data, files["SHA256SUMS"]) if data.source == "folder" else read_digits(data, files)
     for name, (images, labels) in found.items():
         samples = []
-        for number, start in enumerate(range(0, len(images), CHUNK)):
+        first = sum(shard.samples for shard in before.splits[name].shards) if before else 0
+        for number, start in enumerate(range(0, len(images), CHUNK), first):
             chunk = slice(start, start + CHUNK)
             meta: dict[str, Any] = dict.fromkeys(("alphabet", "character", "concept", "drawers"))
             meta |= {"dataset": data.source, "labels": None if labels is None else labels[chunk].tolist()}

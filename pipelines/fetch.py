@@ -28,17 +28,18 @@ def fetch(recipe: RecipeOption = None, settings: SetOption = None, mirror: Mirro
 
     raise_on_stop()
     resolved = load_recipe(recipe, settings or ())
-    raw = places(resolved).raw
+    where = places(resolved)
     with Display("bytes") as display:
         paths = fetch_sources(
             [resolved.data.source],
-            raw,
+            where.raw,
             mirror or os.environ.get("SEQGEN_MIRROR") or None,
             notice=display.say,
             progress=lambda file, done, total: display.at(file.path, done, total),
             folder=resolved.data.folder,
+            shards=where.shards,
         )
-    print(f"fetched {len(paths)} files to {os.path.relpath(raw)}")
+    print(f"fetched {len(paths)} files to {os.path.relpath(where.raw)}")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -16,6 +18,10 @@ from pipelines.cli.signals import raise_on_stop
 from pipelines.cli.subprocesses import dvc_recipes, run_stages
 from pipelines.recipes import load_recipe
 from pipelines.register import summary
+from pipelines.retraining.alert import alert
+from pipelines.retraining.lease import leased
+from pipelines.retraining.places import place_of, shared
+from pipelines.retraining.record import Record, seconds_of
 from seqgen.core.errors import BadInput, OperationalError, SeqgenError, StoppedEarly
 from seqgen.core.locks import Taken, held
 from seqgen.data.manifest import read_manifest
@@ -23,36 +29,75 @@ from seqgen.settings import Recipe
 
 LOCK = Path(".seqgen/retrain.lock")
 ForceOption = Annotated[bool, typer.Option("--force", help="Run every stage even if nothing changed.")]
+PeriodOption = Annotated[
+    str | None, typer.Option("--period", help="At most one retraining in each such span of UTC: 12h, 1d.")
+]
+OnFailureOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on-failure", help="A command that gets a JSON on its input. Default: SEQGEN_ALERT_COMMAND."
+    ),
+]
+AlertAfterOption = Annotated[int, typer.Option("--alert-after", min=1, help="Failures in a row before that.")]
+LeaseOption = Annotated[
+    str, typer.Option("--lease", help="How long others wait for a dead holder, with a shared SEQGEN_STORAGE.")
+]
 
 
-def retrain(recipe: RecipeOption = None, settings: SetOption = None, force: ForceOption = False) -> None:
+class _Schedule(NamedTuple):
+    """How a recipe's turn is taken. period, lease: seconds; on_failure: the command, called from alert_after on."""
+
+    settings: list[str]
+    force: bool
+    period: int | None
+    lease: int
+    on_failure: str | None
+    alert_after: int
+
+
+def retrain(
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+    force: ForceOption = False,
+    period: PeriodOption = None,
+    on_failure: OnFailureOption = None,
+    alert_after: AlertAfterOption = 1,
+    lease: LeaseOption = "2m",
+) -> None:
     """Retrain if the manifest, the code that decides the numbers, or the settings are not the champion's.
 
     Without --recipe, all that params.yaml names. Exit 0 whether promoted or not; one retraining at a time: a
     second one exits 0 and names the first.
     """
     raise_on_stop()
+    schedule = _Schedule(
+        settings or [],
+        force,
+        seconds_of(period, "--period") if period else None,
+        seconds_of(lease, "--lease"),
+        on_failure or os.environ.get("SEQGEN_ALERT_COMMAND") or None,
+        alert_after,
+    )
     names = [recipe] if recipe else dvc_recipes()
     if not names:
         raise BadInput("no --recipe given, and this is no DVC project whose params.yaml names recipes")
-    recipes = {name: load_recipe(name, settings or ()) for name in names}
     with contextlib.ExitStack() as lock:
         try:
             descriptor = lock.enter_context(held(LOCK))
         except Taken as taken:
             print(f"already running (holder {taken.holder})")
             return
-        _retrain_all(recipes, settings or [], force, descriptor)
+        _retrain_all(names, schedule, descriptor)
 
 
-def _retrain_all(recipes: dict[str, Recipe], settings: list[str], force: bool, lock: int) -> None:
+def _retrain_all(names: list[str], schedule: _Schedule, lock: int) -> None:
     """One after the other; one recipe's trouble is not the next one's. Raises the first error at the end."""
     from pipelines.tracking import runs
 
     first: SeqgenError | None = None
-    for name, recipe in recipes.items():
+    for name in names:
         try:
-            _retrain_one(name, recipe, settings, force, lock)
+            _take_turn(name, schedule, lock)
             continue
         except StoppedEarly:
             raise
@@ -60,6 +105,7 @@ def _retrain_all(recipes: dict[str, Recipe], settings: list[str], force: bool, l
             error = caught
         except runs.server_errors() as caught:
             error = OperationalError(f"{name}: {runs.explain(runs.tracking_uri(), caught)}")
+        _failed(name, error, schedule)
         if first is not None:
             print(f"error: {error}", file=sys.stderr)
         first = first or error
@@ -67,16 +113,59 @@ def _retrain_all(recipes: dict[str, Recipe], settings: list[str], force: bool, l
         raise first
 
 
-def _retrain_one(name: str, recipe: Recipe, settings: list[str], force: bool, lock: int) -> None:
+def _take_turn(name: str, schedule: _Schedule, lock: int) -> None:
+    """Retrain a recipe if its turn has come: nobody has its lease, and one is due."""
+    recipe = load_recipe(name, schedule.settings)
+    place = place_of(recipe.name)
+    record = Record(place)
+    with contextlib.ExitStack() as turn:
+        if shared():
+            try:
+                turn.enter_context(leased(place, schedule.lease))
+            except Taken as taken:
+                print(f"{recipe.name}: already running (holder {taken.holder})")
+                return
+        if schedule.period and (why := record.not_due(schedule.period)):
+            print(f"nothing to do: {recipe.name} was {why}")
+            return
+        if began := record.interrupted():
+            died = OperationalError(
+                f"the retraining begun at {began} ended without a word: killed, or its machine"
+            )
+            print(f"warning: {recipe.name}: {died}", file=sys.stderr)
+            _failed(name, died, schedule)
+        with _written_down(record):
+            _retrain_one(name, recipe, schedule, lock, record)
+        record.forget_failures()
+
+
+@contextlib.contextmanager
+def _written_down(record: Record) -> Iterator[None]:
+    """How the retraining ended that the block may begin."""
+    try:
+        yield
+    except StoppedEarly:
+        record.end("stopped")
+        raise
+    except BaseException:
+        record.end("failed")
+        raise
+    record.end("done")
+
+
+def _retrain_one(name: str, recipe: Recipe, schedule: _Schedule, lock: int, record: Record) -> None:
     """Run the stages if the recipe's champion is not of today; their processes keep the descriptor `lock`."""
     from pipelines.registry import staleness, versions
     from pipelines.tracking import lineage, runs
 
+    settings, force = schedule.settings, schedule.force
     client, model = runs.connect(), recipe.register_.name
     champion = versions.by_alias(client, model, versions.CHAMPION)
     if champion is None:
         print(f"{model} has no champion yet")
     else:
+        if recipe.data.source == "folder" and name in dvc_recipes():  # DVC does not see what arrived there
+            run_stages(name, "fetch", settings, force=True, keep=(lock,))
         run_stages(name, "shard", settings, keep=(lock,))
         found = staleness.compare(client, champion, recipe, read_manifest(places(recipe).shards))
         for line in found.changed:
@@ -84,6 +173,7 @@ def _retrain_one(name: str, recipe: Recipe, settings: list[str], force: bool, lo
         if found.current and not force:
             print(f"nothing to do: {found.current}")
             return
+    record.begin()
     result = places(recipe).register / "register.json"
     before = read_json(result)
     if before and before["version"] is None:  # an experiment's, which DVC would take for up to date
@@ -96,6 +186,21 @@ def _retrain_one(name: str, recipe: Recipe, settings: list[str], force: bool, lo
         print("no new version: the stages give what is registered already (`--force` runs every one)")
     else:
         print(summary(after))
+
+
+def _failed(name: str, error: SeqgenError, schedule: _Schedule) -> None:
+    """Count a failure, and tell whom it concerns; what cannot be counted is told."""
+    recipe, count = Path(name).stem, None
+    with contextlib.suppress(SeqgenError):
+        count = Record(place_of(recipe)).count_failure(str(error))
+    if schedule.on_failure and (count is None or count >= schedule.alert_after):
+        facts = {
+            "recipe": recipe,
+            "exit_code": error.exit_code,
+            "message": str(error),
+            "failures_in_a_row": count,
+        }
+        alert(schedule.on_failure, facts)
 
 
 if __name__ == "__main__":

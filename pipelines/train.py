@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -16,6 +15,7 @@ from pipelines.artifacts.places import places
 from pipelines.artifacts.search_result import load_searched
 from pipelines.artifacts.shards import checked_manifest
 from pipelines.artifacts.trained_model import write_trained_model
+from pipelines.cli.again import again
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
 from pipelines.cluster.connect import connected, elsewhere
@@ -69,6 +69,7 @@ def train_recipe(
     manifest = checked_manifest(recipe)
 
     from pipelines.cluster.driver import run_workers
+    from pipelines.registry.warm_start import starting_weights
     from pipelines.tracking import runs
     from pipelines.tracking.tracked_run import epoch_log, tracked_run
     from seqgen.training.resources import device_for, this_machine
@@ -76,9 +77,10 @@ def train_recipe(
     if not elsewhere():
         device_for(recipe, this_machine(), device)
     digests = {"manifest digest": manifest.digest, "code digest": lineage.code_digest(recipe)}
+    start = starting_weights(recipe, manifest)
     with (
         RunStorage.claim(
-            name or run_name(recipe, manifest),
+            name or run_name(recipe, manifest, start.weights if start else ""),
             lambda done: done.get("epochs", recipe.train.epochs) < recipe.train.epochs,
             fresh,
         ) as storage,
@@ -90,7 +92,15 @@ def train_recipe(
         with connected() as resources:
             chosen = device_for(recipe, resources, device)
             with tracked_run(recipe, manifest, storage) as run_id, epoch_log(run_id) as log_epoch:
-                result = run_workers(recipe, places(recipe).shards, digests, storage, chosen, log_epoch)
+                result = run_workers(
+                    recipe,
+                    places(recipe).shards,
+                    digests,
+                    storage,
+                    chosen,
+                    log_epoch,
+                    start.directory if start else None,
+                )
                 for row in result.history:  # what was not heard of; what was, is not sent twice
                     log_epoch(row)
                 about = {
@@ -98,6 +108,7 @@ def train_recipe(
                     "run_name": storage.name,
                     "tracking_uri": runs.redact(runs.tracking_uri()),
                     "request_digest": request,
+                    "initial": start.version if start else "random",
                     **result.summary(),
                 }
                 with result.checkpoints.fetched(result.step) as best:
@@ -108,9 +119,13 @@ def train_recipe(
     print(f"model in {target / 'model'}, run {run_id}")
 
 
-def run_name(recipe: Recipe, manifest: Manifest) -> str:
-    """The name of the run of these settings, data and learning code; workers and epochs are no part of it."""
-    digest = canonical_digest([recipe.run_digest(), manifest.digest, lineage.code_digest(recipe)])
+def run_name(recipe: Recipe, manifest: Manifest, initial: str = "") -> str:
+    """The name of the run of these settings, data, learning code and initial weights (their digest; "": random).
+
+    Workers and epochs are no part of it.
+    """
+    made_of = [recipe.run_digest(), manifest.digest, lineage.code_digest(recipe)]
+    digest = canonical_digest([*made_of, initial] if initial else made_of)
     return f"{recipe.name}-{digest[:10]}"
 
 
@@ -124,13 +139,12 @@ def _show(recipe: Recipe, storage: RunStorage) -> None:
 @contextlib.contextmanager
 def _how_to_go_on() -> Iterator[None]:
     """Say in an error that leaves the run unfinished what command goes on with it."""
-    again = shlex.join(["python", *sys.orig_argv[1:]])
     try:
         yield
     except StoppedEarly as stopped:
-        raise StoppedEarly(f"{stopped}. Go on with: {again}") from None
+        raise StoppedEarly(f"{stopped}. Go on with: {again()}") from None
     except OperationalError as error:
-        raise OperationalError(f"{error}. Go on with: {again}") from error
+        raise OperationalError(f"{error}. Go on with: {again()}") from error
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ class Places:
         return self.root / "search"
 
     @property
+    def initial(self) -> Path:
+        """The model whose weights the training starts from, where `train.initial` asks for one."""
+        return self.root / "initial"
+
+    @property
     def train(self) -> Path:
         """`model/` (weights.safetensors, model.json), `history.csv`, `run.json`, `recipe.json`, `manifest.json`."""
         return self.root / "train"

@@ -12,11 +12,13 @@ from seqgen.core.files import write_bytes
 # What a stage depends on beside what its verb imports: for `train` all that the code digest covers, so that what a
 # retraining calls a change of the code is one that DVC trains for.
 _MORE = {"train": LEARNING, "register": SHIPPED}
+# What it does not: how a verb is called and shown, and which weights the registry has to start from (no file of ours).
+_WITHOUT = ("pipelines.cli", "pipelines.registry.warm_start")
 
 
 def stage_files(stage: Verb) -> set[str]:
-    """The source files that decide what a stage makes: without how a verb is called and shown (pipelines/cli)."""
-    return set(source_files(stage.module, *_MORE.get(stage.name, ()), without=("pipelines.cli",)).files)
+    """The source files that decide what a stage makes."""
+    return set(source_files(stage.module, *_MORE.get(stage.name, ()), without=_WITHOUT).files)
 
 
 def stage_deps(stage: Verb) -> list[str]:

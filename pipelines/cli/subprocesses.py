@@ -65,7 +65,8 @@ def _run(command: list[str], keep: tuple[int, ...]) -> None:
     )
     assert child.stderr is not None
     codes: list[int] = []
-    copier = threading.Thread(target=_copy, args=(child.stderr, codes), daemon=True)
+    errors: list[str] = []
+    copier = threading.Thread(target=_copy, args=(child.stderr, codes, errors), daemon=True)
     copier.start()
     try:
         code = child.wait()
@@ -75,15 +76,19 @@ def _run(command: list[str], keep: tuple[int, ...]) -> None:
         raise
     if code:
         code = codes[-1] if codes else code
-        raise ERRORS.get(code, OperationalError)(f"{' '.join(command[2:])} ended with code {code}; see above")
+        raise ERRORS.get(code, OperationalError)(
+            f"{' '.join(command[2:])} ended with code {code}: {errors[-1] if errors else 'see above'}"
+        )
 
 
-def _copy(stream: IO[bytes], codes: list[int]) -> None:
-    """Pass a child's stderr on; DVC's own exit code says nothing, its message has the verb's."""
+def _copy(stream: IO[bytes], codes: list[int], errors: list[str]) -> None:
+    """Pass a child's stderr on; DVC's own exit code says nothing, its message has the verb's, which has said why."""
     for line in stream:
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
         codes += [int(code) for code in _STAGE_CODE.findall(line)]
+        if line.startswith(b"error: "):
+            errors.append(line.decode(errors="replace").removeprefix("error: ").strip())
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -67,11 +67,13 @@ def run_workers(
     storage: RunStorage,
     device: Device,
     on_epoch: Callable[[Row], None],
+    initial: Path | None = None,
 ) -> TrainingResult:
     """Train on the connected cluster, from the run's last checkpoint if it has one.
 
     `digests` says what a checkpoint must have been made with; `on_epoch` gets every epoch's row, also those
-    before when the run goes on. Lost workers are restarted `train.max_failures` times.
+    before when the run goes on; `initial` is the model that a new run starts from.
+    Lost workers are restarted `train.max_failures` times.
     Raises NumericalError or BadInput from the workers, OperationalError when the restarts are used up or a worker
     hangs, StoppedEarly, once the workers have saved, on SIGTERM or Ctrl-C.
     """
@@ -86,6 +88,7 @@ def run_workers(
         recipe=recipe.model_dump(mode="json", by_alias=True),
         shards=str(shards),
         digests=digests,
+        initial=str(initial) if initial else None,
         storage=storage.root,
         run=storage.name,
         exchange=exchange,

@@ -32,6 +32,7 @@ class Task(TypedDict):
     recipe: dict[str, Any]
     shards: str
     digests: dict[str, str]
+    initial: str | None
     storage: str
     run: str
     exchange: ActorHandle
@@ -76,6 +77,7 @@ def train_worker(task: dict[str, Any]) -> Outcome:
                 Path(task["shards"]),
                 group=group,
                 threads=max(1, cores() // context.get_local_world_size()),
+                initial=Path(task["initial"]) if task["initial"] else None,
                 resume=resume,
                 on_epoch=overseer.epoch,
                 watch=overseer,

@@ -32,7 +32,7 @@ _EVERY = 0.1  # seconds from one attempt to the next
 class Taken(OperationalError):
     """Another process holds the lock; `holder`: its pid, machine and start, or "unknown"."""
 
-    def __init__(self, path: Path, holder: str) -> None:
+    def __init__(self, path: Path | str, holder: str) -> None:
         super().__init__(f"{path}: held by another process ({holder}); wait for it to end")
         self.holder = holder
 

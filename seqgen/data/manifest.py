@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import canonical_digest, write_json
@@ -44,7 +44,10 @@ class SourceFile(Strict):
 
 
 class Manifest(Strict):
-    """Everything about a sharded set. `digest` is the sha256 of all other fields."""
+    """Everything about a sharded set. `digest` is the sha256 of all other fields.
+
+    `parent` is the digest of the manifest whose shards this one has too, before those that were appended.
+    """
 
     model_config = ConfigDict(strict=False)
     schema_version: Literal[1] = 1
@@ -56,6 +59,7 @@ class Manifest(Strict):
     mean: float
     sources: tuple[SourceFile, ...]
     splits: dict[str, SplitIndex]
+    parent: str | None = None
     digest: str = ""
 
     def decoded_bytes(self, split: str) -> int:
@@ -65,6 +69,12 @@ class Manifest(Strict):
     def compute_digest(self) -> str:
         """The sha256 of the manifest without its own digest."""
         return canonical_digest(self.model_dump(mode="json", exclude={"digest"}))
+
+    @model_serializer(mode="wrap")
+    def _without_no_parent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Sets that were not appended to keep the digests they had before there was this field.
+        tree: dict[str, Any] = serialise(self)
+        return tree if self.parent else {key: value for key, value in tree.items() if key != "parent"}
 
     def write(self, directory: Path) -> Manifest:
         """Fill in the digest and write `manifest.json`, the set's completeness mark, last of all files."""

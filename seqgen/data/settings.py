@@ -56,7 +56,9 @@ class DataConfig(Strict):
         default=0, ge=0, description="seed of what is generated (multi-mnist) or split at random (folder)"
     )
     folder: str | None = Field(
-        default=None, min_length=1, description="where the images of source=folder lie"
+        default=None,
+        min_length=1,
+        description="where the images of source=folder lie: a folder, or s3://bucket/prefix",
     )
     digits: tuple[Annotated[int, Field(ge=0, le=5)], ...] = Field(
         default=(2,),

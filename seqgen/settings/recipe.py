@@ -29,6 +29,9 @@ _WAYS = {
 }
 
 
+_LATER = {"shuffle_shards": None, "initial": "random"}
+
+
 class TrainConfig(OpenSection):
     """One training run; its objective owns settings here. Rates are for Adam on nats per image."""
 
@@ -45,6 +48,10 @@ class TrainConfig(OpenSection):
     learning_rate: float = Field(gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the rate rises from 0")
     final_rate: float = Field(default=0.1, gt=0, le=1, description="rate at the end, as a share (cosine)")
+    initial: Literal["random", "champion"] = Field(
+        default="random",
+        description="weights it starts from: random, or the registry's champion's if it has the model",
+    )
     objective: str = Field(
         default="pathwise", description="what is minimised, and how its gradient is estimated"
     )
@@ -100,8 +107,8 @@ class TrainConfig(OpenSection):
         return self.model_dump(mode="json", exclude={*self._ways(), "epochs"})
 
     def _ways(self) -> set[str]:
-        # Runs from before there was a choice of shards keep their digests.
-        return _WAYS if self.shuffle_shards is not None else {*_WAYS, "shuffle_shards"}
+        # Settings from before there were these choices keep their digests.
+        return _WAYS | {key for key, value in _LATER.items() if getattr(self, key) == value}
 
 
 class SearchConfig(Strict):

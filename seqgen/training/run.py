@@ -24,7 +24,7 @@ from seqgen.core.machine import cores
 from seqgen.data.images import ImageSet, load_split
 from seqgen.data.manifest import Place, read_manifest
 from seqgen.data.streamed import StreamedImages
-from seqgen.models import SequentialModel, build
+from seqgen.models import SequentialModel, build, load_model
 from seqgen.settings import Recipe
 from seqgen.training.loop import OnEpoch, fit
 from seqgen.training.memory import bytes_needed, image_memory
@@ -39,6 +39,7 @@ def run(
     group: ProcessGroup | None = None,
     threads: int | None = None,
     train_images: int | None = None,
+    initial: Path | None = None,
     resume: Path | None = None,
     on_epoch: OnEpoch | None = None,
     watch: Watch | None = None,
@@ -49,8 +50,9 @@ def run(
     Everything random follows from `recipe.train.seed`. `group` is the processes that train together (default:
     this one alone, whatever `recipe.train.workers` says), `threads` the cores each has for its tensors (default:
     all; part of what makes a run repeatable, because sums are split by thread). `train_images` limits what is
-    trained on, as `ImageSet.spread` does. `resume`, `on_epoch` and `watch` are those of `fit`, and `digests` is what
-    else a checkpoint must have been made with (data, code).
+    trained on, as `ImageSet.spread` does. `initial` is the directory of a saved model of these settings, whose weights
+    the training starts from (`train.initial` says where a caller finds it). `resume`, `on_epoch` and `watch` are those
+    of `fit`, and `digests` is what else a checkpoint must have been made with (data, code).
 
     Raises what `fit` and `load_split` raise.
     """
@@ -68,6 +70,8 @@ def run(
         train = images("train", train_images, manifest.decoded_bytes("train") > room)
     torch.manual_seed(recipe.train.seed)
     model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
+    if initial is not None:
+        model.load_state_dict(load_model(initial).state_dict())
     return fit(
         model,
         train,
