@@ -102,7 +102,9 @@ def test_no_output_artifact_log_or_database_has_a_secret(tmp_path: Path, short: 
         code, text = verb("retrain", "--recipe", recipe, *small)
         assert (code, "nothing to do" in text) == (0, True), text
         # What fails, each for another reason.
-        dead_mirror = verb("fetch", "--recipe", recipe, "--set", "data.source=mnist", SEQGEN_MIRROR="s3://b/p")
+        dead_mirror = verb(
+            "fetch", "--recipe", recipe, "--set", "data.source=mnist", SEQGEN_MIRROR="s3://b/p"
+        )
         assert dead_mirror[0] in (1, 2)
         assert verb("train", "--recipe", recipe, *small, "--set", "train.batch=0")[0] == 2
     finally:
@@ -194,7 +196,14 @@ def test_jobs_inherit_the_rules_and_show_no_secret(cluster: tuple[Site, Path]):
     assert code == 1
     login = {"Authorization": f"Bearer {SECRETS['RAY_AUTH_TOKEN']}"}
     shown = ""
-    for path in ("/api/jobs/", "/api/v0/jobs", "/api/v0/actors", "/api/v0/nodes", "/api/v0/workers", "/api/v0/runtime_envs"):
+    for path in (
+        "/api/jobs/",
+        "/api/v0/jobs",
+        "/api/v0/actors",
+        "/api/v0/nodes",
+        "/api/v0/workers",
+        "/api/v0/runtime_envs",
+    ):
         answer = requests.get(site.dashboard + path, headers=login, timeout=60)
         assert answer.status_code == 200
         shown += answer.text

@@ -47,7 +47,9 @@ class Postgres:
         access = ["--auth=scram-sha-256", f"--pwfile={self.password}", "--username=mlflow"]
         self._run("initdb", f"--pgdata={self.data}", "--encoding=UTF8", "--no-sync", *access)
         where = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories="
-        self._run("pg_ctl", "start", f"--pgdata={self.data}", f"--log={self.log}", f"--options={where}", "--wait")
+        self._run(
+            "pg_ctl", "start", f"--pgdata={self.data}", f"--log={self.log}", f"--options={where}", "--wait"
+        )
         self.sql("CREATE DATABASE mlflow", database="postgres")
 
     def stop(self) -> None:

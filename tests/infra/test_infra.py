@@ -117,8 +117,12 @@ def test_all_ray_manifests_describe_one_cluster() -> None:
     # What GPUs change is the workers' hardware, the image and the memory that their processes share.
     worker = gpus["workerGroupSpecs"][0]["template"]["spec"]
     assert worker["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert worker.pop("tolerations") == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    worker["containers"][0]["resources"] = gpus["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"]
+    assert worker.pop("tolerations") == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    ]
+    worker["containers"][0]["resources"] = gpus["headGroupSpec"]["template"]["spec"]["containers"][0][
+        "resources"
+    ]
     for template in pod_templates(gpus):
         for container in (*template["spec"]["containers"], *template["spec"]["initContainers"]):
             container["image"] = container["image"].removesuffix("-cuda")
@@ -371,7 +375,9 @@ def test_dockerfile_is_one(tmp_path: Path) -> None:
     done = subprocess.run([HADOLINT, str(INFRA / "Dockerfile")], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
     broken = tmp_path / "Dockerfile"
-    broken.write_text((INFRA / "Dockerfile").read_text().replace("apt-get install --yes", "sudo apt-get install"))
+    broken.write_text(
+        (INFRA / "Dockerfile").read_text().replace("apt-get install --yes", "sudo apt-get install")
+    )
     assert subprocess.run([HADOLINT, str(broken)], capture_output=True).returncode != 0
 
 

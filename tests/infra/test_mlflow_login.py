@@ -123,9 +123,12 @@ def test_only_who_logs_in_is_answered(site: Site) -> None:
     renamed = {"experiment_id": number, "new_name": "taken over"}
     refused = site.post("/api/2.0/mlflow/experiments/update", renamed, auth=("reader", "of-the-readers"))
     assert refused.status_code == 403
-    assert site.get(f"/api/2.0/mlflow/experiments/get?experiment_id={number}", auth=own).json()["experiment"][
-        "name"
-    ] == "seqgen"
+    assert (
+        site.get(f"/api/2.0/mlflow/experiments/get?experiment_id={number}", auth=own).json()["experiment"][
+            "name"
+        ]
+        == "seqgen"
+    )
     log = site.log.read_text()
     assert not [secret for secret in (ADMIN[1], "of-the-training", "of-the-database") if secret in log]
 
@@ -141,9 +144,9 @@ def test_a_host_that_it_was_not_told_of_is_refused(site: Site) -> None:
 
 def test_a_backup_brings_everything_back(site: Site, tmp_path: Path) -> None:
     environment = {**os.environ, **site.database.environment, "PATH": clients()}
-    assert site.post(
-        "/api/2.0/mlflow/experiments/create", {"name": "to be kept"}, auth=ADMIN
-    ).status_code == 200
+    assert (
+        site.post("/api/2.0/mlflow/experiments/create", {"name": "to be kept"}, auth=ADMIN).status_code == 200
+    )
     old, partial = tmp_path / "mlflow-20200101T000000Z.dump", tmp_path / "mlflow-20200101T000000Z.dump.part"
     for path in (old, partial):
         path.touch()
@@ -165,6 +168,8 @@ def test_a_backup_brings_everything_back(site: Site, tmp_path: Path) -> None:
 
 def test_a_backup_that_fails_leaves_no_dump(site: Site, tmp_path: Path) -> None:
     environment = {**os.environ, **site.database.environment, "PATH": clients(), "PGPASSWORD": "wrong"}
-    done = subprocess.run([str(INFRA / "mlflow/backup.sh"), str(tmp_path)], env=environment, capture_output=True)
+    done = subprocess.run(
+        [str(INFRA / "mlflow/backup.sh"), str(tmp_path)], env=environment, capture_output=True
+    )
     assert done.returncode != 0
     assert not list(tmp_path.glob("*.dump"))

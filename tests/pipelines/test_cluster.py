@@ -16,6 +16,7 @@ from tests.cluster_site import Site, cluster_site
 from tests.finished_run import tiny_recipe
 from tests.sets import write_digits
 
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     write_digits(tmp_path / "artifacts/tiny/shards")
