@@ -7,7 +7,7 @@ BIN := $(VIRTUAL_ENV)/bin
 # The stages of dvc.yaml call `python`.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: quickstart environment test test-fast lint cluster-up cluster-down services-up services-down clean
+.PHONY: quickstart environment test test-fast lint audit cluster-up cluster-down services-up services-down clean
 
 quickstart: environment  ## the whole line, from raw files to the report, with the recipes of params.yaml
 	@# A source archive has no Git, which DVC wants to be told.
@@ -26,6 +26,9 @@ lint: .venv/installed-dev  ## formatting, style, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: environment  ## known holes of the pinned packages, by PyPI's advisories
+	$(BIN)/uv tool run pip-audit==2.10.1 --requirement constraints.txt --no-deps --disable-pip --strict
 
 cluster-up: environment  ## a local Ray head that takes `ray job submit`
 	$(BIN)/python -m pipelines.cluster up

@@ -9,13 +9,16 @@ import typer
 
 from pipelines.cli.command import run
 
-ActionArgument = Annotated[Literal["up", "down", "status", "files"], typer.Argument()]
+ActionArgument = Annotated[Literal["up", "down", "status", "files", "drain"], typer.Argument()]
 PortOption = Annotated[int, typer.Option(help="Where the nodes meet.")]
 DashboardOption = Annotated[int, typer.Option(help="Dashboard and jobs, on 127.0.0.1.")]
 
 
 def cluster(action: ActionArgument, port: PortOption = 6379, dashboard_port: DashboardOption = 8265) -> None:
-    """Start (up), stop (down) or show (status) the local cluster; files: list what a job would upload."""
+    """Start (up), stop (down) or show (status) the local cluster; files: list what a job would upload.
+
+    drain: stop the running jobs of the cluster at 127.0.0.1:--dashboard-port and wait until they have saved.
+    """
     from pipelines.cluster import head
     from pipelines.cluster.upload import upload
 
@@ -24,6 +27,9 @@ def cluster(action: ActionArgument, port: PortOption = 6379, dashboard_port: Das
         print(head.explain(head.up(port, dashboard_port)))
     elif action == "down":
         print("stopped" if head.down() else none)
+    elif action == "drain":
+        jobs = head.stop_jobs(f"http://127.0.0.1:{dashboard_port}")
+        print(f"stopped {', '.join(jobs)}" if jobs else "no job is running")
     elif action == "files":
         sizes = upload(Path())
         for name, size in sorted(sizes.items(), key=lambda item: -item[1]):

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.artifacts.places import state_root
+from pipelines.cli.subprocesses import GRACE
 from pipelines.cluster.storage import storage_root
 from pipelines.tracking.runs import tracking_uri
-from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.core.files import write_json
 from seqgen.core.machine import free_port
 
@@ -25,6 +26,9 @@ _STATE = Path(".seqgen/cluster.json")
 _LOG = Path(".seqgen/cluster.log")
 _START_SECONDS = 180.0
 _STOP_SECONDS = 30.0
+# From a job's SIGTERM to its SIGKILL, which Ray sends after 3 seconds: too few to save in. Longer than a stopped
+# `pipelines.retrain` waits for the processes of its line.
+JOB_STOP_SECONDS = int(GRACE) + 30
 # Ray gives these to its workers, and refuses them to anything else.
 _WORKER_PORTS = range(10002, 20000)
 
@@ -65,13 +69,13 @@ def up(port: int, dashboard_port: int) -> dict[str, Any]:
     try:
         _wait(process, state["dashboard"], agent_port)
     except BaseException:
-        down()
+        _end(state)
         raise
     return state
 
 
 def _environment() -> dict[str, str]:
-    """What the head and all its jobs see: this interpreter first, token authentication, absolute places."""
+    """What the head and all its jobs see: this interpreter first, a token, no pickle, time to save, absolute places."""
     places = {
         "SEQGEN_ARTIFACTS": str(Path(os.environ.get("SEQGEN_ARTIFACTS", "artifacts")).resolve()),
         "SEQGEN_STATE": str(state_root()),
@@ -79,7 +83,12 @@ def _environment() -> dict[str, str]:
         "MLFLOW_TRACKING_URI": tracking_uri(),
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, **places, "PATH": path, "RAY_AUTH_MODE": "token"}
+    rules = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_JOB_STOP_WAIT_TIME_S": os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", str(JOB_STOP_SECONDS)),
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    return {**os.environ, **places, "PATH": path, **rules}
 
 
 def _check_port(name: str, number: int) -> None:
@@ -136,14 +145,49 @@ def _ray() -> str:
     return str(Path(sys.executable).with_name("ray"))
 
 
+def stop_jobs(dashboard: str) -> list[str]:
+    """Send SIGTERM to the running jobs of the cluster at `dashboard`, wait until they have ended, return their ids.
+
+    A job that has not ended after RAY_JOB_STOP_WAIT_TIME_S, as the head was started with it, is killed by Ray.
+    Raises OperationalError if the cluster does not answer or refuses the token.
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        client = JobSubmissionClient(dashboard)
+        jobs = [job.submission_id for job in client.list_jobs() if job.submission_id]
+        stopped = [job for job in jobs if not client.get_job_status(job).is_terminal()]
+        for job in stopped:
+            client.stop_job(job)
+        while any(not client.get_job_status(job).is_terminal() for job in stopped):
+            time.sleep(0.5)
+    except (AuthenticationError, RuntimeError, OSError) as error:
+        raise OperationalError(f"the jobs of {dashboard} could not be stopped: {one_line(error)}") from error
+    return stopped
+
+
 def down() -> bool:
-    """Stop the head that `up` started here, and nothing else; returns whether one was running."""
+    """Stop the head that `up` started here, its jobs first, and nothing else; returns whether one was running."""
     state = running()
-    if state:
-        _stop(state["pid"])
-        _forget(state["port"])
+    if state is None:
+        _STATE.unlink(missing_ok=True)
+        return False
+    if _answers(f"{state['dashboard']}/api/version"):
+        try:
+            stop_jobs(state["dashboard"])
+        except OperationalError as error:
+            print(f"warning: {error}", file=sys.stderr)
+    _end(state)
+    return True
+
+
+def _end(state: dict[str, Any]) -> None:
+    """End the head and forget it."""
+    _stop(state["pid"])
+    _forget(state["port"])
     _STATE.unlink(missing_ok=True)
-    return state is not None
 
 
 def running() -> dict[str, Any] | None:

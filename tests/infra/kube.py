@@ -27,7 +27,7 @@ def _object(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]
 
 
 # The fields of KubeRay 1.7's custom resources that a manifest of ours may have, after its definitions
-# ray.io_rayclusters.yaml and ray.io_raycronjobs.yaml in https://github.com/ray-project/kuberay.
+# ray.io_rayclusters.yaml, ray.io_rayjobs.yaml and ray.io_raycronjobs.yaml in https://github.com/ray-project/kuberay.
 _CLUSTER = _object(
     ("headGroupSpec",),
     rayVersion=_TEXT,
@@ -69,6 +69,7 @@ _JOB = _object(
 )
 _SPECS = {
     "RayCluster": _CLUSTER,
+    "RayJob": _JOB,
     "RayCronJob": _object(
         ("jobTemplate", "schedule"),
         jobTemplate=_JOB,

@@ -3,76 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from ray._common.utils import get_ray_address_file
 
+from tests.cluster_site import Site, cluster_site
 from tests.finished_run import tiny_recipe
-from tests.free_ports import free_ports
 from tests.sets import write_digits
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass
-class Site:
-    """A directory with shards and a local cluster; its own home, so that its token is its own."""
-
-    where: Path
-    port: int
-    dashboard: str
-    environment: dict[str, str]
-
-    def call(self, *command: str, **changes: str) -> tuple[int, str]:
-        done = subprocess.run(
-            command, cwd=self.where, env={**self.environment, **changes}, text=True, timeout=300,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        return done.returncode, done.stdout
-
-    def submit(self, *verb: str, **changes: str) -> tuple[int, str]:
-        ray = str(Path(sys.executable).with_name("ray"))
-        submit = [ray, "job", "submit", "--address", self.dashboard, "--working-dir", str(ROOT)]
-        commit = json.dumps({"env_vars": {"SEQGEN_COMMIT": "abc123"}})
-        return self.call(
-            *submit,
-            "--runtime-env-json",
-            commit,
-            "--",
-            "python",
-            "-m",
-            *verb,
-            RAY_AUTH_MODE="token",
-            **changes,
-        )
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    port, dashboard = free_ports(2)
     write_digits(tmp_path / "artifacts/tiny/shards")
     tiny_recipe(tmp_path)
-    (tmp_path / "home").mkdir()
-    outside = {
-        key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "SEQGEN_"))
-    }
-    environment = {**outside, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home")}
-    made = Site(tmp_path, port, f"http://127.0.0.1:{dashboard}", environment)
-    verb = (sys.executable, "-m", "pipelines.cluster")
-    try:
-        code, text = made.call(*verb, "up", "--port", str(port), "--dashboard-port", str(dashboard))
-        assert code == 0, text
-        assert f"ray job submit --address {made.dashboard} --working-dir . -- python -m" in text
+    with cluster_site(tmp_path) as made:
         yield made
-    finally:
-        made.call(*verb, "down")
 
 
 @pytest.mark.slow

@@ -1,0 +1,234 @@
+"""Secrets stay where they were put, and nobody gets in who was not let in: on real runs, servers and clusters."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from tests.cluster_site import RAY, ROOT, VERB, Site, cluster_site
+from tests.finished_run import outside, tiny_recipe
+from tests.free_ports import free_ports
+from tests.mlflow_server import MlflowServer
+
+pytestmark = pytest.mark.slow
+
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "AKIACANARYACCESSKEY1",
+    "AWS_SECRET_ACCESS_KEY": "canarySecretAccessKeyCanarySecretAccess1",
+    "AWS_SESSION_TOKEN": "canarySessionTokenCanarySessionToken",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "canaryFlaskSecretKey",
+    "RAY_AUTH_TOKEN": "canaryRayTokenCanaryRayTokenCanaryRayToken",
+}
+USER, PASSWORD = "seqgen", "canaryTrackingPassword"
+
+
+def found(*places: Path, text: str = "") -> list[str]:
+    """Where a secret is: in `text`, or in a file below `places`; as it is, or as a login goes over the wire."""
+    secrets = [*SECRETS.values(), PASSWORD]
+    wanted = [secret.encode() for secret in secrets]
+    wanted.append(base64.b64encode(f"{USER}:{PASSWORD}".encode()))
+    where = ["the output"] if any(secret in text.encode() for secret in wanted) else []
+    for place in places:
+        for directory, _, names in os.walk(place):
+            for path in (Path(directory) / name for name in names):
+                if path.is_file() and not path.is_symlink():
+                    content = path.read_bytes()
+                    where += [f"{path}: {secret.decode()}" for secret in wanted if secret in content]
+    return where
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory for Ray's sessions, with a path that sockets can have."""
+    directory = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_secret_that_is_written_down_is_found(tmp_path: Path):
+    assert not found(tmp_path, text="nothing")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/log").write_bytes(b"\0\1 uri=http://seqgen:" + PASSWORD.encode() + b"@host \xff")
+    (tmp_path / "deep/header").write_bytes(base64.b64encode(f"{USER}:{PASSWORD}".encode()))
+    assert len(found(tmp_path, text=SECRETS["RAY_AUTH_TOKEN"])) == 3
+
+
+def test_no_output_artifact_log_or_database_has_a_secret(tmp_path: Path, short: Path):
+    work, served, home = (tmp_path / name for name in ("work", "server", "home"))
+    for directory in (work, served, home):
+        directory.mkdir()
+    recipe = str(tiny_recipe(work))
+    server = MlflowServer(served)
+    address = server.uri.removeprefix("http://")
+    (dead,) = free_ports(1)
+    environment = outside(
+        **SECRETS,
+        HOME=str(home),
+        RAY_AUTH_MODE="token",
+        RAY_TMPDIR=str(short),
+        MLFLOW_TRACKING_URI=f"http://{USER}:{PASSWORD}@{address}",
+        AWS_ENDPOINT_URL=f"http://127.0.0.1:{dead}",
+        AWS_MAX_ATTEMPTS="1",
+    )
+    said: list[str] = []
+
+    def verb(name: str, *arguments: str, **changes: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", f"pipelines.{name}", *arguments], cwd=work, env={**environment, **changes},
+            text=True, timeout=900, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        said.append(f"--- {name} {' '.join(arguments)}: {done.returncode}\n{done.stdout}")
+        return done.returncode, done.stdout
+
+    server.start()
+    try:
+        small = ("--set", "evaluate.images=64")
+        for name in ("fetch", "shard", "train", "evaluate", "register", "report"):
+            assert verb(name, "--recipe", recipe, *small)[0] == 0, said[-1]
+        # Only what went with the password arrived.
+        assert (served / "server.db").stat().st_size > 0
+        assert "version 1" in "".join(said)
+        code, text = verb("retrain", "--recipe", recipe, *small)
+        assert (code, "nothing to do" in text) == (0, True), text
+        # What fails, each for another reason.
+        dead_mirror = verb(
+            "fetch", "--recipe", recipe, "--set", "data.source=mnist", SEQGEN_MIRROR="s3://b/p"
+        )
+        assert dead_mirror[0] in (1, 2)
+        assert verb("train", "--recipe", recipe, *small, "--set", "train.batch=0")[0] == 2
+    finally:
+        server.kill()
+    again = ("--recipe", recipe, *small, "--set", "train.learning_rate=0.002")
+    assert verb("train", *again)[0] == 1, said[-1]
+    assert verb("register", "--recipe", recipe, *small)[0] == 1, said[-1]
+    assert verb("retrain", "--recipe", recipe, *small)[0] == 1, said[-1]
+    # A run that ends while the server is away: its status waits in the spool.
+    closing = "from pipelines.tracking.runs import close_run; assert not close_run('1' * 32, 'FAILED')"
+    done = subprocess.run(
+        [sys.executable, "-c", closing], cwd=work, env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    said.append(done.stdout)
+    assert done.returncode == 0, done.stdout
+    assert list((work / ".seqgen/spool").iterdir())
+    assert verb("replay")[0] == 1, said[-1]
+    assert list(short.rglob("*.log")), "Ray's log files are elsewhere"
+    assert not found(work, served, home, short, text="".join(said))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Path]]:
+    """A head that was started with secrets in its environment, and where Ray keeps its session."""
+    sessions = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    secrets = {**SECRETS, "MLFLOW_TRACKING_URI": f"http://{USER}:{PASSWORD}@127.0.0.1:9"}
+    try:
+        with cluster_site(
+            tmp_path_factory.mktemp("site"), **secrets, RAY_TMPDIR=str(sessions), RAY_AUTH_MODE="token"
+        ) as site:
+            yield site, sessions
+    finally:
+        shutil.rmtree(sessions, ignore_errors=True)
+
+
+def test_who_has_no_token_or_another_one_submits_nothing(cluster: tuple[Site, Path], tmp_path: Path):
+    site, _ = cluster
+    without = {key: value for key, value in site.environment.items() if key != "RAY_AUTH_TOKEN"}
+    stranger = dataclasses.replace(site, environment={**without, "HOME": str(tmp_path)})
+    submit = (RAY, "job", "submit", "--address", site.dashboard, "--", "touch", str(tmp_path / "ran"))
+    for text in (
+        stranger.call(*submit, RAY_AUTH_MODE="disabled"),
+        stranger.call(*submit, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="x" * 40),
+    ):
+        assert text[0] != 0
+        assert "auth" in text[1].lower()
+        assert "token" in text[1].lower()
+    bad = {"Authorization": "Bearer " + "x" * 40}
+    for path, method in (("/api/jobs/", "GET"), ("/api/jobs/", "POST"), ("/api/jobs/x", "DELETE")):
+        plain = requests.request(method, site.dashboard + path, json={"entrypoint": "true"}, timeout=30)
+        wrong = requests.request(method, site.dashboard + path, json={}, headers=bad, timeout=30)
+        assert (plain.status_code, wrong.status_code) == (401, 403)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_dashboard_is_on_loopback_and_every_other_port_is_of_the_list(cluster: tuple[Site, Path]):
+    site, _ = cluster
+    port = int(site.dashboard.rpartition(":")[2])
+    listening: dict[int, set[str]] = {}
+    programs = set()
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("RAY_AUTH_TOKEN") != SECRETS["RAY_AUTH_TOKEN"]:
+                continue
+            for socket in process.net_connections("tcp"):
+                if socket.status == psutil.CONN_LISTEN:
+                    listening.setdefault(socket.laddr.port, set()).add(socket.laddr.ip)
+                    if socket.laddr.ip not in ("127.0.0.1", "::1"):
+                        programs.add(process.name().split(":")[0])
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    assert listening[port] == {"127.0.0.1"}
+    assert programs, "Ray's own ports are where nobody looked"
+    page = (ROOT / "docs/security.md").read_text()
+    assert not [program for program in programs if f"`{program}`" not in page]
+
+
+def test_jobs_inherit_the_rules_and_show_no_secret(cluster: tuple[Site, Path]):
+    site, sessions = cluster
+    rules = ("RAY_JOB_STOP_WAIT_TIME_S", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "RAY_AUTH_MODE")
+    submit = (RAY, "job", "submit", "--address", site.dashboard, "--working-dir", str(ROOT), "--")
+    code, text = site.call(*submit, "printenv", *rules)
+    assert code == 0, text
+    assert "150\nfalse\ntoken\n" in text
+    # A verb that fails at the tracking server, whose address has a password.
+    recipe = tiny_recipe(site.where)
+    code, failed = site.call(*submit, "python", "-m", "pipelines.register", "--recipe", str(recipe))
+    assert code == 1
+    login = {"Authorization": f"Bearer {SECRETS['RAY_AUTH_TOKEN']}"}
+    shown = ""
+    for path in (
+        "/api/jobs/",
+        "/api/v0/jobs",
+        "/api/v0/actors",
+        "/api/v0/nodes",
+        "/api/v0/workers",
+        "/api/v0/runtime_envs",
+    ):
+        answer = requests.get(site.dashboard + path, headers=login, timeout=60)
+        assert answer.status_code == 200
+        shown += answer.text
+    assert "raysubmit_" in shown
+    _, status = site.call(*VERB, "status")
+    assert not found(site.where, sessions, text=text + failed + shown + status)
+
+
+def test_a_cluster_that_a_verb_starts_is_closed_too(tmp_path: Path):
+    """Its dashboard, where a search has one, is on loopback and wants a token."""
+    looking = (
+        "import os, urllib.error, urllib.request\n"
+        "from pipelines.cluster.connect import connected\n"
+        "with connected(dashboard=True):\n"
+        "    address = os.environ['RAY_API_SERVER_ADDRESS']\n"
+        "    try:\n"
+        "        print(address, urllib.request.urlopen(address + '/api/jobs/').status)\n"
+        "    except urllib.error.HTTPError as error:\n"
+        "        print(address, error.code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", looking], cwd=tmp_path, env=outside(HOME=str(tmp_path)), capture_output=True,
+        text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    address, status = done.stdout.split()[-2:]
+    assert address.startswith("http://127.0.0.1:")
+    assert status == "401"
