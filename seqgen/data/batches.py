@@ -131,13 +131,8 @@ class TrainingBatches:
         return Images(x, shown)
 
     def keys(self, epoch: int, step: int) -> list[str]:
-        """The images of the whole global batch: each one's concept, if it has one, and its place in the split."""
-        index, names = self._index(epoch, step), self._images.concept_names
-        concepts = self._images.concepts[index].tolist()
-        return [
-            f"{names[concept] if concept >= 0 else ''}#{place}"
-            for concept, place in zip(concepts, index.tolist(), strict=True)
-        ]
+        """The names of the images of the whole global batch."""
+        return self._images.keys(self._index(epoch, step))
 
     def _index(self, epoch: int, step: int) -> Tensor:
         """The places of a step's images in the split, of all ranks."""

@@ -72,6 +72,14 @@ class ImageSet:
             self.memory_map.ask_for(index)
         return self.images.index_select(0, index).to(self.device)
 
+    def keys(self, index: Tensor) -> list[str]:
+        """A name of each image of `index`: its concept, if it has one, and its place in the split."""
+        concepts = self.concepts[index].tolist()
+        return [
+            f"{self.concept_names[concept] if concept >= 0 else ''}#{place}"
+            for concept, place in zip(concepts, index.tolist(), strict=True)
+        ]
+
     def order(self, seed: int, epoch: int) -> Tensor:
         """The order of an epoch: a permutation of the whole set, int64 [N], on the set's device."""
         return epoch_order(len(self), seed, epoch).to(self.device)

@@ -121,6 +121,11 @@ class StreamedImages:
         index = index.cpu()
         return self._pool.index_select(0, index + self._moved[self._shard_of(index)]).to(self.device)
 
+    def keys(self, index: Tensor) -> list[str]:
+        """A name of each image of `index`: its shard, and its place in the split."""
+        places, shards = index.tolist(), self._shard_of(index.cpu()).tolist()
+        return [f"{self._shards[shard].name}#{place}" for shard, place in zip(shards, places, strict=True)]
+
     def partners(self, pairs: Pairs) -> ShardPartners:
         """Who may be whose context: images of the same shard."""
         return ShardPartners(self, pairs)
