@@ -137,7 +137,13 @@ def assert_complete(place: Path) -> None:
     every = [4 * epoch for epoch in range(1, EPOCHS + 1)]
     assert {tuple(sorted(steps)) for steps in run["steps"].values()} == {tuple(every)}
     products = place / "artifacts/tiny/train"
-    assert {path.name for path in products.iterdir()} == {"model", "history.csv", "recipe.json", "run.json"}
+    assert {path.name for path in products.iterdir()} == {
+        "model",
+        "history.csv",
+        "manifest.json",
+        "recipe.json",
+        "run.json",
+    }
     told = json.loads((products / "run.json").read_text())
     assert (told["run_id"], told["epochs"], told["steps"]) == (run["id"], EPOCHS, 4 * EPOCHS)
     with (products / "history.csv").open(newline="") as stream:
