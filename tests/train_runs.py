@@ -19,7 +19,7 @@ from seqgen.core.machine import cores
 from tests.sets import write_digits
 
 ROOT = Path(__file__).parents[1]
-EPOCHS = 10
+EPOCHS = 60  # some seconds: long enough to be disturbed
 WORKERS = min(2, cores())  # each needs a CPU of its own
 RECIPE = f"""
 name: tiny

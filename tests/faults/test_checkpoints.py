@@ -22,7 +22,7 @@ from seqgen.core.files import file_sha256
 from seqgen.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from tests.fault_proxy import FaultProxy
 from tests.s3_server import S3Server
-from tests.train_runs import assert_complete, running, tracked, train, weights
+from tests.train_runs import EPOCHS, assert_complete, running, tracked, train, weights
 from tests.training.test_checkpoint import FILES, trainee
 
 GOLDEN = Path(__file__).parents[1] / "goldens/checkpoint-of-format-2"
@@ -218,11 +218,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 def test_20_a_full_disk_stops_no_training_but_its_end(undisturbed: str, place: Path, disk: Path):
     variables = {"SEQGEN_STORAGE": str(disk), "SEQGEN_UPLOAD_SECONDS": "10"}
-    done = train(place, **variables)
+    done = train(place, "--set", "train.checkpoint_every=10", **variables)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "No space left on device" in done.stdout
-    assert "epoch 10/10" in done.stdout, "training goes on"
-    assert done.stdout.count("epoch  1/10") == 1, "an error that a restart repeats is not restarted"
+    assert f"epoch {EPOCHS}/{EPOCHS}" in done.stdout, "training goes on"
+    assert done.stdout.count(f"epoch  1/{EPOCHS}") == 1, "an error that a restart repeats is not restarted"
     assert "Go on with" in done.stderr
     assert not [path for path in disk.rglob("*") if path.name.endswith(".tmp")]
     kept = sorted(disk.glob("*/step-*/index.json"))
