@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import s3
-from pipelines.storage import Altered, Missing, Store, open_store, preflight
+from pipelines.storage import Altered, Store, open_store, preflight
 from pipelines.tracking.source_files import PACKAGES, ROOT
 from seqgen.core.errors import BadInput, OperationalError
 from tests.fault_proxy import Answer, Cut, CutAnswer, Fault, FaultProxy, Request, Reset, Slow
@@ -84,47 +84,6 @@ def part(number: int) -> Callable[[Request], bool]:
 
 def statuses(proxy: FaultProxy) -> list[int | str]:
     return [request.outcome for request in proxy.requests]
-
-
-def test_files_are_kept_by_key(either: Store, large: Path, tmp_path: Path):
-    sha256 = either.put_file(large, "a/large")
-    assert sha256 == hashlib.sha256(LARGE).hexdigest()
-    either.get_file("a/large", tmp_path / "there/back", sha256)
-    assert (tmp_path / "there/back").read_bytes() == LARGE
-    assert [path.name for path in (tmp_path / "there").iterdir()] == ["back"]
-
-    either.write("a/state.json", b"1")
-    either.write("a/state.json", b"{}")
-    either.write("b/empty", b"")
-    assert (either.read("a/state.json"), either.read("b/empty"), either.read("a/none")) == (b"{}", b"", None)
-    assert either.list() == ["a/large", "a/state.json", "b/empty"]
-    assert (either.list("a/s"), either.list("c")) == (["a/state.json"], [])
-    assert (either.exists("a/large"), either.exists("a/larg"), either.exists("a")) == (True, False, False)
-    with pytest.raises(Missing, match="a/none: not there"):
-        either.get_file("a/none", tmp_path / "none")
-    either.delete(["a/large", "a/none", "b/empty"])
-    assert either.list() == ["a/state.json"]
-    for key in ("", "/etc/x", "../x", "a//b", "a/"):
-        with pytest.raises(BadInput, match="a key is a relative path"):
-            either.write(key, b"")
-
-
-def test_preflight_leaves_nothing(either: Store):
-    preflight(either.root)
-    assert either.list() == []
-    assert not either.leftovers(NOW)
-
-
-@pytest.mark.parametrize("root", ["relative/path", "gs://bucket/x", "s3://", "s3://runs/x?region=here"])
-def test_an_address_that_is_none_is_bad_input(root: str):
-    with pytest.raises(BadInput, match=r"storage .*s3://<bucket>/<prefix>"):
-        preflight(root)
-
-
-def test_a_folder_that_cannot_be_written_is_bad_input(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match=f"{tmp_path}/file/.*name a folder that can be written"):
-        preflight(str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize(
