@@ -18,7 +18,7 @@ from seqgen import training
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.data.batches import TrainingBatches
 from seqgen.data.images import load_split
-from seqgen.data.manifest import read_manifest
+from seqgen.data.manifest import Shard, read_manifest
 from seqgen.data.order import shard_order, windowed_order
 from seqgen.data.published import PublishedSet
 from seqgen.data.shard_cache import ShardCache
@@ -314,6 +314,30 @@ def test_processes_share_a_cache_and_its_bound(directory: Path, tmp_path: Path, 
     assert 0 < most <= limit
     if room == 100:
         assert sorted(log.read_text().split()) == [f"train-{number:06d}.tar" for number in range(len(COUNTS))]
+
+
+def _fetch_for_ever(cache: ShardCache, shard: Shard, begun: Any) -> None:
+    def fetch() -> bytes:
+        begun.set()
+        time.sleep(600)
+        raise AssertionError
+
+    cache.get(shard, fetch)
+
+
+def test_a_process_that_is_killed_while_it_fetches_keeps_nobody_waiting(directory: Path, tmp_path: Path):
+    folder, cache = Folder(directory), ShardCache(tmp_path, 2**20)
+    shard = read_manifest(directory).splits["train"].shards[0]
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
+    process = context.Process(target=_fetch_for_ever, args=(cache, shard, begun))
+    process.start()
+    assert begun.wait(60)
+    process.kill()
+    process.join()
+    (tmp_path / "arriving").write_bytes(b"half a shard")  # as one leaves that is killed while it writes
+    assert PublishedSet(folder, cache).shard(shard) == (directory / shard.name).read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"locks", f"{shard.sha256}.tar"}
 
 
 @pytest.mark.parametrize("window", [None, 2])
