@@ -145,7 +145,7 @@ _OTHERS = (
     Verb(
         "services",
         "pipelines.services.__main__",
-        "Start, stop and show PostgreSQL, S3 and MLflow's server on this machine.",
+        "Start, stop and show PostgreSQL, S3 and MLflow's server here.",
     ),
     Verb("recipes", "pipelines.recipes.__main__", "List the recipes that come with the project."),
     Verb("show", "pipelines.show", "Print a recipe in full, as YAML that is itself a recipe."),
