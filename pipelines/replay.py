@@ -25,10 +25,8 @@ def replay() -> None:
         except Taken as taken:
             print(f"{spool.run_id}: left to the process that works on it ({taken.holder})")
         except Exception as error:
-            print(
-                f"{spool.path} not sent, and kept: {runs.explain(client.tracking_uri, error)}",
-                file=sys.stderr,
-            )
+            reason = runs.why_kept(client, spool, error)
+            print(f"{spool.path} not sent, and kept: {reason}", file=sys.stderr)
             failed.append(spool.run_id)
     if failed:
         raise OperationalError(f"{len(failed)} of {len(waiting)} runs not sent; see above")

@@ -150,7 +150,7 @@ _OTHERS = (
     Verb(
         "services",
         "pipelines.services.__main__",
-        "Start, stop and show PostgreSQL, S3 and MLflow's server on this machine.",
+        "Start, stop and show PostgreSQL, S3 and MLflow's server here.",
     ),
     Verb(
         "doctor",

@@ -1,4 +1,4 @@
-"""Start, stop and show PostgreSQL, S3 and MLflow's server on this machine."""
+"""Start, stop and show PostgreSQL, S3 and MLflow's server here."""
 
 from __future__ import annotations
 

@@ -12,7 +12,16 @@ from pipelines.tracking import lineage
 from pipelines.tracking.experiment import LOCAL_TAG, UnknownRun, experiment_id, find_local, id_on_server
 from pipelines.tracking.metrics import REPLAY
 from pipelines.tracking.sender import send_spool, send_status
-from pipelines.tracking.server import Away, connect, explain, failure, required, server_errors, warn
+from pipelines.tracking.server import (
+    Away,
+    connect,
+    explain,
+    failure,
+    required,
+    server_errors,
+    status_of,
+    warn,
+)
 from pipelines.tracking.spool import RUNNING, RunSpool, is_local, spool_directory, spools
 from seqgen.core.errors import SeqgenError, one_line, redact
 from seqgen.core.locks import Taken
@@ -198,6 +207,16 @@ def replay(client: MlflowClient, spool: RunSpool) -> int:
         return send_spool(client, spool)
 
 
+def why_kept(client: MlflowClient, spool: RunSpool, error: Exception) -> str:
+    """Why the spool of a run was not sent, in a line."""
+    if status_of(error) == 404:
+        return (
+            f"it is not on {redact(client.tracking_uri)}: set MLFLOW_TRACKING_URI to its own server, or, if it was "
+            f"deleted, remove {spool.path}"
+        )
+    return explain(client.tracking_uri, error)
+
+
 def _close_left(client: MlflowClient, but: str | None = None) -> None:
     """Close the runs that killed processes left RUNNING; only theirs: who works on a run holds its spool.
 
@@ -216,7 +235,7 @@ def _close_left(client: MlflowClient, but: str | None = None) -> None:
         except Taken:
             continue
         except errors as error:
-            warn(f"run {spool.run_id}, left by another process: {explain(client.tracking_uri, error)}")
+            warn(f"run {spool.run_id}, left by another process: {why_kept(client, spool, error)}")
     if waiting:
         warn(f"{len(waiting)} runs have records that the server lacks; send them with: {REPLAY}")
 

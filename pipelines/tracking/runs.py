@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipelines.tracking import lineage
 from pipelines.tracking.experiment import experiment_id, id_on_server
 from pipelines.tracking.metrics import REPLAY, MetricLog
-from pipelines.tracking.opening import check, children, open_run, replay
+from pipelines.tracking.opening import check, children, open_run, replay, why_kept
 from pipelines.tracking.server import (
     Away,
     connect,
@@ -55,6 +55,7 @@ __all__ = [
     "server_errors",
     "short_retries",
     "tracking_uri",
+    "why_kept",
 ]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]

@@ -20,6 +20,7 @@ from mlflow.entities import Run
 
 from pipelines import replay
 from pipelines.recipes import load_recipe
+from pipelines.register import register_trained
 from pipelines.tracking import metrics, runs
 from pipelines.tracking.server import Away, reachable
 from pipelines.tracking.spool import RunSpool, is_local, spool_directory, spools
@@ -27,7 +28,7 @@ from seqgen.core.errors import BadInput, OperationalError
 from seqgen.data.manifest import Manifest, read_manifest
 from seqgen.settings import Recipe
 from tests.fault_proxy import Answer, CutAnswer, FaultProxy, Reset, Slow
-from tests.finished_run import outside, tiny_recipe
+from tests.finished_run import finished_run, outside, tiny_recipe
 from tests.mlflow_server import MlflowServer
 from tests.sets import write_digits
 
@@ -342,18 +343,15 @@ def test_38_a_server_killed_in_the_middle_gets_each_step_once(
     assert runs.close_run(run_id, "FINISHED")
 
 
-def test_38_a_training_outlives_the_server(
-    proxy: FaultProxy, files: tuple[Path, Path], here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Down at its end: code 0, a warning with the command that sends the rest; registering ends with 1."""
+def test_38_a_training_outlives_the_server(proxy: FaultProxy, files: tuple[Path, Path], here: Path) -> None:
+    """Down at its end: code 0, and a warning with the command that sends the rest."""
     write_digits(here / "artifacts/tiny/shards")
     environment = outside(
         MLFLOW_TRACKING_URI=proxy.address,
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
         RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="600",
     )
-    verb = [sys.executable, "-m"]
-    command = [*verb, "pipelines.train", "--recipe", str(files[0]), "--set=train.epochs=3"]
+    command = [sys.executable, "-m", "pipelines.train", "--recipe", str(files[0]), "--set=train.epochs=3"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as training:
@@ -365,8 +363,6 @@ def test_38_a_training_outlives_the_server(
         warnings = training.stderr.read()
     assert training.returncode == 0, warnings
     assert "python -m pipelines.replay" in warnings
-    register = [*verb, "pipelines.register", "--recipe", str(files[0])]
-    assert subprocess.run(register, env=environment).returncode != 0
 
     proxy.up()
     replay.replay()
@@ -377,6 +373,14 @@ def test_38_a_training_outlives_the_server(
     attached = [item.path for item in runs.connect().list_artifacts(run_id, "train")]
     assert attached == ["train/history.csv", "train/recipe.json"]
     assert not list(spool_directory().iterdir())
+
+
+def test_38_registering_wants_the_server(proxy: FaultProxy, here: Path) -> None:
+    trained = finished_run(tiny_recipe(here))
+    proxy.down()
+    with pytest.raises(OperationalError, match=proxy.address) as caught:
+        register_trained(trained)
+    assert caught.value.exit_code == 1
 
 
 # 39: the server is slow

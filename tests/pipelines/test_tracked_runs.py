@@ -192,6 +192,24 @@ def test_unknown_run_is_refused_once_and_kept(here: Path, recipe: Recipe, manife
     assert [point.key for point in RunSpool.of("0123").metrics.read()] == ["a"]
 
 
+def test_a_spool_for_another_server_is_kept_and_said_to_be(
+    here: Path, recipe: Recipe, manifest: Manifest, capfd: pytest.CaptureFixture
+) -> None:
+    """Also at the start of a verb, which it does not stop; the other runs are sent."""
+    run_id = runs.open_run(recipe, manifest)
+    spooled = RunSpool.of(run_id)
+    spooled.metrics.append([Point("a", 1.0, 1, 1)])
+    spooled.end()
+    keep_status(RunSpool.of("f" * 32), "FINISHED")
+    with pytest.raises(OperationalError, match="1 of 2 runs not sent"):
+        replay.replay()
+    assert steps(run_id, "a") == [1]
+    runs.check()
+    said = capfd.readouterr().err
+    assert said.count("set MLFLOW_TRACKING_URI to its own server") == 2
+    assert RunSpool.of("f" * 32).status()[0] == "FINISHED"
+
+
 def test_full_queue_drops_with_one_warning(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
