@@ -38,7 +38,7 @@ class MlflowServer:
             self._process = subprocess.Popen(
                 command, cwd=self.directory, env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break

@@ -50,9 +50,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """A real server; each test has a model name of its own there."""
     server = MlflowServer(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.kill()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 def registered(trained: TrainedModel) -> dict[str, Any]:
@@ -342,7 +344,13 @@ def test_42_a_metric_that_is_missing(here: Path, capsys: pytest.CaptureFixture) 
     code, out = said(capsys, "models", "promote", "tiny", "1")
     assert (code, champion()) == (0, "2")
     assert "kept champion v2 because version 1 has no evaluation" in out
-    (stored(here, "2") / "bounds.npy").unlink()
+    bounds = stored(here, "2") / "bounds.npy"
+    np.save(bounds, np.load(bounds) + 1000)  # so that it would lose
+    finished_run(recipe, mean=0.3)
+    code, out = said(capsys, "register", "--recipe", str(recipe))
+    assert (code, champion()) == (0, "2")
+    assert "its bounds.npy was altered" in out
+    bounds.unlink()
     finished_run(recipe, mean=0.3)
     code, out = said(capsys, "register", "--recipe", str(recipe))
     assert (code, champion()) == (0, "2")
