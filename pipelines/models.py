@@ -60,9 +60,10 @@ def models(
 def _list(client: MlflowClient) -> None:
     from pipelines.registry.provenance import bound
     from pipelines.registry.versions import CANDIDATE, CHAMPION
+    from seqgen.serving.loading import known_models
 
     rows = [("name", "champion", "candidate", "bound of the champion")]
-    for model in client.search_registered_models():
+    for model in known_models(client):
         champion = model.aliases.get(CHAMPION)
         held_out = bound(client.get_model_version(model.name, champion).tags) if champion else ""
         aliases = (str(model.aliases.get(alias) or "-") for alias in (CHAMPION, CANDIDATE))
@@ -102,6 +103,9 @@ def _promote(client: MlflowClient, name: str, wanted: str, force: bool) -> None:
 
     version = _version(client, name, wanted)
     holder = versions.by_alias(client, name, versions.CHAMPION)
+    if holder is not None and holder.version == version.version:
+        print(f"{name} version {version.version} is champion already")
+        return
     if force:
         reason = f"by hand, after version {holder.version}" if holder else "by hand"
         if not promotion.crown(client, version, holder, reason):

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 FILES_TAG = "seqgen.files_sha256"  # of `files_digest`
 _ADDED = "registered_model_meta"  # MLflow writes it beside what it fetches
-_SUFFIXES = {".safetensors", ".json", ".npy", ".py", ".cpp", ".h", ".yaml", ".txt"}
+_SUFFIXES = {".json", ".npy", ".py", ".cpp", ".h", ".yaml", ".txt"}
 _PICKLES = (b"\x80", b"PK")  # a pickle's first byte; a zip, which is what torch.save writes
+# Whose first bytes may be anything: they are read as what they are, or not at all.
+_PARSED = {"MLmodel", "weights.safetensors"}
 
 
 def files_digest(directory: Path) -> str:
@@ -41,9 +43,7 @@ def inspect(client: MlflowClient, version: ModelVersion) -> None:
             _forget_compiled(found)
         check_description(title, found / "MLmodel")
         for name, path in _files(found).items():
-            if name != "MLmodel" and (
-                path.suffix not in _SUFFIXES or path.read_bytes()[:2].startswith(_PICKLES)
-            ):
+            if path.name not in _PARSED and _may_be_pickle(path):
                 raise BadInput(f"{title}: {name} may hold a pickle, and seqgen registers none; not promoted")
         recorded = version.tags.get(FILES_TAG)  # versions of before this tag have that of the weights alone
         if recorded is not None and files_digest(found) != recorded:
@@ -57,6 +57,11 @@ def _files(directory: Path) -> dict[str, Path]:
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != _ADDED
     }
+
+
+def _may_be_pickle(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return path.suffix not in _SUFFIXES or stream.read(2).startswith(_PICKLES)
 
 
 def _forget_compiled(directory: Path) -> None:

@@ -67,7 +67,7 @@ class Turn:
 
     def check(self) -> None:
         """Raise OperationalError unless the turn is still ours: ask before anything that cannot be taken back."""
-        if time.monotonic() - self._written > LEASE / 2 or self.lost():
+        if self.lost() or time.monotonic() - self._written > LEASE / 2:
             raise OperationalError(
                 f"{self._name}: our turn to move its aliases passed before we were done (the registry is slow, or "
                 "this process was stopped); nothing was moved; try again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from pipelines.registry.evaluation import Evaluation
 from pipelines.registry.inspection import FILES_TAG, files_digest
 from pipelines.registry.package import save_package
 from pipelines.tracking import lineage
-from seqgen.core.errors import BadInput, one_line
+from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.core.files import canonical_digest, file_sha256
 from seqgen.models.files import DESCRIPTION
 from seqgen.serving.loading import DESCRIPTION_TAG, WEIGHTS_TAG, fetch_part
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CANDIDATE, CHAMPION = "candidate", "champion"
+BOUNDS_TAG = "seqgen.bounds_sha256"  # of the file it competes with
 
 
 def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
@@ -77,6 +79,7 @@ def _bounds(trained: TrainedModel, evaluation: Evaluation) -> dict[str, str]:
     """What the version competes with, and what its run reports: (split, bound in nats)."""
     reported = json.loads((trained.places.evaluate / "evaluation.json").read_text())
     return {
+        BOUNDS_TAG: hashlib.sha256(dict(evaluation.arrays())["bounds.npy"]).hexdigest(),
         "seqgen.bound": repr(evaluation.mean),
         "seqgen.bound_split": evaluation.data["split"],
         "seqgen.reported_bound": repr(reported["free_energy"]),
@@ -124,14 +127,16 @@ def _log_model(
 
 
 def fetch_evaluation(client: MlflowClient, version: ModelVersion) -> Evaluation:
-    """The held-out bounds the version was registered with. Raises OperationalError if they are gone."""
+    """The held-out bounds the version was registered with. Raises OperationalError if they are gone or altered."""
     with tempfile.TemporaryDirectory() as directory:
 
         def fetched(name: str) -> Path:
             return fetch_part(client, version, f"artifacts/{name}", Path(directory))
 
         about = fetched("evaluation.json")
-        fetched("bounds.npy")
+        digest = file_sha256(fetched("bounds.npy"))
+        if version.tags.get(BOUNDS_TAG, digest) != digest:
+            raise OperationalError(f"models:/{version.name}/{version.version}: its bounds.npy was altered")
         if b'"clusters": "' in about.read_bytes():
             fetched("clusters.npy")
         return Evaluation.read(about.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -62,11 +63,20 @@ def find_version(client: MlflowClient, uri: str) -> ModelVersion:
 
 def known_model(client: MlflowClient, name: str) -> RegisteredModel:
     """The registered model of that name. Raises BadInput that lists those there are."""
-    models = {model.name: model for model in client.search_registered_models()}
+    models = {model.name: model for model in known_models(client)}
     if name not in models:
         known = f"no such model; known: {', '.join(sorted(models))}" if models else "the registry is empty"
         raise BadInput(f"{name}: {known}")
     return models[name]
+
+
+def known_models(client: MlflowClient) -> Iterator[RegisteredModel]:
+    """Every registered model, by name."""
+    token: str | None = ""
+    while token is not None:
+        page = client.search_registered_models(order_by=["name ASC"], page_token=token or None)
+        yield from page
+        token = page.token or None
 
 
 def _what_there_is(client: MlflowClient, name: str) -> str:
