@@ -238,6 +238,8 @@ def _bring_images(address: str, place: Path, notice: Notice) -> None:
             continue
         if "" in path.split("/"):
             raise BadInput(f"{address}: the key {path!r} is no path below a folder; rename it")
+        if size > MAX_BYTES:
+            raise BadInput(f"{address}/{path}: longer than {MAX_BYTES:,} bytes; remove it")
         here, written = place / path, modified.timestamp()
         if here.is_file() and (here.stat().st_size, here.stat().st_mtime) == (size, written):
             continue

@@ -110,19 +110,19 @@ def _shard_folder(
     assert data.folder is not None
     first, *later = deliveries(listing)
     arrived = [first, *(delivery for delivery in later if adds_to_training(data, delivery))]
+    digests = [delivery.digest for delivery in arrived]
     manifest = _whole_set(data, directory)
-    made = 0
-    if manifest is not None:
-        digests = [delivery.digest for delivery in arrived]
-        there = manifest.sources[0].sha256
-        made, manifest = (digests.index(there) + 1, manifest) if there in digests else (0, None)
-    if manifest is not None and made == len(arrived):
-        return manifest
+    if manifest is None or manifest.sources[0].sha256 not in digests:
+        manifest, new = None, arrived
+    else:
+        new = arrived[digests.index(manifest.sources[0].sha256) + 1 :]
+        if not new:
+            return manifest
     try:
         with directory_writer(directory) as building:
             for shard in _shards_of(manifest):
                 _take_over(directory / shard.name, building / shard.name)
-            for delivery in arrived[made:]:
+            for delivery in new:
                 found = read_delivery(data, place_of(data.folder, raw), delivery, first=manifest is None)
                 splits = _digit_splits(data, found, manifest)
                 source = SourceFile(name=listing.name, sha256=delivery.digest)

@@ -22,7 +22,7 @@ from pipelines.retraining.alert import alert
 from pipelines.retraining.lease import leased
 from pipelines.retraining.places import place_of, shared
 from pipelines.retraining.record import Record, seconds_of
-from seqgen.core.errors import BadInput, OperationalError, SeqgenError, StoppedEarly
+from seqgen.core.errors import BadInput, OperationalError, SeqgenError, StoppedEarly, redact
 from seqgen.core.locks import Taken, held
 from seqgen.data.manifest import read_manifest
 from seqgen.settings import Recipe
@@ -190,14 +190,14 @@ def _retrain_one(name: str, recipe: Recipe, schedule: _Schedule, lock: int, reco
 
 def _failed(name: str, error: SeqgenError, schedule: _Schedule) -> None:
     """Count a failure, and tell whom it concerns; what cannot be counted is told."""
-    recipe, count = Path(name).stem, None
+    recipe, message, count = Path(name).stem, redact(str(error)), None
     with contextlib.suppress(SeqgenError):
-        count = Record(place_of(recipe)).count_failure(str(error))
+        count = Record(place_of(recipe)).count_failure(message)
     if schedule.on_failure and (count is None or count >= schedule.alert_after):
         facts = {
             "recipe": recipe,
             "exit_code": error.exit_code,
-            "message": str(error),
+            "message": message,
             "failures_in_a_row": count,
         }
         alert(schedule.on_failure, facts)

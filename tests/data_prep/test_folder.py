@@ -192,8 +192,7 @@ def test_the_verbs_take_a_folder(verb, pictures, tmp_path):
         assert done.returncode == 0, done.stderr
     assert f"60 images of {pictures}" in verb("fetch", *asked).stdout
     (pictures / "part1/001.jpg").write_bytes(b"broken")
-    verb("fetch", *asked)
-    done = verb("shard", *asked)
+    done = verb("fetch", *asked)
     assert done.returncode == 2
     assert f"{pictures}/part1/001.jpg: not a whole image" in done.stderr
     assert "Traceback" not in done.stderr

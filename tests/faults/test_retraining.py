@@ -22,12 +22,13 @@ from PIL import Image
 from data_prep.pictures import split_of
 from pipelines import retrain
 from pipelines.tracking import runs
+from pipelines.tracking.source_files import PACKAGES, ROOT
 from seqgen.core.errors import NumericalError
 from seqgen.core.locks import held
 from seqgen.data.manifest import read_manifest
 from tests.finished_run import outside, tiny_recipe, work_in
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 PATIENCE = 900.0  # seconds in which what must come has come, on a machine that does much else
 
 # Stages whose training is instant: `dvc repro` runs them, and what they leave is what the real ones leave.
@@ -273,6 +274,54 @@ def test_a_failure_is_told_and_promotes_nothing(
     assert len((project / "alerts.txt").read_text().splitlines()) == 1
 
 
+def test_dvc_keeps_the_shards_there_are(here: Path) -> None:
+    """With the project's own dvc.yaml: what is new is appended to what DVC has in its cache."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, here / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "dvc.yaml", here / "dvc.yaml")
+    (here / "params.yaml").write_text("recipes: [faces]\n")
+    (here / "inbox").mkdir()
+    paint(here / "inbox", range(60))
+    faces_recipe(here, here / "pipelines/recipes")
+    shards = here / "artifacts/faces/shards"
+
+    def dvc(*arguments: str) -> None:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = outside(PYTHONPATH=str(here), PATH=path)
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    dvc("init", "--no-scm", "-q")
+    dvc("config", "core.analytics", "false")
+    dvc("repro", "shard@faces")
+    first, before = read_manifest(shards), digests_of(shards)
+    paint(here / "inbox", range(100, 130))
+    (here / "inbox/0.png").unlink()
+    dvc("repro", "-f", "-s", "fetch@faces")
+    dvc("repro", "shard@faces")
+    assert read_manifest(shards).parent == first.digest
+    assert before.items() < digests_of(shards).items()
+    assert before.keys() ^ digests_of(shards).keys() == {"train-000001.tar"}
+
+
+def digests_of(shards: Path) -> dict[str, str]:
+    """The sha256 of every tar."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shards.glob("*.tar")}
+
+
+def faces_recipe(here: Path, folder: Path) -> None:
+    """Write faces.yaml, of the pictures in the inbox, into `folder`."""
+    recipe = tiny_recipe(folder, name="faces", workers=1, initial="champion")
+    tree = yaml.safe_load(recipe.read_text())
+    tree |= {
+        "data": {"source": "folder", "folder": str(here / "inbox"), "size": 8, "binarise": "dynamic"},
+        "register": {"name": "faces"},
+    }
+    recipe.write_text(yaml.safe_dump(tree))
+
+
 def paint(folder: Path, names: range | list[str]) -> None:
     """Pictures of a few broad bars; each appears whole."""
     for name in names:
@@ -289,13 +338,7 @@ def timer(here: Path) -> Iterator[Callable[[], str]]:
     """A timer of seconds that retrains faces.yaml; what was said so far."""
     (here / "inbox").mkdir()
     paint(here / "inbox", range(60))
-    recipe = tiny_recipe(here, name="faces", workers=1, initial="champion")
-    tree = yaml.safe_load(recipe.read_text())
-    tree |= {
-        "data": {"source": "folder", "folder": str(here / "inbox"), "size": 8, "binarise": "dynamic"},
-        "register": {"name": "faces"},
-    }
-    recipe.write_text(yaml.safe_dump(tree))
+    faces_recipe(here, here)
     log = here / "timer.log"
     told = "sh -c 'cat >> alerts.txt'"
     command = f'"{sys.executable}" -m pipelines.retrain --recipe faces.yaml --period 1s --on-failure "{told}"'
@@ -321,16 +364,10 @@ def test_a_timer_retrains_on_what_arrives(here: Path, timer: Callable[[], str]) 
             assert time.monotonic() < deadline, timer()
             time.sleep(0.5)
 
-    def tars() -> dict[str, tuple[str, int]]:
-        return {
-            path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_ino)
-            for path in shards.glob("*.tar")
-        }
-
     shards = here / "artifacts/faces/shards"
     said("promoted faces version 1")
     said("nothing to do: champion version 1", after="promoted faces version 1")
-    first, before = read_manifest(shards), tars()
+    first, before = read_manifest(shards), digests_of(shards)
 
     inbox = here / "inbox"
     (inbox / "bad.png").write_bytes(b"no picture")
@@ -341,14 +378,14 @@ def test_a_timer_retrains_on_what_arrives(here: Path, timer: Callable[[], str]) 
     told = json.loads((here / "alerts.txt").read_text().partition("}")[0] + "}")
     assert (told["recipe"], told["exit_code"]) == ("faces", 2)
     assert "bad.png" in told["message"]
-    assert (read_manifest(shards), tars()) == (first, before)
+    assert (read_manifest(shards), digests_of(shards)) == (first, before)
 
     (inbox / "bad.png").unlink()
     said("since champion version 1 was made, data changed")
     said("starts from the weights of models:/faces/1")
     said("faces version 2")  # promoted, or a candidate
     said("nothing to do: ", after="faces version 2")
-    second, after = read_manifest(shards), tars()
+    second, after = read_manifest(shards), digests_of(shards)
     assert second.parent == first.digest
     assert before.items() < after.items()
     assert second.splits["train"].images == first.splits["train"].images + len(new)
