@@ -37,6 +37,8 @@ def secure_environment() -> None:
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # It would print the run's address, and with it the password of MLFLOW_TRACKING_URI.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
