@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipelines.artifacts.places import places
-from seqgen.core.errors import BadInput
-from seqgen.data.manifest import Manifest, check_shard_bytes, read_manifest
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.data.manifest import Manifest, read_manifest
 from seqgen.settings import Recipe
 
 
 def checked_manifest(recipe: Recipe) -> Manifest:
     """The manifest of the recipe's shards, checked against the recipe and against the files.
 
-    Raises BadInput (absent, made with other settings, or fewer images than a batch), OperationalError (damaged).
+    Raises BadInput (absent, made with other settings, nothing to be measured on, or fewer images than a batch),
+    OperationalError (damaged: the shard and the member).
     """
+    from data_prep.damage import damage
+
     directory, remedy = places(recipe).shards, f"run `python -m pipelines.shard --recipe {recipe.name}`"
     manifest = read_manifest(directory)
     size = recipe.data.size
@@ -21,9 +26,25 @@ def checked_manifest(recipe: Recipe) -> Manifest:
     for split in ("train", "valid"):
         if split not in manifest.splits:
             raise BadInput(f"{directory}: no split {split}; {remedy}")
-        for shard in manifest.splits[split].shards:
-            check_shard_bytes(directory, shard)
+        if problems := damage(directory, manifest.splits[split].shards):
+            alone = f"python -m pipelines.verify --recipe {recipe.name} --on-bad-shard skip"
+            instead = f", or go on without: `{alone}`" if split == "train" else ""
+            raise OperationalError(f"{'; '.join(problems.values())}; {remedy}{instead}")
+    if not manifest.splits["valid"].images:
+        raise BadInput(f"{directory}: no images in valid, on which a training is measured; {remedy}")
     images = manifest.splits["train"].images
     if recipe.train.batch > images:
         raise BadInput(f"train.batch={recipe.train.batch} exceeds the {images} training images: choose less")
     return manifest
+
+
+def skip_bad_shards(directory: Path) -> None:
+    """Leave the damaged training shards out of the set in `directory`, and say which. Raises as `leave_out_damaged`."""
+    from data_prep.damage import leave_out_damaged
+
+    manifest, problems = leave_out_damaged(directory)
+    for problem in problems.values():
+        print(f"left out: {problem}", flush=True)
+    if problems:
+        images = sum(shard.images for shard in manifest.left_out if shard.name in problems)
+        print(f"{len(problems)} shards, {images:,} images left out: {manifest.title}", flush=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import canonical_digest, write_json
@@ -56,6 +56,7 @@ class Manifest(Strict):
     mean: float
     sources: tuple[SourceFile, ...]
     splits: dict[str, SplitIndex]
+    left_out: tuple[Shard, ...] = ()  # what was damaged and is no part of this set
     digest: str = ""
 
     def decoded_bytes(self, split: str) -> int:
@@ -72,6 +73,13 @@ class Manifest(Strict):
         sealed.check_leaks()
         write_json(directory / FILE_NAME, sealed.model_dump(mode="json"))
         return sealed
+
+    @model_serializer(mode="wrap")
+    def _whole_sets_keep_their_digest(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = serialise(self)
+        if not self.left_out:
+            tree.pop("left_out", None)
+        return tree
 
     def check_leaks(self) -> None:
         """Refuse a one-shot set in which a concept stands in two splits.
