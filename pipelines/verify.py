@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from pipelines.artifacts.places import places
-from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.artifacts.shards import skip_bad_shards
+from pipelines.cli.command import BadShardOption, RecipeOption, SetOption, run
 from pipelines.recipes import load_recipe
 
 DirectoryOption = Annotated[
@@ -17,7 +18,10 @@ DirectoryOption = Annotated[
 
 
 def verify(
-    recipe: RecipeOption = None, settings: SetOption = None, directory: DirectoryOption = None
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+    directory: DirectoryOption = None,
+    on_bad_shard: BadShardOption = "refuse",
 ) -> None:
     """Check a sharded set against its manifest, to the last sample; names what is damaged."""
     from data_prep.verify import verify as verify_set
@@ -28,6 +32,8 @@ def verify(
             raise BadInput("--directory is one set by itself; leave out --recipe and --set")
     else:
         directory = places(load_recipe(recipe, settings or ())).shards
+    if on_bad_shard == "skip":
+        skip_bad_shards(directory)
     manifest = verify_set(directory)
     shards = sum(len(index.shards) for index in manifest.splits.values())
     images = sum(index.images for index in manifest.splits.values())

@@ -6,6 +6,7 @@ model.sample(16, context=x)
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Model:
         """
         if count < 1:
             raise BadInput(f"count={count}: at least 1")
-        noise = self.module.noise(count, Generator().manual_seed(seed)).to(self._device)
+        noise = self.module.noise(count, _generator(seed)).to(self._device)
         shown = self._context(None if context is None else self._array("context", context)[None], 1)
         parts = [self.module.sample(part, shown) for part in noise.split(_PAIRS, 1)]
         return torch.cat(parts).squeeze(1)
@@ -75,6 +76,7 @@ class Model:
         images = self._images("x", x)
         if num_samples < 1:
             raise BadInput(f"num_samples={num_samples}: at least 1")
+        _generator(seed)
         shown, each = self._context(context, len(images)), torch.arange(len(images))
         return importance_bounds(self.module, HeldOut(images, shown, each), num_samples, seed)
 
@@ -82,7 +84,7 @@ class Model:
         """Watch a drawing, step by step: from the posterior of `x`, or one from the prior."""
         images = None if x is None else self._images("x", x)
         count = 1 if images is None else len(images)
-        noise = self.module.noise(count, Generator().manual_seed(seed)).to(self._device)
+        noise = self.module.noise(count, _generator(seed)).to(self._device)
         return self.module.trace(noise, images, self._context(context, count))
 
     def impute(
@@ -104,7 +106,7 @@ class Model:
         images = self._images("x", torch.where(mask, 0.0, given))
         mask = mask.to(self._device).expand_as(images)
         start = torch.where(mask, self.module.sizes.mean, images)
-        shown, generator = self._context(context, len(images)), Generator().manual_seed(seed)
+        shown, generator = self._context(context, len(images)), _generator(seed)
         samples, means = [], []
         for part in torch.arange(len(images)).split(_CHAINS):
             some = None if shown is None else shown[part]
@@ -176,6 +178,13 @@ class Model:
         if found.ndim != 4 or len(found) != count:
             raise BadInput(f"context: shape {list(found.shape)} for {count} images; give [n, N, H, W]")
         return found.to(self._device)
+
+
+def _generator(seed: int) -> Generator:
+    """A generator on the CPU. Raises BadInput for what is no seed."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise BadInput(f"seed={seed!r}: a whole number from 0 to {2**32 - 1}")
+    return Generator().manual_seed(int(seed))
 
 
 def _numbers(name: str, values: Any) -> Tensor:

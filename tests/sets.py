@@ -16,9 +16,16 @@ Sample = tuple[np.ndarray, dict[str, Any]]
 
 
 def write_digits(
-    directory: Path, counts: dict[str, int] | None = None, seed: int = 0, binarise: Binarise = "dynamic"
+    directory: Path,
+    counts: dict[str, int] | None = None,
+    seed: int = 0,
+    binarise: Binarise = "dynamic",
+    shards: int = 1,
 ) -> np.ndarray:
-    """A grey set of bars of four classes, in chunks of 16; returns the training images uint8 [N,28,28]."""
+    """A grey set of bars of four classes, in chunks of 16; returns the training images uint8 [N,28,28].
+
+    `shards` is in how many files each split lies, of which those are empty that find no chunk.
+    """
     rng = np.random.default_rng(seed)
     splits: dict[str, list[Sample]] = {}
     for split, count in (counts or {"train": 64, "valid": 20, "test": 20}).items():
@@ -30,7 +37,8 @@ def write_digits(
             (images[at : at + 16], {"labels": [int(label) for label in labels[at : at + 16]]})
             for at in range(0, count, 16)
         ]
-    return _write(directory, DataConfig(source="mnist-5k", size=SIZE, binarise=binarise), splits, 256)
+    data = DataConfig(source="mnist-5k", size=SIZE, binarise=binarise)
+    return _write(directory, data, splits, 256, shards)
 
 
 def write_strokes(directory: Path, seed: int = 0) -> np.ndarray:
@@ -52,26 +60,33 @@ def write_strokes(directory: Path, seed: int = 0) -> np.ndarray:
     return _write(directory, data, splits, 2)
 
 
-def _write(directory: Path, data: DataConfig, splits: dict[str, list[Sample]], levels: int) -> np.ndarray:
+def _write(
+    directory: Path, data: DataConfig, splits: dict[str, list[Sample]], levels: int, shards: int = 1
+) -> np.ndarray:
     directory.mkdir(parents=True, exist_ok=True)
     index = {}
     for split, samples in splits.items():
         empty = dict.fromkeys(("alphabet", "character", "concept", "drawers", "labels"))
         encoded = [
-            encode_sample(f"{key:06d}", images, levels, {"dataset": "test", **empty, **meta})
+            encode_sample(f"{key:06d}", images, levels, {"dataset": data.source, **empty, **meta})
             for key, (images, meta) in enumerate(samples)
         ]
-        shard = write_shard(directory / f"{split}-000000.tar", encoded)
+        each = -(-len(encoded) // shards)
+        written = tuple(
+            write_shard(directory / f"{split}-{n:06d}.tar", encoded[n * each : (n + 1) * each])
+            for n in range(shards)
+        )
         concepts = {m["concept"] for _, m in samples if "concept" in m} or set("0123")
-        index[split] = SplitIndex(images=shard.images, concepts=tuple(sorted(concepts)), shards=(shard,))
-    train = np.concatenate([images for images, _ in splits["train"]])
+        images = sum(shard.images for shard in written)
+        index[split] = SplitIndex(images=images, concepts=tuple(sorted(concepts)), shards=written)
+    train = np.concatenate([np.zeros((0, SIZE, SIZE), np.uint8), *(images for images, _ in splits["train"])])
     Manifest(
         title="test set",
         data=data,
         height=SIZE,
         width=SIZE,
         levels=levels,  # type: ignore[arg-type]
-        mean=float(train.mean() / (levels - 1)),
+        mean=int(train.sum(dtype=int)) / (max(1, train.size) * (levels - 1)),
         sources=(SourceFile(name="none", sha256="0" * 64),),
         splits=index,
     ).write(directory)

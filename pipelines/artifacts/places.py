@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqgen.core.errors import BadInput, one_line
 from seqgen.settings import Recipe
 
 
@@ -72,10 +74,27 @@ class Places:
 
 
 def places(recipe: Recipe) -> Places:
-    """Where `recipe`'s products lie: `artifacts/<recipe>` (SEQGEN_ARTIFACTS moves `artifacts`)."""
-    return Places(Path(os.environ.get("SEQGEN_ARTIFACTS", "artifacts")).resolve() / recipe.name)
+    """Where `recipe`'s products lie: `artifacts/<recipe>` (SEQGEN_ARTIFACTS moves `artifacts`). Raises BadInput."""
+    return Places(_directory("SEQGEN_ARTIFACTS", "artifacts") / recipe.name)
 
 
 def state_root() -> Path:
-    """SEQGEN_STATE, else `.seqgen` of the working directory: locks, the spool and, by default, checkpoints."""
-    return Path(os.environ.get("SEQGEN_STATE") or ".seqgen").resolve()
+    """SEQGEN_STATE, else `.seqgen` of the working directory: locks, the spool and, by default, checkpoints.
+
+    Raises BadInput.
+    """
+    return _directory("SEQGEN_STATE", ".seqgen")
+
+
+def _directory(variable: str, default: str) -> Path:
+    """The place that an environment variable names, absolute; BadInput if it is there and no directory."""
+    named = os.environ.get(variable) or default
+    remedy = f"set {variable} to a directory"
+    try:
+        if not stat.S_ISDIR(Path(named).stat().st_mode):
+            raise BadInput(f"{variable}={named}: a file; {remedy}")
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a loop of links, a file on the way, a name that is too long
+        raise BadInput(f"{variable}={named}: {one_line(error)}; {remedy}") from None
+    return Path(named).resolve()

@@ -14,7 +14,8 @@ from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes, write_json
 from seqgen.settings import Recipe
 
-TrialRow = dict[str, Any]  # trial, the settings searched, epochs, bound (nats), seconds, status
+# trial, the settings searched, epochs, bound (nats), seconds, status; and its checkpoint, which is not in the table
+TrialRow = dict[str, Any]
 
 
 def write_search_result(recipe: Recipe, best: Mapping[str, Any], trials: Sequence[TrialRow] = ()) -> None:
@@ -23,9 +24,8 @@ def write_search_result(recipe: Recipe, best: Mapping[str, Any], trials: Sequenc
     (target / "best.json").unlink(missing_ok=True)
     text = io.StringIO()
     searched: Iterable[str] = recipe.search.space if recipe.search else ()
-    writer = csv.DictWriter(
-        text, ["trial", *searched, "epochs", "bound", "seconds", "status"], lineterminator="\n"
-    )
+    columns = ["trial", *searched, "epochs", "bound", "seconds", "status"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(trials)
     write_bytes(target / "trials.csv", text.getvalue().encode())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipelines.artifacts.places import places
 from pipelines.artifacts.published import check_published, opened, published_root
-from seqgen.core.errors import BadInput
-from seqgen.data.manifest import FILE_NAME, Manifest, Place, check_shard_bytes, read_manifest
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.data.manifest import FILE_NAME, Manifest, Place, read_manifest
 from seqgen.settings import Recipe
 
 
@@ -21,8 +21,11 @@ def checked_manifest(recipe: Recipe) -> Manifest:
     """The manifest of the recipe's shards, checked against the recipe and against the files.
 
     Of published shards only that they are there: each is confirmed when it is fetched. Raises BadInput (absent, made
-    with other settings, other than those made here, or fewer images than a batch), OperationalError (damaged).
+    with other settings, other than those made here, nothing to be measured on, or fewer images than a batch),
+    OperationalError (damaged: the shard and the member).
     """
+    from data_prep.damage import damage
+
     here, place = places(recipe).shards, shards_of(recipe)
     remedy = f"run `python -m pipelines.shard --recipe {recipe.name}`"
     manifest = read_manifest(place)
@@ -39,10 +42,25 @@ def checked_manifest(recipe: Recipe) -> Manifest:
         shards = manifest.splits[split].shards
         if not isinstance(place, Path):
             check_published(place, shards)
-            continue
-        for shard in shards:
-            check_shard_bytes(place, shard)
+        elif problems := damage(place, shards):
+            alone = f"python -m pipelines.verify --recipe {recipe.name} --on-bad-shard skip"
+            instead = f", or go on without: `{alone}`" if split == "train" else ""
+            raise OperationalError(f"{'; '.join(problems.values())}; {remedy}{instead}")
+    if not manifest.splits["valid"].images:
+        raise BadInput(f"{place}: no images in valid, on which a training is measured; {remedy}")
     images = manifest.splits["train"].images
     if recipe.train.batch > images:
         raise BadInput(f"train.batch={recipe.train.batch} exceeds the {images} training images: choose less")
     return manifest
+
+
+def skip_bad_shards(directory: Path) -> None:
+    """Leave the damaged training shards out of the set in `directory`, and say which. Raises as `leave_out_damaged`."""
+    from data_prep.damage import leave_out_damaged
+
+    manifest, problems = leave_out_damaged(directory)
+    for problem in problems.values():
+        print(f"left out: {problem}", flush=True)
+    if problems:
+        images = sum(shard.images for shard in manifest.left_out if shard.name in problems)
+        print(f"{len(problems)} shards, {images:,} images left out: {manifest.title}", flush=True)

@@ -6,7 +6,7 @@ import atexit
 import gc
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,12 @@ from seqgen.core.errors import SeqgenError, one_line
 RecipeOption = Annotated[
     str | None,
     typer.Option("--recipe", help="Recipe name or YAML file; default: params.yaml's, if it names one."),
+]
+BadShardOption = Annotated[
+    Literal["refuse", "skip"],
+    typer.Option(
+        "--on-bad-shard", help="skip: leave damaged training shards out of the set, which then says so."
+    ),
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one setting: train.epochs=3.")]
 

@@ -107,6 +107,8 @@ class SearchLog(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial did all its epochs, or ASHA stopped it."""
         done = trial.last_result.get("epoch", 0) >= self.search.epochs
+        if not done:
+            self._say(trial, "stopped by ASHA")
         self._end(trial, Ending.FINISHED if done else Ending.STOPPED)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -130,8 +132,15 @@ class SearchLog(Callback):
                 self._end(trial, Ending.INTERRUPTED if self.stop.is_set() else Ending.OUT_OF_TIME)
 
     def row(self, trial: Trial) -> TrialRow:
-        """The trial's line of the table: settings, epochs done, last bound (None if none), seconds, end."""
+        """The trial's line of the table: settings, epochs done, last bound (None if none), seconds, end.
+
+        And the checkpoint of that epoch (None if the last one was of an epoch before).
+        """
         result = trial.last_result
+        saved = trial.latest_checkpoint_result  # which a Ray Train run, of several workers, keeps by itself
+        checkpoint = result.get("checkpoint_path")
+        if saved is not None and saved.metrics.get("epoch") == result.get("epoch"):
+            checkpoint = saved.checkpoint.path
         return {
             "trial": self.number(trial),
             **self.settings(trial),
@@ -139,6 +148,7 @@ class SearchLog(Callback):
             "bound": result.get(self.objective),
             "seconds": round(result.get("time_total_s", 0.0), 1),
             "status": self.ended[trial.trial_id],
+            "checkpoint": checkpoint,
         }
 
     def _say(self, trial: Trial, what: str) -> None:

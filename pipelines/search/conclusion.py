@@ -46,6 +46,7 @@ def conclude(recipe: Recipe, trials: Sequence[TrialRow]) -> dict[str, Any]:
         "settings": settings,
         "objective": winner["bound"],
         "metric": recipe.data.held_out_metric,
+        "checkpoint": winner["checkpoint"],
         "trials": len(trials),
         "failed": failed,
     }
@@ -63,9 +64,11 @@ def _print_table(trials: Sequence[TrialRow], winner: TrialRow) -> None:
     from rich.table import Table
 
     table = Table(title="trials (bound: held-out free energy, nats; lower is better)")
-    for column in trials[0]:
+    columns = [column for column in trials[0] if column != "checkpoint"]
+    for column in columns:
         table.add_column(column, overflow="fold")
     for row in trials:
-        cells = [f"{value:.5g}" if isinstance(value, float) else str(value) for value in row.values()]
+        values = [row[column] for column in columns]
+        cells = [f"{value:.5g}" if isinstance(value, float) else str(value) for value in values]
         table.add_row(*cells, style="bold" if row is winner else None)
     Console(width=None if sys.stdout.isatty() else 110).print(table)

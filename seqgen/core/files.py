@@ -57,11 +57,11 @@ def directory_writer(path: Path) -> Iterator[Path]:
         except Taken:
             raise OperationalError(f"{path}: another process is writing it; wait for it to end") from None
         for leftover in building.iterdir():
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            _remove(leftover)
         try:
             yield building
-            shutil.rmtree(old, ignore_errors=True)
-            if path.exists():
+            _remove(old)
+            if os.path.lexists(path):
                 path.replace(old)
             building.replace(path)
             sync_directory(path.parent)
@@ -69,7 +69,15 @@ def directory_writer(path: Path) -> Iterator[Path]:
             shutil.rmtree(building, ignore_errors=True)
             raise
         finally:
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove what stands at `path`: a directory, or a file or link that somebody put there."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def sync_directory(path: Path) -> None:

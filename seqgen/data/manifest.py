@@ -60,6 +60,7 @@ class Manifest(Strict):
     sources: tuple[SourceFile, ...]
     splits: dict[str, SplitIndex]
     parent: str | None = None
+    left_out: tuple[Shard, ...] = ()  # what was damaged and is no part of this set
     digest: str = ""
 
     def decoded_bytes(self, split: str) -> int:
@@ -71,10 +72,10 @@ class Manifest(Strict):
         return canonical_digest(self.model_dump(mode="json", exclude={"digest"}))
 
     @model_serializer(mode="wrap")
-    def _without_no_parent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Sets that were not appended to keep the digests they had before there was this field.
+    def _without_what_is_not(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Sets neither appended to nor damaged keep the digests that they had before there were these fields.
         tree: dict[str, Any] = serialise(self)
-        return tree if self.parent else {key: value for key, value in tree.items() if key != "parent"}
+        return {key: value for key, value in tree.items() if value or key not in ("parent", "left_out")}
 
     def write(self, directory: Path) -> Manifest:
         """Fill in the digest and write `manifest.json`, the set's completeness mark, last of all files."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from seqgen.core.strict import Strict
+from seqgen.core.strict import Seed, Strict
 
 Source = Literal[
     "mnist",
@@ -52,8 +52,8 @@ class DataConfig(Strict):
     split: SplitRule = "standard"
     rule: ShrinkRule = "strokes"
     binarise: Binarise
-    seed: int = Field(
-        default=0, ge=0, description="seed of what is generated (multi-mnist) or split at random (folder)"
+    seed: Seed = Field(
+        default=0, description="seed of what is generated (multi-mnist) or split at random (folder)"
     )
     folder: str | None = Field(
         default=None,

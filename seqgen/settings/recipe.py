@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from seqgen.core.files import canonical_digest
-from seqgen.core.strict import Positive, Strict
+from seqgen.core.strict import Positive, Seed, Strict
 from seqgen.data.settings import DataConfig, Pairs
 from seqgen.settings.model import ModelConfig
 from seqgen.settings.section import OpenSection
@@ -96,7 +96,7 @@ class TrainConfig(OpenSection):
         default=5, ge=0, description="steps of an epoch whose gradient may be not finite; none is taken"
     )
     max_failures: int = Field(default=3, ge=0, description="lost workers the run survives")
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     def learned(self) -> dict[str, Any]:
         """The settings that decide what is learned, not how many do it, in what memory, how often it is looked at."""
@@ -122,7 +122,7 @@ class SearchConfig(Strict):
     train_images: Positive | None = Field(default=None, description="images a trial trains on; all if absent")
     minutes: float = Field(default=60, gt=0, description="budget of the whole search")
     space: dict[str, list[Any] | dict[Literal["low", "high", "log"], Any]]
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
 
 class EvaluateConfig(Strict):
@@ -134,7 +134,7 @@ class EvaluateConfig(Strict):
     )
     importance_samples: Positive = Field(default=50, description="k of the importance-weighted bound")
     importance_images: Positive = Field(default=500, description="images for that bound")
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
 
 class RegisterConfig(Strict):

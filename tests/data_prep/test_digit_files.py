@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import struct
 
 import numpy as np
 import pytest
 
 from data_prep.amat import read_amat
 from data_prep.digits import read_digits
-from data_prep.idx import read_images, read_labels, read_pair
+from data_prep.idx import read_pair
 from seqgen.core.errors import BadInput
 from seqgen.data.settings import DataConfig
 
@@ -22,42 +21,6 @@ def test_idx_round_trip(make, tmp_path):
     )
     assert np.array_equal(images, pixels)
     assert labels.tolist() == [0, 9, 4]
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (struct.pack(">4I", 0x801, 1, 28, 28) + bytes(784), "offset 0: magic number 0x00000801"),
-        (struct.pack(">4I", 0x803, 1, 28, 27) + bytes(784), r"offset 8: items of \[28, 27\]"),
-        (struct.pack(">4I", 0x803, 2, 28, 28) + bytes(1000), "offset 1016: ends here"),
-        (struct.pack(">4I", 0x803, 1, 28, 28) + bytes(785), "offset 800: bytes after the last"),
-        (struct.pack(">4I", 0x803, 2**31, 28, 28), "offset 4: 2147483648 items"),
-        (b"\0\0\x08\x03\0", "offset 5: ends within the header"),
-        (b"", "offset 0: ends within the header"),
-    ],
-)
-def test_a_wrong_idx_is_refused_with_its_offset(tmp_path, content, problem):
-    path = tmp_path / "images.gz"
-    path.write_bytes(gzip.compress(content))
-    with pytest.raises(BadInput, match=rf"images\.gz: {problem}"):
-        read_images(path)
-
-
-def test_labels_and_counts_are_checked(make, tmp_path):
-    with pytest.raises(BadInput, match="offset 10: label 10"):
-        read_labels(make.idx_labels(tmp_path / "l.gz", [1, 2, 10]))
-    with pytest.raises(BadInput, match="offset 11: ends here"):
-        read_labels(make.idx_labels(tmp_path / "l.gz", [1, 2, 3], count=4))
-    with pytest.raises(BadInput, match=r"2 labels, but i\.gz has 3 images"):
-        read_pair(make.idx_images(tmp_path / "i.gz", 3), make.idx_labels(tmp_path / "l.gz", [1, 2]))
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"<html>", lambda b: b[:-8] + bytes(8)])
-def test_a_damaged_gzip_is_refused(make, tmp_path, damage):
-    path = make.idx_images(tmp_path / "i.gz", 2)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(BadInput, match=r"i\.gz: not a whole gzip"):
-        read_images(path)
 
 
 def _amat(pixels: np.ndarray) -> bytes:

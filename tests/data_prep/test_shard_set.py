@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,78 +49,6 @@ def test_a_set_holds_every_drawing_once_and_the_manifest_says_so(make, small_raw
     assert tuple(concepts) == manifest.splits["train"].concepts
     assert "Ünïcode/character01" in {*concepts, *manifest.splits["valid"].concepts}
     verify(small_set)
-
-
-_SCRIPT = """
-import os, sys
-os.umask(int(sys.argv[3], 8))
-from pathlib import Path
-from seqgen.data.settings import DataConfig
-from data_prep.shard_files import encode_sample, write_shard
-from data_prep.shard_set import shard_set
-from data_prep.verify import verify
-data = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")
-if __name__ == "__main__":
-    shard_set(data, Path(sys.argv[1]), Path(sys.argv[2]), processes=int(sys.argv[4]))
-    verify(Path(sys.argv[2]))
-"""
-
-
-def test_the_bytes_do_not_depend_on_locale_zone_umask_hash_seed_or_processes(small_raw, small_set, tmp_path):
-    environments = [
-        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONHASHSEED": "1"}, "077", 1),
-        ({"LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "2"}, "000", 2),
-        ({"LC_ALL": "C.UTF-8", "TZ": "America/St_Johns", "PYTHONHASHSEED": "3"}, "027", 3),
-    ]
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", _SCRIPT, str(small_raw), str(tmp_path / f"{n}"), umask, str(processes)],
-            cwd=ROOT,
-            env={**os.environ, **environment},
-        )
-        for n, (environment, umask, processes) in enumerate(environments)
-    ]
-    assert [run.wait(120) for run in runs] == [0, 0, 0]
-    for n in range(len(runs)):
-        assert _digests(tmp_path / f"{n}") == _digests(small_set)
-    assert not list(tmp_path.glob(".*"))
-
-
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from data_prep import shard_set as module
-from seqgen.data.settings import DataConfig
-data = DataConfig(source="omniglot-strokes", size=28, split="30-20", binarise="static")
-write, written = module.write_shard, []
-def write_then_die(path, samples):
-    if len(written) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    written.append(path)
-    return write(path, samples)
-module.write_shard = write_then_die
-module.shard_set(data, Path(sys.argv[1]), Path(sys.argv[2]), processes=1)
-"""
-
-
-@pytest.mark.parametrize("before", ["absent", "another set"])
-def test_killed_half_way_nothing_has_its_final_name_and_a_rerun_is_the_same(
-    make, small_raw, small_set, tmp_path, before
-):
-    target = tmp_path / "out" / "shards"
-    if before == "another set":
-        shutil.copytree(small_set, target)
-        (target / "manifest.json").write_text("{}")
-    was = _digests(target) if target.exists() else None
-    killed = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(small_raw), str(target)], cwd=ROOT, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL
-    assert (_digests(target) if target.exists() else None) == was
-    assert [path.name for path in target.parent.iterdir() if path != target] == [".shards.building"]
-    shard_set(make.data, small_raw, target, processes=1)
-    assert _digests(target) == _digests(small_set)
-    assert [path.name for path in target.parent.iterdir()] == ["shards"]
 
 
 def test_wrong_raw_files_leave_nothing(make, tmp_path):

@@ -104,16 +104,3 @@ def test_a_manifest_that_is_absent_altered_or_lists_addresses_is_refused(small_s
     path.write_text(text[: len(text) // 2])
     with pytest.raises(BadInput, match="not a manifest"):
         verify(small_set)
-
-
-def test_a_concept_on_both_sides_is_refused_when_written_and_when_read(small_set):
-    manifest = read_manifest(small_set)
-    leaked = manifest.splits["test"].concepts[0]
-    train = manifest.splits["train"]
-    splits = {**manifest.splits, "train": train.model_copy(update={"concepts": (*train.concepts, leaked)})}
-    leaky = manifest.model_copy(update={"splits": splits})
-    with pytest.raises(BadInput, match=f"'{leaked}' stands in both train and test"):
-        leaky.write(small_set)
-    _rewrite(small_set, splits__train__concepts=[*train.concepts, leaked])
-    with pytest.raises(BadInput, match="stands in both"):
-        verify(small_set)

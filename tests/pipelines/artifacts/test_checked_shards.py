@@ -43,9 +43,3 @@ def test_absent_and_damaged_shards_are_refused(recipe: Recipe):
     (shards / "manifest.json").unlink()
     with pytest.raises(BadInput, match="no manifest"):
         checked_manifest(recipe)
-
-
-def test_a_batch_larger_than_the_set_is_refused(recipe: Recipe):
-    write_digits(places(recipe).shards, {"train": 8, "valid": 8, "test": 8})
-    with pytest.raises(BadInput, match=r"train\.batch=16 exceeds the 8 training images"):
-        checked_manifest(recipe)

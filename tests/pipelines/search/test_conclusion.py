@@ -22,7 +22,8 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def row(steps: int, bound: float | None, status: str) -> TrialRow:
     settings = {"model.steps": steps, "model.attention": "full"}
-    return {"trial": steps, **settings, "epochs": 1, "bound": bound, "seconds": 1.5, "status": status}
+    done = {"epochs": 1, "bound": bound, "seconds": 1.5, "status": status, "checkpoint": f"at {steps}"}
+    return {"trial": steps, **settings, **done}
 
 
 def test_the_best_trial_that_did_not_fail_wins(target: Path, capsys: pytest.CaptureFixture[str]):
@@ -36,6 +37,7 @@ def test_the_best_trial_that_did_not_fail_wins(target: Path, capsys: pytest.Capt
     best = conclude(tiny(space, trials=5, minutes=2.0), trials)
     assert best["settings"] == {"model.steps": 2, "model.attention": "full"}
     assert (best["objective"], best["trials"], best["failed"]) == (80.5, 4, 1)
+    assert best["checkpoint"] == "at 2"
     assert best["metric"] == "valid/dynamic/free_energy"
     assert json.loads((target / "best.json").read_text()) == best
     assert (target / "trials.csv").read_text().splitlines() == [
