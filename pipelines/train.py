@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 import typer
 
 from pipelines.artifacts.history import FILE_NAME
-from pipelines.artifacts.places import places
 from pipelines.artifacts.search_result import load_searched
-from pipelines.artifacts.shards import checked_manifest
+from pipelines.artifacts.shards import checked_manifest, shards_of
 from pipelines.artifacts.trained_model import write_trained_model
 from pipelines.cli.again import again
 from pipelines.cli.command import RecipeOption, SetOption, run
@@ -87,6 +86,7 @@ def train_recipe(
         _how_to_go_on(),
     ):
         runs.connect()
+        storage.store.preflight()
         storage.bind(flatten(recipe.kept()) | digests)
         _show(recipe, storage)
         with connected() as resources:
@@ -94,7 +94,7 @@ def train_recipe(
             with tracked_run(recipe, manifest, storage) as run_id, epoch_log(run_id) as log_epoch:
                 result = run_workers(
                     recipe,
-                    places(recipe).shards,
+                    str(shards_of(recipe)),
                     digests,
                     storage,
                     chosen,

@@ -62,7 +62,7 @@ class TrainingResult:
 
 def run_workers(
     recipe: Recipe,
-    shards: Path,
+    shards: str,
     digests: dict[str, str],
     storage: RunStorage,
     device: Device,
@@ -71,8 +71,8 @@ def run_workers(
 ) -> TrainingResult:
     """Train on the connected cluster, from the run's last checkpoint if it has one.
 
-    `digests` says what a checkpoint must have been made with; `on_epoch` gets every epoch's row, also those
-    before when the run goes on; `initial` is the model that a new run starts from.
+    `shards` is the address of the set, `initial` the model that a new run starts from. `digests` says what a
+    checkpoint must have been made with; `on_epoch` gets every epoch's row, also those before when the run goes on.
     Lost workers are restarted `train.max_failures` times.
     Raises NumericalError or BadInput from the workers, OperationalError when the restarts are used up or a worker
     hangs, StoppedEarly, once the workers have saved, on SIGTERM or Ctrl-C.
@@ -86,7 +86,7 @@ def run_workers(
     exchange: Any = ray.remote(Exchange).options(num_cpus=0, scheduling_strategy=here).remote()
     task = Task(
         recipe=recipe.model_dump(mode="json", by_alias=True),
-        shards=str(shards),
+        shards=shards,
         digests=digests,
         initial=str(initial) if initial else None,
         storage=storage.root,

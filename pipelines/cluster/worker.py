@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_history
+from pipelines.artifacts.published import opened
 from pipelines.cluster.checkpoints import Checkpoints, Uploads
 from pipelines.cluster.line import Pulse
 from pipelines.storage import open_store
@@ -74,7 +75,7 @@ def train_worker(task: dict[str, Any]) -> Outcome:
         with _last_checkpoint(checkpoints, group, overseer) as resume:
             training.run(
                 recipe,
-                Path(task["shards"]),
+                opened(task["shards"]),
                 group=group,
                 threads=max(1, cores() // context.get_local_world_size()),
                 initial=Path(task["initial"]) if task["initial"] else None,
