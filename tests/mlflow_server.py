@@ -47,6 +47,7 @@ class MlflowServer:
                     return
             except requests.RequestException:
                 time.sleep(0.5)
+        self.kill()
         raise RuntimeError((self.directory / "server.log").read_text())
 
     def kill(self) -> None:
