@@ -59,7 +59,7 @@ def test_a_stage_that_fails_is_the_last_and_its_code_is_the_error(
 ):
     with pytest.raises(
         BadInput,
-        match=r"pipelines\.fetch --recipe nonesuch ended with code 2: recipe 'nonesuch' is not known",
+        match=r"pipelines\.fetch --recipe nonesuch ended with code 2: recipe 'nonesuch' is not",
     ):
         run_stages("nonesuch", "report")
     said = capfd.readouterr()
