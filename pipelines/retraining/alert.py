@@ -13,13 +13,13 @@ _PATIENCE = 60.0  # seconds
 
 
 def alert(command: str, facts: Mapping[str, Any]) -> None:
-    """Run `command` (words as a shell splits them, but no shell) with `facts` as JSON on its standard input.
+    """Run `command` (words as a shell splits them, but no shell) with `facts` as a line of JSON on its standard input.
 
     What goes wrong with it is a warning: a failure is not made another one.
     """
     try:
         done = subprocess.run(
-            shlex.split(command), input=json.dumps(facts).encode(), timeout=_PATIENCE, check=False
+            shlex.split(command), input=f"{json.dumps(facts)}\n".encode(), timeout=_PATIENCE, check=False
         )
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         _warn(f"the alert command did not run: {error}")

@@ -57,7 +57,10 @@ def test_without_dvc_the_stages_run_in_order_up_to_the_last(here: Path, capfd: p
 def test_a_stage_that_fails_is_the_last_and_its_code_is_the_error(
     here: Path, capfd: pytest.CaptureFixture[str]
 ):
-    with pytest.raises(BadInput, match=r"pipelines\.fetch --recipe nonesuch ended with code 2; see above"):
+    with pytest.raises(
+        BadInput,
+        match=r"pipelines\.fetch --recipe nonesuch ended with code 2: recipe 'nonesuch' is not",
+    ):
         run_stages("nonesuch", "report")
     said = capfd.readouterr()
     assert said.out.count("+ ") == 1
