@@ -68,6 +68,7 @@ def test_a_secret_that_is_written_down_is_found(tmp_path: Path):
     assert len(found(tmp_path, text=SECRETS["RAY_AUTH_TOKEN"])) == 3
 
 
+@pytest.mark.timeout(1800)
 def test_no_output_artifact_log_or_database_has_a_secret(tmp_path: Path, short: Path):
     work, served, home = (tmp_path / name for name in ("work", "server", "home"))
     for directory in (work, served, home):
@@ -100,23 +101,15 @@ def test_no_output_artifact_log_or_database_has_a_secret(tmp_path: Path, short: 
         small = ("--set", "evaluate.images=64")
         for name in ("fetch", "shard", "train", "evaluate", "register", "report"):
             assert verb(name, "--recipe", recipe, *small)[0] == 0, said[-1]
-        # Only what went with the password arrived.
-        assert (served / "server.db").stat().st_size > 0
-        assert "version 1" in "".join(said)
+        assert "version 1" in "".join(said), "it is not on the server whose address has a password"
         code, text = verb("retrain", "--recipe", recipe, *small)
         assert (code, "nothing to do" in text) == (0, True), text
         # What fails, each for another reason.
-        dead_mirror = verb(
-            "fetch", "--recipe", recipe, "--set", "data.source=mnist", SEQGEN_MIRROR="s3://b/p"
-        )
-        assert dead_mirror[0] in (1, 2)
-        assert verb("train", "--recipe", recipe, *small, "--set", "train.batch=0")[0] == 2
+        mirror = ("fetch", "--recipe", recipe, "--set", "data.source=mnist")
+        assert verb(*mirror, SEQGEN_MIRROR="s3://bucket/prefix")[0] in (1, 2), said[-1]
     finally:
         server.kill()
-    again = ("--recipe", recipe, *small, "--set", "train.learning_rate=0.002")
-    assert verb("train", *again)[0] == 1, said[-1]
     assert verb("register", "--recipe", recipe, *small)[0] == 1, said[-1]
-    assert verb("retrain", "--recipe", recipe, *small)[0] == 1, said[-1]
     # A run that ends while the server is away: its status waits in the spool.
     closing = "from pipelines.tracking.runs import close_run; assert not close_run('1' * 32, 'FAILED')"
     done = subprocess.run(
