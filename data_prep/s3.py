@@ -11,21 +11,11 @@ from typing import Any, TypeVar
 
 from seqgen.core.errors import BadInput, OperationalError, SeqgenError, one_line, redact
 
-_ATTEMPTS = (
-    6  # of a request; between them half a minute at most, drawn at random; AWS_MAX_ATTEMPTS says otherwise
-)
+_ATTEMPTS = 6  # of a request, unless AWS_MAX_ATTEMPTS says otherwise; half a minute of pauses at most
 _CONNECT, _SILENCE = 10, 30  # seconds
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
-_SKEWED = ("RequestTimeTooSkewed", "RequestInTheFuture", "RequestExpired")
-_BUSY = (
-    "InternalError",
-    "ServiceUnavailable",
-    "SlowDown",
-    "RequestTimeout",
-    "Throttling",
-    "ThrottlingException",
-    "BadDigest",
-)
+# What a request may not meet again, besides a status of 500 and more.
+_PASSING = ("InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "Throttling", "BadDigest")
 _REMEDIES = {
     "AccessDenied": "this key lacks the right to: infra/ has the policy that it needs",
     "NoSuchBucket": "create the bucket or correct the address",
@@ -116,13 +106,13 @@ def _answered(address: str, error: Any) -> SeqgenError:
     status = answer.get("HTTPStatusCode", 0)
     reason = code(error) or f"HTTP {status}"
     said = f"{address}: {error.operation_name} was answered {reason}{_endpoint()}"
-    if reason in _SKEWED:
+    if reason == "RequestTimeTooSkewed":
         return OperationalError(f"{said}: the clock of this machine is wrong{_skew(answer)}; set it")
     if reason in _EXPIRED:
         return OperationalError(
             f"{said}: the credentials have expired and no newer ones were found; renew them and go on"
         )
-    if status >= 500 or status in (408, 429) or reason in _BUSY:
+    if status >= 500 or status in (408, 429) or reason in _PASSING:
         return OperationalError(f"{said}, {answer.get('RetryAttempts', 0) + 1} times; try again later")
     remedy = _REMEDIES.get(reason, "correct the address or the AWS credentials")
     return BadInput(f"{said}; {remedy}")
