@@ -44,6 +44,7 @@ _EPOCH = re.compile(r"^epoch +(\d+)/")
 _IN_VAIN = 3  # starts without a new epoch, after which it will not end
 _WEIGHTS = "model/weights.safetensors"
 _GRACE = 120.0
+_RAY_ENDS = 15.0
 _START = 60.0  # seconds after which new workers are taken to train, though no epoch has ended
 
 
@@ -266,8 +267,8 @@ class _Run:
                 process.wait(_GRACE)
             watching.set()
             watcher.join()
-            # The Ray of a killed driver ends by itself, in a while.
-            for each in psutil.wait_procs(family.values(), timeout=_GRACE)[1]:
+            # The Ray of a killed driver ends by itself; two agents of it take a minute or two.
+            for each in psutil.wait_procs(family.values(), timeout=_RAY_ENDS)[1]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()
             process.kill()
