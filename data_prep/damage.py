@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from pathlib import Path
 
 from data_prep.strict_tar import read_strictly
@@ -79,14 +79,19 @@ def _without(
         )
     before = manifest.splits[SPLIT]
     kept = tuple(concept for concept in before.concepts if concept in concepts)
-    title = manifest.title.partition(", without damaged")[0]
-    lost = f"{len(left_out)} shards ({sum(shard.images for shard in left_out):,} images)"
+    title = manifest.title.partition(", without ")[0]
+    lost = f"{counted(left_out)} ({sum(shard.images for shard in left_out):,} images)"
     pixels = images * manifest.height * manifest.width * (manifest.levels - 1)
     return manifest.model_copy(
         update={
-            "title": f"{title}, without damaged {lost}",
+            "title": f"{title}, without {lost}",
             "mean": ink / pixels,
             "splits": {**manifest.splits, SPLIT: SplitIndex(images=images, concepts=kept, shards=whole)},
             "left_out": left_out,
         }
     )
+
+
+def counted(shards: Sized) -> str:
+    """How many damaged shards there are, in words."""
+    return f"{len(shards)} damaged shard{'' if len(shards) == 1 else 's'}"

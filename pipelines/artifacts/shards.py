@@ -56,11 +56,11 @@ def checked_manifest(recipe: Recipe) -> Manifest:
 
 def skip_bad_shards(directory: Path) -> None:
     """Leave the damaged training shards out of the set in `directory`, and say which. Raises as `leave_out_damaged`."""
-    from data_prep.damage import leave_out_damaged
+    from data_prep.damage import counted, leave_out_damaged
 
     manifest, problems = leave_out_damaged(directory)
     for problem in problems.values():
         print(f"left out: {problem}", flush=True)
     if problems:
         images = sum(shard.images for shard in manifest.left_out if shard.name in problems)
-        print(f"{len(problems)} shards, {images:,} images left out: {manifest.title}", flush=True)
+        print(f"{counted(problems)} left out, {images:,} images: {manifest.title}", flush=True)

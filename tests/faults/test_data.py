@@ -674,14 +674,14 @@ def test_33_damaged_training_shards_are_left_out_when_asked_counted_and_told(rec
     assert done.returncode == 0, done.stderr
     assert f"left out: {shards}/train-000001.tar: {member}: damaged (sha256 differs)" in done.stdout
     assert f"left out: {shards}/train-000003.tar: missing" in done.stdout
-    assert "2 shards, 32 images left out" in done.stdout
+    assert "2 damaged shards left out, 32 images" in done.stdout
 
     # Another set, which says so wherever a run or a model names its data.
     left = checked_manifest(recipe)
     assert left.digest != whole.digest
     assert left.splits["train"].images == 32
     assert left.left_out == tuple(whole.splits["train"].shards[n] for n in (1, 3))
-    told = "without damaged 2 shards (32 images)"
+    told = "without 2 damaged shards (32 images)"
     assert told in lineage_tags(recipe, left)["seqgen.data"]
     assert left.splits["valid"] == whole.splits["valid"], "what trainings are compared on"
     assert (shards / "train-000001.tar.bad").is_file()
@@ -700,7 +700,7 @@ def test_33_damaged_training_shards_are_left_out_when_asked_counted_and_told(rec
     _flip_a_pixel(shards / "train-000002.tar")
     third, problems = leave_out_damaged(shards)
     assert list(problems) == ["train-000002.tar"]
-    assert "without damaged 3 shards (48 images)" in third.title
+    assert "without 3 damaged shards (48 images)" in third.title
     assert third.title.count("without") == 1
 
 
