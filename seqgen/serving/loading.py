@@ -153,12 +153,16 @@ def fetch_part(client: MlflowClient, version: ModelVersion, part: str, into: Pat
 
     uri = f"models:/{version.name}/{version.version}/{part}"
     try:
-        found = mlflow.artifacts.download_artifacts(
-            artifact_uri=uri,
-            dst_path=str(into),
-            tracking_uri=client.tracking_uri,
-            registry_uri=client.tracking_uri,
+        found = Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=uri,
+                dst_path=str(into),
+                tracking_uri=client.tracking_uri,
+                registry_uri=client.tracking_uri,
+            )
         )
     except Exception as error:  # each kind of artifact store raises its own
         raise OperationalError(f"{uri}: cannot be fetched: {one_line(error)}") from None
-    return Path(found)
+    if found.is_dir() and not any(found.iterdir()):  # what MLflow makes of a folder that is gone
+        raise OperationalError(f"{uri}: cannot be fetched: nothing is there")
+    return found

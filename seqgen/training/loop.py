@@ -17,6 +17,7 @@ from seqgen.core.errors import NumericalError, StoppedEarly
 from seqgen.data.batches import TrainingBatches, generator_at
 from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
+from seqgen.data.streamed import StreamedImages
 from seqgen.evaluation.bounds import HeldOut, hold_out, mean_free_energy
 from seqgen.models import SequentialModel
 from seqgen.objectives import Batch, Objective, Outcome, State
@@ -48,7 +49,7 @@ _LOOK_EVERY = (
 
 def fit(
     model: SequentialModel,
-    train: ImageSet,
+    train: ImageSet | StreamedImages,
     valid: ImageSet | None,
     data: DataConfig,
     config: TrainConfig,
@@ -125,7 +126,7 @@ class _Run:
     def __init__(
         self,
         model: SequentialModel,
-        train: ImageSet,
+        train: ImageSet | StreamedImages,
         data: DataConfig,
         config: TrainConfig,
         group: ProcessGroup,

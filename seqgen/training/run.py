@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -63,7 +62,7 @@ def run(
     manifest = read_manifest(shards)
     images = functools.partial(_images, shards, manifest.digest)
     valid = images("valid", None, manifest.decoded_bytes("valid") > room)
-    train: Any  # an ImageSet or StreamedImages: what TrainingBatches takes
+    train: ImageSet | StreamedImages
     if recipe.train.shuffle_shards and train_images is None:
         train = StreamedImages(shards, "train", recipe.train.shuffle_shards, room)
     else:

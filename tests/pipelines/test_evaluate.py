@@ -126,6 +126,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_touched(project)
 def test_a_server_that_is_down_stops_the_verb_before_any_work(project, monkeypatch):
     recipe = tiny_recipe(project)
     trained = finished_run(recipe)
+    (trained.places.evaluate / "metrics.json").unlink()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     with pytest.raises(OperationalError, match="does not serve us") as caught:
         evaluate(str(recipe), None)

@@ -115,6 +115,7 @@ def test_the_report_holds_the_run_and_nothing_from_outside(project, capsys):
 def test_the_report_does_without_search_and_registry_but_not_without_evaluation(project, capsys):
     recipe = tiny_recipe(project)
     trained = finished_run(recipe)
+    (trained.places.evaluate / "metrics.json").unlink()
     with pytest.raises(BadInput, match=r"not evaluated yet; run `python -m pipelines\.evaluate"):
         report(str(recipe), None)
     evaluate_trained(trained)
