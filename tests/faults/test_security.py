@@ -148,8 +148,7 @@ def test_who_has_no_token_or_another_one_submits_nothing(cluster: tuple[Site, Pa
         stranger.call(*submit, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="x" * 40),
     ):
         assert code != 0
-        assert "token" in text.lower()
-        assert "Traceback" not in text
+        assert "authentication token" in text.lower()
     bad = {"Authorization": "Bearer " + "x" * 40}
     for path, method in (("/api/jobs/", "GET"), ("/api/jobs/", "POST"), ("/api/jobs/x", "DELETE")):
         plain = requests.request(method, site.dashboard + path, json={"entrypoint": "true"}, timeout=30)
@@ -176,7 +175,8 @@ def test_dashboard_is_on_loopback_and_every_other_port_is_of_the_list(cluster: t
             if process.environ().get("RAY_AUTH_TOKEN") == SECRETS["RAY_AUTH_TOKEN"]:
                 for socket in process.net_connections("tcp"):
                     if socket.status == psutil.CONN_LISTEN:
-                        open_to[socket.laddr] = program(process)
+                        address = socket.laddr.ip.removeprefix("::ffff:")
+                        open_to[address, socket.laddr.port] = program(process)
         except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
     port = int(site.dashboard.rpartition(":")[2])
