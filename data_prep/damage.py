@@ -45,6 +45,8 @@ def leave_out_damaged(directory: Path) -> tuple[Manifest, dict[str, str]]:
             f"{'; '.join(problems.values())}; only training shards can be left out, because trainings are compared on "
             "the others; shard the set again"
         )
+    if SPLIT not in manifest.splits:
+        raise BadInput(f"{directory}: no split {SPLIT}; shard the set again")
     train = manifest.splits[SPLIT].shards
     problems = damage(directory, train)
     if not problems:

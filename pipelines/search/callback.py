@@ -139,8 +139,8 @@ class SearchLog(Callback):
         result = trial.last_result
         saved = trial.latest_checkpoint_result  # which a Ray Train run, of several workers, keeps by itself
         checkpoint = result.get("checkpoint_path")
-        if saved is not None and saved.metrics.get("epoch") == result.get("epoch"):
-            checkpoint = saved.checkpoint and saved.checkpoint.path
+        if saved is not None and saved.checkpoint and saved.metrics.get("epoch") == result.get("epoch"):
+            checkpoint = saved.checkpoint.path
         return {
             "trial": self.number(trial),
             **self.settings(trial),

@@ -28,7 +28,7 @@ from pipelines.tracking.server import (
 )
 from pipelines.tracking.spool import Point, RunSpool, is_local
 from pipelines.tracking.sqlite_file import EXPERIMENT
-from seqgen.core.errors import OperationalError, redact
+from seqgen.core.errors import OperationalError, StoppedEarly, redact
 from seqgen.core.locks import Taken
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ def attach(run_id: str, path: Path, folder: str) -> bool:
     try:
         _on_server(uri, run_id, upload, short=False)
         return True
+    except StoppedEarly:
+        raise
     except Exception as error:
         spool = RunSpool.of(run_id)
         what = f"{path} not attached to run {run_id}"
@@ -130,6 +132,8 @@ def log_measured(run_id: str, values: Mapping[str, float], step: int) -> bool:
     try:
         _on_server(uri, run_id, log)
         return True
+    except StoppedEarly:
+        raise
     except Exception as error:
         if is_final(error):
             raise OperationalError(explain(uri, error)) from None

@@ -283,6 +283,7 @@ def outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Fa
         server.client().create_bucket(Bucket="runs")
         for name, value in server.environment(endpoint=proxy.address).items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # or what lasts a second is not noticed
         yield proxy, open_store("s3://runs/prefix")
 
 
