@@ -136,7 +136,8 @@ def test_46_bad_input_ends_with_2_before_anything_starts(
 @pytest.mark.slow
 def test_46_a_trial_larger_than_the_cluster_ends_with_2_and_none_waits(tmp_path: Path, two_cpus: Cpus):
     searched = Search(tmp_path, {"model.steps": [1, 2]}, 64, workers=4)
-    code, text = searched.run(**two_cpus.environment())
+    with contextlib.closing(searched):
+        code, text = searched.run(**two_cpus.environment())
     assert code == 2, text
     assert "search.workers=4: the Ray cluster has 2 CPUs" in text
     assert "starts" not in text
