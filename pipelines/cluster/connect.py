@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from pipelines.cli.signals import check_stop, raise_on_stop
-from seqgen.core.errors import BadInput, OperationalError, StoppedEarly
+from seqgen.core.errors import BadInput, OperationalError, StoppedEarly, one_line
 from seqgen.core.machine import Resources, free_port
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -123,6 +123,11 @@ def _start(ray: ModuleType, dashboard: bool) -> Resources:
         return machine
     except SystemExit as stopped:  # what Ray makes of a SIGTERM while it starts
         raise StoppedEarly("stopped by SIGTERM") from stopped
+    except ray.exceptions.AuthenticationError as error:
+        raise OperationalError(
+            f"Ray ({os.environ.get('RAY_ADDRESS')}) refuses us: {one_line(error)}; RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH names the cluster's token"
+        ) from error
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = os.environ.get("RAY_ADDRESS", "a local cluster")
         raise OperationalError(f"Ray ({where}) cannot be reached or started: {error}") from error
