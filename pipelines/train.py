@@ -85,7 +85,7 @@ def train_recipe(
         ) as storage,
         _how_to_go_on(),
     ):
-        runs.connect()
+        runs.check()
         storage.store.preflight()
         storage.bind(flatten(recipe.kept()) | digests)
         _show(recipe, storage)

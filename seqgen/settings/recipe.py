@@ -93,7 +93,7 @@ class TrainConfig(OpenSection):
     )
     keep_checkpoints: Positive = Field(default=2, description="the latest ones kept, besides the best")
     max_skipped: int = Field(
-        default=5, ge=0, description="steps of an epoch whose gradient may be not finite; none is taken"
+        default=5, ge=0, description="steps in a row whose gradient may be not finite; none is taken"
     )
     max_failures: int = Field(default=3, ge=0, description="lost workers the run survives")
     seed: Seed = 0

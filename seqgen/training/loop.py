@@ -69,7 +69,7 @@ def fit(
     Of `config`, the caller sees to `workers`, the cadence and number of checkpoints and `max_failures`.
 
     Raises BadInput (batch and data do not fit, another run's checkpoint), OperationalError (damaged
-    checkpoint), NumericalError where more gradients than `config.max_skipped` of an epoch were not finite, and
+    checkpoint), NumericalError where more gradients than `config.max_skipped` in a row were not finite, and
     StoppedEarly if the watch wished so.
     """
     group = group or ProcessGroup()
@@ -134,7 +134,8 @@ class _Run:
         bound_to: Mapping[str, Any],
     ) -> None:
         self.config, self.group, self.model = config, group, model
-        self.watch, self.bound_to, self.step = watch, bound_to, 0
+        self.watch, self.bound_to = watch, bound_to
+        self.step = self.in_a_row = 0  # steps done; the last of them that were not taken
         self.batches = TrainingBatches(
             train,
             data,
@@ -280,16 +281,18 @@ class _Run:
     def _tell_skipped(self, epoch: int, sums: EpochSums, start: int, end: int) -> None:
         """Tell the watch of the steps `start` to `end` of the epoch that were not taken; it is the same on all ranks.
 
-        Raises NumericalError if there were too many.
+        Raises NumericalError if there were too many in a row.
         """
-        for index in sums.skipped(start, end):
+        for index, bad in enumerate(sums.bad[start:end].tolist(), start):
+            self.in_a_row = self.in_a_row + 1 if bad else 0
+            if not bad:
+                continue
             step, seed = epoch * self.batches.steps + index, self.config.seed
             self.watch.skipped(Skipped(epoch + 1, step, seed, self.batches.keys(epoch, index)))
-            count = sums.skipped(0, index + 1)
-            if len(count) > self.config.max_skipped:
+            if self.in_a_row > self.config.max_skipped:
                 raise NumericalError(
                     f"the gradient is not finite at epoch {epoch + 1}, step {step}, seed {seed}; no step taken, and "
-                    f"{len(count)} of this epoch are more than train.max_skipped={self.config.max_skipped}. "
+                    f"{self.in_a_row} in a row are more than train.max_skipped={self.config.max_skipped}. "
                     f"Lower train.learning_rate={self.config.learning_rate:g}"
                 )
 

@@ -59,10 +59,6 @@ class EpochSums:
         self.norms = self.norms + torch.where(bad, 0.0, norm)
         self.bad[index] = bad
 
-    def skipped(self, start: int, end: int) -> list[int]:
-        """The steps from `start` to `end` that were not taken."""
-        return (self.bad[start:end].nonzero().flatten() + start).tolist()
-
     def means(self, group: ProcessGroup) -> dict[str, float]:
         """The means of the metrics ("train/...", of all ranks) and of the gradient's norm, over the steps taken."""
         skipped = float(self.bad.sum())
