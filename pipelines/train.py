@@ -80,6 +80,7 @@ def train_recipe(
     with (
         RunStorage.claim(
             name or run_name(recipe, manifest, start.weights if start else ""),
+            flatten(recipe.kept()) | digests,
             lambda done: done.get("epochs", recipe.train.epochs) < recipe.train.epochs,
             fresh,
         ) as storage,
@@ -87,7 +88,6 @@ def train_recipe(
     ):
         runs.check()
         storage.store.preflight()
-        storage.bind(flatten(recipe.kept()) | digests)
         _show(recipe, storage)
         with connected() as resources:
             chosen = device_for(recipe, resources, device)

@@ -41,12 +41,17 @@ class RunStorage:
     @classmethod
     @contextlib.contextmanager
     def claim(
-        cls, name: str, goes_on: Callable[[Mapping[str, Any]], bool] | None = None, fresh: bool = False
+        cls,
+        name: str,
+        settings: Mapping[str, Any] | None = None,
+        goes_on: Callable[[Mapping[str, Any]], bool] | None = None,
+        fresh: bool = False,
     ) -> Iterator[RunStorage]:
         """The run `name` to go on with, or to start, in `storage_root()`, while no other process can have it.
 
-        `goes_on` says of what a finished run was marked with whether it is gone on with all the same, `fresh` that
-        none is. Raises BadInput if another process has it.
+        It is one of these `settings`, which are written down. `goes_on` says of what a finished run was marked with
+        whether it is gone on with all the same, `fresh` that none is.
+        Raises BadInput if another process has it, or it is one of other settings, with the differences.
         """
         with contextlib.ExitStack() as lock:
             try:
@@ -55,13 +60,17 @@ class RunStorage:
                 raise BadInput(
                     f"run {name} is being worked on by another process ({taken.holder}); wait for it"
                 ) from None
-            yield cls.unfinished(storage_root(), name, goes_on, fresh)
+            run = cls.unfinished(storage_root(), name, settings, goes_on, fresh)
+            if settings is not None:
+                run._write(_SETTINGS, dict(settings))
+            yield run
 
     @classmethod
     def unfinished(
         cls,
         root: str,
         name: str,
+        settings: Mapping[str, Any] | None = None,
         goes_on: Callable[[Mapping[str, Any]], bool] | None = None,
         fresh: bool = False,
     ) -> RunStorage:
@@ -76,6 +85,8 @@ class RunStorage:
                 if complete is None:
                     run.complete({"abandoned": True})
                 continue
+            if settings is not None:
+                run._refuse_others(settings)
             if complete is None or (goes_on is not None and goes_on(complete)):
                 return run
         raise AssertionError
@@ -93,17 +104,6 @@ class RunStorage:
         """Write down what is needed to go on with the run."""
         self._write(_STATE, state)
 
-    def bind(self, settings: Mapping[str, Any]) -> None:
-        """Let this be the run of these settings. Raises BadInput, with the differences, if it is another's."""
-        before = self._read(_SETTINGS)
-        if before is None:
-            self._write(_SETTINGS, dict(settings))
-        elif changed := changes(before, json.loads(json.dumps(settings))):
-            raise BadInput(
-                f"run {self.name} is one of other settings: {'; '.join(changed)}. "
-                "Choose another --name, or start anew under this one with --force-new"
-            )
-
     def complete(self, about: dict[str, Any]) -> None:
         """Mark the run as finished: the last thing written."""
         self._write(_COMPLETE, about)
@@ -117,6 +117,14 @@ class RunStorage:
         """Whether there is a file directly in it whose name starts with `prefix`."""
         keys = self.store.list(f"{self.name}/{prefix}")
         return any(key.count("/") == self.name.count("/") + 1 for key in keys)
+
+    def _refuse_others(self, settings: Mapping[str, Any]) -> None:
+        before = self._read(_SETTINGS)
+        if before is not None and (changed := changes(before, json.loads(json.dumps(settings)))):
+            raise BadInput(
+                f"run {self.name} is one of other settings: {'; '.join(changed)}. "
+                "Choose another --name, or start anew under this one with --force-new"
+            )
 
     def _read(self, name: str) -> dict[str, Any] | None:
         content = self.store.read(f"{self.name}/{name}")

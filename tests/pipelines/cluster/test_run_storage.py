@@ -36,8 +36,8 @@ def test_a_finished_run_is_gone_on_with_for_more(tmp_path: Path):
     run.complete({"epochs": 3})
     for asked, name in ((3, "a-2"), (4, "a")):
         goes_on = lambda done, asked=asked: done["epochs"] < asked  # noqa: E731
-        assert RunStorage.unfinished(str(tmp_path), "a", goes_on).name == name
-    assert RunStorage.unfinished(str(tmp_path), "a", goes_on, fresh=True).name == "a-2"
+        assert RunStorage.unfinished(str(tmp_path), "a", goes_on=goes_on).name == name
+    assert RunStorage.unfinished(str(tmp_path), "a", goes_on=goes_on, fresh=True).name == "a-2"
 
 
 def test_an_abandoned_run_is_gone_on_with_no_more(tmp_path: Path):
