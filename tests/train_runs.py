@@ -85,6 +85,13 @@ class Run:
         self.lines += self.process.stdout
         return self.process.wait()
 
+    def kill(self) -> None:
+        """SIGKILL to the driver; returns when its workers, which notice that, are gone, too."""
+        workers = self.workers()
+        self.process.kill()
+        self.end()
+        psutil.wait_procs(workers, timeout=120)
+
     def workers(self) -> list[psutil.Process]:
         """The training workers of this run."""
         family = psutil.Process(self.process.pid).children(recursive=True)

@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import canonical_digest, file_sha256
-from seqgen.serving.loading import MODEL_PART, check_description, check_model, fetch_part, title_of_ours
+from seqgen.serving.loading import (
+    ADDED,
+    MODEL_PART,
+    check_description,
+    check_model,
+    fetch_part,
+    title_of_ours,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 FILES_TAG = "seqgen.files_sha256"  # of `files_digest`
-_ADDED = "registered_model_meta"  # MLflow writes it beside what it fetches
 _SUFFIXES = {".json", ".npy", ".py", ".cpp", ".h", ".yaml", ".txt"}
 _PICKLES = (b"\x80", b"PK")  # a pickle's first byte; a zip, which is what torch.save writes
 # Whose first bytes may be anything: they are read as what they are, or not at all.
@@ -55,7 +61,7 @@ def _files(directory: Path) -> dict[str, Path]:
     return {
         path.relative_to(directory).as_posix(): path
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != _ADDED
+        if path.is_file() and path.name != ADDED
     }
 
 

@@ -22,6 +22,7 @@ MODEL_PART = "artifacts/model"  # where a registered version keeps the two files
 WEIGHTS_TAG = "seqgen.weights_sha256"
 DESCRIPTION_TAG = "seqgen.model_json_sha256"
 CODE = "pyfunc.py"  # what MLflow runs of a version, beside MLmodel
+ADDED = "registered_model_meta"  # MLflow writes it beside what it fetches
 _LOADER = "mlflow.pyfunc.loaders.code_model"  # MLflow's own for a model that is code
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -163,6 +164,7 @@ def fetch_part(client: MlflowClient, version: ModelVersion, part: str, into: Pat
         )
     except Exception as error:  # each kind of artifact store raises its own
         raise OperationalError(f"{uri}: cannot be fetched: {one_line(error)}") from None
-    if found.is_dir() and not any(found.iterdir()):  # what MLflow makes of a folder that is gone
-        raise OperationalError(f"{uri}: cannot be fetched: nothing is there")
+    if found.is_dir() and {path.name for path in found.iterdir()} <= {ADDED}:
+        # MLflow gives an empty folder
+        raise OperationalError(f"{uri}: cannot be fetched: its files are gone")
     return found

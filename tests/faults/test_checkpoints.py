@@ -132,8 +132,7 @@ def test_16_a_damaged_one_is_named_and_passed_over(
 def test_16_and_17_a_run_goes_on_from_the_one_before(undisturbed: str, place: Path):
     with running(place, "--set", "train.keep_checkpoints=3") as run:
         run.wait_for("epoch  6/")
-        run.process.kill()
-        run.end()
+        run.kill()
     (storage,) = (place / ".seqgen/ray").iterdir()
     newest, *_ = sorted(storage.glob("step-*/index.json"), reverse=True)
     flip(newest.with_name("optimiser.pt"))
@@ -150,8 +149,7 @@ def test_16_and_17_a_run_goes_on_from_the_one_before(undisturbed: str, place: Pa
 def test_16_where_none_is_whole_they_are_listed(place: Path):
     with running(place, "--workers", "1") as run:
         run.wait_for("epoch  3/")
-        run.process.kill()
-        run.end()
+        run.kill()
     indices = sorted((place / ".seqgen/ray").glob("*/step-*/index.json"))
     for index in indices:
         flip(index.with_name("model.safetensors"))

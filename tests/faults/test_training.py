@@ -104,8 +104,7 @@ def test_02_used_up_restarts_name_the_last_checkpoint(place: Path):
 def test_03_and_04_a_killed_driver_and_a_stopped_one_are_gone_on_with(undisturbed: str, place: Path):
     with running(place) as run:
         run.wait_for("epoch  3/")
-        run.process.kill()
-        run.end()
+        run.kill()
     assert [found["status"] for found in tracked(place)] == ["RUNNING"]
 
     with running(place) as run:  # while its workers start
