@@ -169,4 +169,5 @@ def _reason(trial: Trial) -> str:
     except (OSError, TypeError):
         return "no reason is known"
     lines = text.rpartition("Failure # ")[2].strip().splitlines()[1:]
-    return lines[-1 if any("Traceback" in line for line in lines) else 0] if lines else "no reason is known"
+    raised = any(line.lstrip().startswith('File "') for line in lines)
+    return lines[-1 if raised else 0] if lines else "no reason is known"

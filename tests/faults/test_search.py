@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -276,11 +277,13 @@ def long_search(tmp_path: Path) -> Iterator[Search]:
         yield searched
 
 
-def saved_after(searched: Search, moment: float) -> Callable[[], bool]:
-    """Whether Tune saved its state after that moment."""
-    return lambda: any(
-        path.stat().st_mtime > moment for path in (searched.where / ".seqgen/ray").glob("*/experiment_state*")
-    )
+def ended_trials(searched: Search) -> int:
+    """How many trials had ended when Tune last saved its state."""
+    state = max((searched.where / ".seqgen/ray").glob("*/experiment_state*"), key=lambda path: path.name)
+    with contextlib.suppress(ValueError):  # it is being written
+        trials = [json.loads(trial) for trial, _ in json.loads(state.read_text())["trial_data"]]
+        return sum(trial["status"] == "TERMINATED" for trial in trials)
+    return 0
 
 
 @pytest.mark.slow
@@ -315,7 +318,7 @@ def test_49_a_search_whose_driver_dies_goes_on_with_what_is_unfinished_to_the_sa
     driver = searched.start(**environment)
     text = until(driver, lambda line: "epoch 6/6" in line)
     finished = text.splitlines()[-1][: len("trial 1/3")]
-    assert settled(saved_after(searched, time.time()))
+    assert settled(lambda: ended_trials(searched) > 0)
     driver.kill()
     driver.wait()
     assert settled(lambda: not processes("ImplicitFunc"))
