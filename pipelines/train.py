@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 import typer
 
 from pipelines.artifacts.history import FILE_NAME
+from pipelines.artifacts.places import places
 from pipelines.artifacts.search_result import load_searched
-from pipelines.artifacts.shards import checked_manifest, shards_of
+from pipelines.artifacts.shards import checked_manifest, shards_of, skip_bad_shards
 from pipelines.artifacts.trained_model import write_trained_model
 from pipelines.cli.again import again
-from pipelines.cli.command import RecipeOption, SetOption, run
+from pipelines.cli.command import BadShardOption, RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
 from pipelines.cluster.connect import connected, elsewhere
 from pipelines.cluster.storage import RunStorage
@@ -46,12 +47,15 @@ def train(
     device: DeviceOption = "auto",
     name: NameOption = None,
     force_new: FreshOption = False,
+    on_bad_shard: BadShardOption = "refuse",
 ) -> None:
     """Train the recipe's model on N workers. If interrupted, the same command goes on with the run."""
     if name is not None and not _NAME.fullmatch(name):
         raise BadInput(f"--name {name!r}: use up to 100 letters, digits, dots, dashes and underscores")
     assignments = [*(settings or ()), *([f"train.workers={workers}"] if workers else ())]
     request = lineage.training_request(load_recipe(recipe, assignments))
+    if on_bad_shard == "skip":
+        skip_bad_shards(places(load_recipe(recipe, assignments)).shards)
     train_recipe(load_searched(recipe, assignments), device, request, name, force_new)
 
 

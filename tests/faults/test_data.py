@@ -704,6 +704,18 @@ def test_33_damaged_training_shards_are_left_out_when_asked_counted_and_told(rec
     assert third.title.count("without") == 1
 
 
+def test_33_a_training_leaves_damaged_shards_out_when_it_is_asked_to(recipe, tmp_path):
+    shards = places(recipe).shards
+    write_digits(shards, shards=4)
+    _flip_a_pixel(shards / "train-000002.tar")
+    larger = ("--set", "train.batch=64")  # than what is left: it ends where it is about to start
+    done = verb(tmp_path, "train", "--recipe", "tiny.yaml", "--on-bad-shard", "skip", *larger)
+    assert done.returncode == 2
+    assert "train.batch=64 exceeds the 48 training images" in done.stderr
+    assert "1 damaged shard left out, 16 images" in done.stdout
+    assert [shard.name for shard in checked_manifest(recipe).left_out] == ["train-000002.tar"]
+
+
 def test_33_what_trainings_are_compared_on_is_never_left_out(recipe):
     shards = places(recipe).shards
     write_digits(shards, shards=2)
