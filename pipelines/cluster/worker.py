@@ -195,12 +195,12 @@ class _Overseer(Watch):
 
     def stopped(self, stopped: StoppedEarly) -> Outcome:
         """How a training ended that stopped as the driver, or the storage, made it."""
+        if self._uploads and self._uploads.failure:
+            return {"error": self._uploads.failure, "kind": "OperationalError"}
         try:
             self.finish()
         except _Final as error:
             return {"error": str(error), "kind": "OperationalError"}
-        if self._uploads and self._uploads.failure:
-            return {"error": self._uploads.failure, "kind": "OperationalError"}
         return {"error": str(stopped), "kind": "StoppedEarly"}
 
     def _save(self, step: int, score: float, save: SaveFn) -> None:
