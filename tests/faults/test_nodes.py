@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +44,8 @@ class Nodes:
         return self._start(f"--address={self.address}", "--num-cpus=1")
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        log = (self.place / f"node-{len(self.processes)}.log").open("wb")
+        path = self.place / f"node-{len(self.processes)}.log"
+        log = path.open("wb")
         process = subprocess.Popen(
             [RAY, "start", "--block", "--disable-usage-stats", *arguments],
             cwd=self.place,
@@ -53,6 +55,9 @@ class Nodes:
             start_new_session=True,
         )
         self.processes.append(process)
+        while b"Ray runtime started" not in path.read_bytes():
+            assert process.poll() is None, path.read_text()
+            time.sleep(0.5)
         return process
 
     def end(self) -> None:
