@@ -46,8 +46,12 @@ class Nodes:
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         path = self.place / f"node-{len(self.processes)}.log"
         log = path.open("wb")
+        cores = sorted(os.sched_getaffinity(0))
+        core = cores[
+            len(self.processes) % len(cores)
+        ]  # one: so many threads a worker has, and its sums are split by
         process = subprocess.Popen(
-            [RAY, "start", "--block", "--disable-usage-stats", *arguments],
+            ["taskset", "-c", str(core), RAY, "start", "--block", "--disable-usage-stats", *arguments],
             cwd=self.place,
             env=environment() | self.variables,
             stdout=log,
