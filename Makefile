@@ -16,8 +16,10 @@ quickstart: environment  ## the whole line, from raw files to the report, with t
 
 environment: .venv/kernels  ## .venv with the pinned dependencies, and the native kernels
 
-test: .venv/installed-dev .venv/kernels  ## every test
-	$(BIN)/pytest
+test: .venv/installed-dev .venv/kernels  ## every test: those of faults, which often wait, beside the others
+	@log=$$(mktemp); $(BIN)/pytest tests/faults >$$log 2>&1 & faults=$$!; \
+	$(BIN)/pytest --ignore=tests/faults; others=$$?; \
+	wait $$faults; code=$$?; cat $$log; rm $$log; exit $$((others | code))
 
 test-fast: .venv/installed-dev .venv/kernels  ## the tests without clusters, servers and killed processes
 	$(BIN)/pytest -m "not slow"
