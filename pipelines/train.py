@@ -80,6 +80,7 @@ def train_recipe(
     if not elsewhere():
         device_for(recipe, this_machine(), device)
     digests = {"manifest digest": manifest.digest, "code digest": lineage.code_digest(recipe)}
+    runs.check()
     start = starting_weights(recipe, manifest)
     with (
         RunStorage.claim(
@@ -90,7 +91,6 @@ def train_recipe(
         ) as storage,
         _how_to_go_on(),
     ):
-        runs.check()
         storage.store.preflight()
         _show(recipe, storage)
         with connected() as resources:
