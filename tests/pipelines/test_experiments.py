@@ -54,7 +54,7 @@ def test_an_experiment_registers_nothing_and_what_it_made_can_be(
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    tiny_recipe(tmp_path)
+    tiny_recipe(tmp_path, register={"z": 2.0})
     (tmp_path / "train.py").write_text(TRAIN)
     (tmp_path / "params.yaml").write_text("recipes: [tiny.yaml]\n")
     stages = {
