@@ -26,7 +26,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(key, value)
-    boto3.client("s3").create_bucket(Bucket="bench")
+    boto3.Session().client("s3").create_bucket(Bucket="bench")
     yield "s3://bench/digits"
     server.stop()
 

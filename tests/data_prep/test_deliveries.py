@@ -195,7 +195,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(key, value)
-    client = boto3.client("s3")
+    client = boto3.Session().client("s3")
     client.create_bucket(Bucket="arrivals")
     yield client
     server.stop()

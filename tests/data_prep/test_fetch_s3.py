@@ -36,7 +36,7 @@ def bucket(endpoint, monkeypatch):
         "AWS_MAX_ATTEMPTS": "2",
     }.items():
         monkeypatch.setenv(key, value)
-    client = boto3.client("s3")
+    client = boto3.Session().client("s3")
     client.create_bucket(Bucket="data")
     client.put_object(Bucket="data", Key="some/prefix/mnist/file.bin", Body=CONTENT)
     file = RawFile("mnist", "file.bin", (), (hashlib.sha256(CONTENT).hexdigest(),))

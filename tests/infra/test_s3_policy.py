@@ -56,7 +56,7 @@ class Client:
 
     def __init__(self, endpoint: str, key: str, secret: str) -> None:
         login = {"aws_access_key_id": key, "aws_secret_access_key": secret, "region_name": "us-east-1"}
-        self.s3 = boto3.client("s3", endpoint_url=endpoint, **login)
+        self.s3 = boto3.Session().client("s3", endpoint_url=endpoint, **login)
         self.arrow = fs.S3FileSystem(
             access_key=key, secret_key=secret, endpoint_override=endpoint, scheme="http", region="us-east-1"
         )
@@ -72,8 +72,8 @@ def user(server: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     anybody = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=server, **anybody).create_bucket(Bucket="seqgen")
-    iam = boto3.client("iam", endpoint_url=server, **anybody)
+    boto3.Session().client("s3", endpoint_url=server, **anybody).create_bucket(Bucket="seqgen")
+    iam = boto3.Session().client("iam", endpoint_url=server, **anybody)
     iam.create_user(UserName="one")
     listing, using = statements(request.param)
     del listing["Condition"]

@@ -105,7 +105,7 @@ def test_runs_metrics_artifacts_and_registry_survive_down_and_up(
         assert log.close(timeout=120)
         assert runs.attach(run_id, trained.places.evaluate, "evaluate")
         assert register_trained(trained)["promoted"]
-        objects = boto3.client("s3").list_objects_v2(Bucket=s3.BUCKET, Prefix="mlflow/")["Contents"]
+        objects = boto3.Session().client("s3").list_objects_v2(Bucket=s3.BUCKET, Prefix="mlflow/")["Contents"]
         assert [item["Key"] for item in objects if item["Key"].endswith("evaluate/evaluation.json")]
 
         # Going down stops these processes and no other, and loses nothing.

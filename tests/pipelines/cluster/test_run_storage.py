@@ -117,7 +117,7 @@ def test_runs_are_stored_in_s3_too(monkeypatch: pytest.MonkeyPatch):
     for key, value in settings.items():
         monkeypatch.setenv(key, value)
     try:
-        boto3.client("s3").create_bucket(Bucket="runs")
+        boto3.Session().client("s3").create_bucket(Bucket="runs")
         walk_through_runs("s3://runs/prefix")
         with pytest.raises(BadInput, match="s3://absent"):
             RunStorage("s3://absent/prefix", "a").keep({})

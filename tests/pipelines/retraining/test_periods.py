@@ -52,7 +52,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if request.param == "s3":
         for key, value in request.getfixturevalue("server").items():
             monkeypatch.setenv(key, value)
-        boto3.client("s3").create_bucket(Bucket="storage")
+        boto3.Session().client("s3").create_bucket(Bucket="storage")
         root = f"s3://storage/{tmp_path.name}"
     monkeypatch.setenv("SEQGEN_STORAGE", root)
     return place_of("tiny")
