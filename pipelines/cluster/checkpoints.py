@@ -1,7 +1,7 @@
 """A run's checkpoints in its storage: put there while training goes on, found whole again, kept or removed.
 
     <run>/step-00000120/...         one checkpoint; complete once its index.json lies there, which is put last
-    <run>/step-00000120/report.json its epoch and score: the held-out bound in nats, infinite where none was measured
+    <run>/step-00000120/report.json its step and score: the held-out bound in nats, infinite where none was measured
 
 There is no list of them that could be damaged or lost: what lies there is what there is.
 """

@@ -130,9 +130,9 @@ def run_workers(
 
 
 def trained(checkpoints: Checkpoints) -> TrainingResult:
-    """What a run has come to: the best of the checkpoints that are whole, and the history.
+    """What a run has come to: its best checkpoint, and the history.
 
-    Raises OperationalError if there is none, NumericalError if none has a finite bound.
+    Raises OperationalError if there is none, or the latest is damaged, NumericalError if none has a finite bound.
     """
     steps = checkpoints.steps()
     if not steps:

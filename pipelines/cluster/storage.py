@@ -80,12 +80,12 @@ class RunStorage:
         """
         for number in count(1):
             run = cls(root, name if number == 1 else f"{name}-{number}")
-            complete = run._read(_COMPLETE)
-            if fresh and run.state():
+            complete, begun = run._read(_COMPLETE), run.state()
+            if fresh and begun:
                 if complete is None:
                     run.complete({"abandoned": True})
                 continue
-            if settings is not None:
+            if settings is not None and begun:  # what was claimed and never begun is nobody's
                 run._refuse_others(settings)
             if complete is None or (goes_on is not None and goes_on(complete)):
                 return run

@@ -92,7 +92,9 @@ def train_worker(task: dict[str, Any]) -> Outcome:
         pulse.end()
         return overseer.stopped(stopped)
     except (NumericalError, BadInput) as error:  # the same on all ranks
-        overseer.finish()
+        pulse.end()
+        with contextlib.suppress(_Final):  # what ended it is what is told
+            overseer.finish()
         return {"error": str(error), "kind": type(error).__name__}
     except _Final as error:
         return {"error": str(error), "kind": "OperationalError"}

@@ -42,9 +42,8 @@ class Progress:
 
 OnEpoch = Callable[[Progress, SaveFn], bool | None]
 
-_LOOK_EVERY = (
-    100  # steps between looks at a GPU, for a gradient that is not finite, and at what the watch wishes
-)
+# Steps between looks at a GPU, for a gradient that is not finite, and at what the watch wishes.
+_LOOK_EVERY = 100
 
 
 def fit(

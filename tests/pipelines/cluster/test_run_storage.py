@@ -40,6 +40,23 @@ def test_a_finished_run_is_gone_on_with_for_more(tmp_path: Path):
     assert RunStorage.unfinished(str(tmp_path), "a", goes_on=goes_on, fresh=True).name == "a-2"
 
 
+def test_settings_are_refused_to_a_run_of_others_once_it_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEQGEN_STORAGE", raising=False)
+    with RunStorage.claim("a", {"seed": 1}):
+        pass  # ended before there was anything to go on with
+    with RunStorage.claim("a", {"seed": 2}) as storage:
+        storage.keep({"run_id": "1"})
+    with pytest.raises(BadInput, match=r"seed was 2, is 3.*--force-new"), RunStorage.claim("a", {"seed": 3}):
+        pass
+    with RunStorage.claim("a", {"seed": 2}) as storage:
+        assert storage.name == "a"
+    with RunStorage.claim("a", {"seed": 3}, fresh=True) as storage:
+        assert storage.name == "a-2"
+
+
 def test_an_abandoned_run_is_gone_on_with_no_more(tmp_path: Path):
     RunStorage.unfinished(str(tmp_path), "a").keep({"run_id": "1"})
     assert RunStorage.unfinished(str(tmp_path), "a", fresh=True).name == "a-2"
