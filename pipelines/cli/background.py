@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 from typing import Any
+
+from seqgen.core.errors import BadInput
 
 _STOP_SECONDS = 60.0
 
@@ -31,6 +34,16 @@ def is_running(known: Any) -> bool:
         )
     except (OSError, KeyError, TypeError, psutil.NoSuchProcess):
         return False
+
+
+def check_free(option: str, port: int) -> None:
+    """Raise BadInput if another process has the port that `option` asks for."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise BadInput(f"{option} {port}: taken by another process; choose another") from None
 
 
 def stop(pid: int, number: signal.Signals = signal.SIGTERM) -> None:

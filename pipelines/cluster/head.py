@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.artifacts.places import state_root
+from pipelines.cli import background
 from pipelines.cli.subprocesses import GRACE
 from pipelines.cluster.storage import storage_root
 from pipelines.tracking.runs import tracking_uri
@@ -25,7 +25,6 @@ from seqgen.core.machine import free_port
 _STATE = Path(".seqgen/cluster.json")
 _LOG = Path(".seqgen/cluster.log")
 _START_SECONDS = 180.0
-_STOP_SECONDS = 30.0
 # From a job's SIGTERM to its SIGKILL, which Ray sends after 3 seconds: too few to save in. Longer than a stopped
 # `pipelines.retrain` waits for the processes of its line.
 JOB_STOP_SECONDS = int(GRACE) + 30
@@ -59,8 +58,7 @@ def up(port: int, dashboard_port: int) -> dict[str, Any]:
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
     state = {
-        "pid": process.pid,
-        "started": _start_time(process.pid),
+        **background.identity(process.pid),
         "port": port,
         "dashboard": f"http://127.0.0.1:{dashboard_port}",
     }
@@ -96,12 +94,7 @@ def _check_port(name: str, number: int) -> None:
         raise BadInput(
             f"--{name} {number}: choose 1024 to 65535, but not 10002 to 19999, which are Ray's workers'"
         )
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", number))
-        except OSError:
-            raise BadInput(f"--{name} {number}: taken by another process; choose another") from None
+    background.check_free(f"--{name}", number)
 
 
 def _wait(process: subprocess.Popen[bytes], dashboard: str, agent_port: int) -> None:
@@ -185,7 +178,7 @@ def down() -> bool:
 
 def _end(state: dict[str, Any]) -> None:
     """End the head and forget it."""
-    _stop(state["pid"])
+    background.stop(state["pid"])
     _forget(state["port"])
     _STATE.unlink(missing_ok=True)
 
@@ -194,36 +187,9 @@ def running() -> dict[str, Any] | None:
     """What `up` wrote, if that very process still runs."""
     try:
         state = json.loads(_STATE.read_text())
-        return state if _start_time(state["pid"]) == state["started"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return state if background.is_running(state) else None
+    except (OSError, ValueError):
         return None
-
-
-def _start_time(pid: int) -> float:
-    """When a process began: with the pid it names one process. Raises OSError if there is none."""
-    import psutil
-
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess as error:
-        raise OSError(f"no process {pid}") from error
-
-
-def _stop(pid: int) -> None:
-    """SIGTERM, on which Ray ends its own processes; SIGKILL for those left of them after a while."""
-    import psutil
-
-    try:
-        head = psutil.Process(pid)
-        family = [head, *head.children(recursive=True)]
-        head.terminate()
-    except psutil.NoSuchProcess:  # it has ended by itself
-        return
-    _, left = psutil.wait_procs(family, timeout=_STOP_SECONDS)
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=_STOP_SECONDS)
 
 
 def _forget(port: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +111,4 @@ def _write_environment(place: Place, port: int) -> Path:
 def _check_port(number: int) -> None:
     if not 1024 <= number <= 65535:
         raise BadInput(f"--port {number}: choose 1024 to 65535")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", number))
-        except OSError:
-            raise BadInput(f"--port {number}: taken by another process; choose another") from None
+    background.check_free("--port", number)
