@@ -24,6 +24,7 @@ from pipelines.artifacts.shards import checked_manifest
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import check_stop, raise_on_stop
 from pipelines.cluster.connect import connected, elsewhere
+from pipelines.cluster.footprints import Footprints, grown
 from pipelines.cluster.killing import ClusterProcesses, Killer, LocalProcesses, Process, Processes, What
 from pipelines.cluster.storage import storage_root
 from pipelines.recipes import load_recipe
@@ -45,6 +46,7 @@ _IN_VAIN = 3  # starts without a new epoch, after which it will not end
 _WEIGHTS = "model/weights.safetensors"
 _GRACE = 120.0
 _RAY_ENDS = 15.0
+_LOOK = 5.0  # seconds between two looks at what the processes hold
 _START = 60.0  # seconds after which new workers are taken to train, though no epoch has ended
 
 
@@ -77,12 +79,14 @@ def chaos(
             disturbed = _Run(storm, command)
             disturbed.killed_to_the_end(Killer(seed), among, every, kills)
         differences = [*compared(calm.train, storm.train), *_tracked(storm)]
+    held = {place.root.name: grown(place.footprints) for place in (calm, storm)}
     report = {
         "seed": seed,
         "every": every,
         "kills": disturbed.kills,
         "starts": disturbed.starts,
         "differences": differences,
+        "held": held,
     }
     write_json(storm.root.parent / "report.json", report)
     counts = Counter(kill["what"] for kill in disturbed.kills)
@@ -90,6 +94,9 @@ def chaos(
         f"{len(disturbed.kills)} kills ({', '.join(f'{kind} {count}' for kind, count in counts.items()) or 'none'}), "
         f"{disturbed.starts} starts; written: {storm.root.parent / 'report.json'}"
     )
+    for training, kinds in held.items():
+        for kind, (first, last) in sorted(kinds.items()):
+            print(f"{training}: a {kind} held {first.text} first and {last.text} last")
     if differences:
         raise OperationalError(f"not the same: {'; '.join(differences)}")
     print(
@@ -118,6 +125,11 @@ class Place:
     def train(self) -> Path:
         """What the training leaves."""
         return self.root / "artifacts" / self.recipe / "train"
+
+    @property
+    def footprints(self) -> Path:
+        """What its processes held, in time."""
+        return self.root / "footprints.csv"
 
     @property
     def tracking(self) -> str:
@@ -180,10 +192,14 @@ class _Run:
 
     place: Place
     command: list[str]
+    footprints: Footprints = field(init=False)
     starts: int = 0
     epoch: int = 0
     heard: float = 0.0  # when an epoch ended last
     kills: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.footprints = Footprints(self.place.footprints)
 
     def to_the_end(self) -> None:
         """Let it train. Raises OperationalError if it does not end well."""
@@ -257,7 +273,7 @@ class _Run:
         printer.start()
         family: dict[int, psutil.Process] = {}
         watching = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(process.pid, family, watching), daemon=True)
+        watcher = threading.Thread(target=self._watch, args=(process.pid, family, watching), daemon=True)
         watcher.start()
         try:
             yield process
@@ -284,15 +300,20 @@ class _Run:
             if found := _EPOCH.match(line):
                 self.epoch, self.heard = max(self.epoch, int(found[1])), time.monotonic()
 
+    def _watch(self, pid: int, family: dict[int, Any], done: threading.Event) -> None:
+        """Remember all that a process starts: after its death nobody can tell; and look at what they hold."""
+        import psutil
 
-def _watch(pid: int, family: dict[int, Any], done: threading.Event) -> None:
-    """Remember all that a process starts: after its death nobody can tell."""
-    import psutil
-
-    while not done.wait(1):
-        with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(pid).children(recursive=True):
-                family.setdefault(child.pid, child)
+        looked = time.monotonic()
+        while not done.wait(1):
+            with contextlib.suppress(psutil.Error):
+                driver = psutil.Process(pid)
+                children = driver.children(recursive=True)
+                for child in children:
+                    family.setdefault(child.pid, child)
+                if time.monotonic() - looked >= _LOOK:
+                    looked = time.monotonic()
+                    self.footprints.take([driver, *children])
 
 
 def compared(one: Path, other: Path) -> list[str]:
