@@ -19,23 +19,38 @@ from seqgen.core.machine import cores
 from tests.sets import write_digits
 
 ROOT = Path(__file__).parents[1]
-EPOCHS = 60  # some seconds: long enough to be disturbed
+EPOCHS = 60
 WORKERS = min(2, cores())  # each needs a CPU of its own
 RECIPE = f"""
 name: tiny
 description: the smallest that is one
 data: {{source: mnist-5k, size: 28, binarise: dynamic}}
 model:
-  {{steps: 2, hidden: 16, latents: 4, attention: gaussian, read_size: 4, write_size: 4, canvas: additive,
-    canvas_channels: 1, observation: identity, posterior_hidden: 16}}
+  {{steps: 2, hidden: 16, latents: 4, attention: gaussian, read_size: 4, write_size: 4, canvas: unhurried,
+    plugins: [unhurried_canvas], canvas_channels: 1, observation: identity, posterior_hidden: 16}}
 train: {{epochs: {EPOCHS}, batch: 16, learning_rate: 3e-3, workers: {WORKERS}, ema: 0.9}}
 evaluate: {{}}
 register: {{name: tiny}}
 """
 
 
+# However fast the machine is, an epoch takes a tenth of a second: a training is long enough to be disturbed.
+PLUGIN = """
+import time
+from seqgen.models.canvases import AdditiveCanvas
+from seqgen.models.contracts import register
+
+@register("canvas", "unhurried")
+class Unhurried(AdditiveCanvas):
+    def forward(self, canvas, written):
+        time.sleep(0.01)
+        return super().forward(canvas, written)
+"""
+
+
 def prepare(place: Path) -> Path:
     (place / "tiny.yaml").write_text(RECIPE)
+    (place / "unhurried_canvas.py").write_text(PLUGIN)
     write_digits(place / "artifacts/tiny/shards")
     return place
 
@@ -44,15 +59,15 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pipelines.train", "--recipe", "tiny.yaml", *arguments]
 
 
-def environment() -> dict[str, str]:
-    wanted = {"PYTHONPATH": str(ROOT), "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
+def environment(place: Path) -> dict[str, str]:
+    wanted = {"PYTHONPATH": f"{ROOT}{os.pathsep}{place}", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
     unwanted = ("SEQGEN_ARTIFACTS", "SEQGEN_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
     return {key: value for key, value in os.environ.items() if key not in unwanted} | wanted
 
 
 def train(place: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), cwd=place, env=environment() | variables, capture_output=True, text=True
+        command(*arguments), cwd=place, env=environment(place) | variables, capture_output=True, text=True
     )
 
 
@@ -63,7 +78,7 @@ class Run:
         self.process = subprocess.Popen(
             command(*arguments),
             cwd=place,
-            env=environment() | variables,
+            env=environment(place) | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -95,11 +110,17 @@ class Run:
     def workers(self) -> list[psutil.Process]:
         """The training workers of this run."""
         family = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in family if "RayTrainWorker" in " ".join(child.cmdline())]
+        return [child for child in family if _is_worker(child)]
 
     @property
     def text(self) -> str:
         return "".join(self.lines)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    return False
 
 
 @contextlib.contextmanager

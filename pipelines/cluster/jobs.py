@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +99,12 @@ def follow(client: JobSubmissionClient, job: str, again: str) -> None:
     Raises the error that the verb's exit code stands for, StoppedEarly if the job was stopped; `again` is the
     command that goes on.
     """
-    printer = threading.Thread(target=_print_logs, args=(client, job), daemon=True)
+    ended = threading.Event()
+    printer = threading.Thread(target=_print_logs, args=(client, job, ended), daemon=True)
     printer.start()
     with _stopping(client, job) as stop_if_asked:
         details = _ended(client, job, stop_if_asked)
+    ended.set()
     printer.join(30)
     if details.status == "SUCCEEDED":
         print(f"job {job} succeeded")
@@ -143,7 +145,7 @@ def _ended(client: JobSubmissionClient, job: str, each_time: Callable[[], None])
         time.sleep(1)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stopping(client: JobSubmissionClient, job: str) -> Iterator[Callable[[], None]]:
     """What to call now and then: it stops the job, once, after a signal."""
     asked, stopped = threading.Event(), False
@@ -159,24 +161,27 @@ def _stopping(client: JobSubmissionClient, job: str) -> Iterator[Callable[[], No
         yield stop_if_asked
 
 
-def _print_logs(client: JobSubmissionClient, job: str) -> None:
-    """Print what the job prints, from its beginning; a lost connection is made again, and nothing printed twice."""
+def _print_logs(client: JobSubmissionClient, job: str, ended: threading.Event) -> None:
+    """Print what the job prints, from its beginning, and nothing twice; a lost connection is made again."""
     printed = 0
 
-    async def tail() -> None:
+    def show(text: str, seen: int) -> None:
+        """Print of a text that begins after `seen` characters what is new."""
         nonlocal printed
+        sys.stdout.write(text[max(0, printed - seen) :])
+        sys.stdout.flush()
+        printed = max(printed, seen + len(text))
+
+    async def tail() -> None:
         seen = 0
         async for text in client.tail_job_logs(job):
-            fresh = text[max(0, printed - seen) :]
+            show(text, seen)
             seen += len(text)
-            printed = max(printed, seen)
-            sys.stdout.write(fresh)
-            sys.stdout.flush()
 
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
-        try:
+    while not ended.is_set():
+        with contextlib.suppress(Exception):
             asyncio.run(tail())
-            return
-        except Exception:
-            time.sleep(2)
+        ended.wait(2)
+    # Ray ends the tail when the job has ended, and may not have read the last lines.
+    with contextlib.suppress(Exception):
+        show(client.get_job_logs(job), 0)

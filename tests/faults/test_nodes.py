@@ -56,7 +56,7 @@ class Nodes:
         process = subprocess.Popen(
             ["taskset", "-c", str(core), RAY, "start", "--block", "--disable-usage-stats", *arguments],
             cwd=self.place,
-            env=environment() | self.variables,
+            env=environment(self.place) | self.variables,
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -160,7 +160,7 @@ stages:
 def test_06_a_stopped_dvc_leaves_no_training_behind_and_the_next_goes_on(undisturbed: str, place: Path):
     (place / "dvc.yaml").write_text(DVC)
     dvc = (sys.executable, "-m", "dvc")
-    variables = environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    variables = environment(place) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=place, env=variables, check=True)
     repro = subprocess.Popen(
         [*dvc, "repro"], cwd=place, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -205,9 +205,9 @@ def test_08_a_worker_that_hangs_is_named(place: Path):
 )  # fmt: skip
 def test_09_and_14_the_first_cause_is_told_not_its_echo(place: Path, error: str, told: str):
     (place / "failing_canvas.py").write_text(PLUGIN.replace("{error}", error))
-    recipe = RECIPE.replace("canvas: additive", "canvas: failing, plugins: [failing_canvas]")
+    recipe = RECIPE.replace("unhurried", "failing")
     (place / "tiny.yaml").write_text(recipe)
-    done = train(place, "--set", "train.max_failures=0", PYTHONPATH=f"{processes.ROOT}:{place}")
+    done = train(place, "--set", "train.max_failures=0")
     assert done.returncode == 1, done.stdout + done.stderr
     assert told in done.stderr
     assert "gloo" not in done.stderr.lower()

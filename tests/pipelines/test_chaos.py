@@ -87,12 +87,12 @@ def test_victims_that_there_are_not_are_refused(tmp_path: Path, capsys: pytest.C
 @pytest.mark.timeout(1200)
 def test_a_training_whose_worker_and_driver_are_killed_ends_with_the_same_bits(tmp_path: Path):
     write_digits(tmp_path / "artifacts/tiny/shards")
-    recipe = tiny_recipe(tmp_path, epochs=30)
+    recipe = tiny_recipe(tmp_path, epochs=100)
     began = time.time()
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pipelines.chaos", "--recipe", str(recipe), "--workers", "1"),
-            *("--every", "3", "--kills", "2", "--seed", "1", "--what", "worker,driver"),
+            *("--every", "0.5", "--kills", "2", "--seed", "1", "--what", "worker,driver"),
         ],
         cwd=tmp_path, env=outside(), text=True, timeout=1100, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
