@@ -16,7 +16,7 @@ from pipelines.cli.verbs import VERBS, Verb
 from pipelines.cluster import leaks
 from pipelines.cluster.upload import LARGEST, left_out, pack
 from pipelines.tracking.lineage import git_commit
-from seqgen.core.errors import BadInput
+from seqgen.core.errors import BadInput, redact
 
 CommandArgument = Annotated[list[str] | None, typer.Argument(help="-- VERB and its options")]
 AddressOption = Annotated[
@@ -73,11 +73,13 @@ def submit(
         again = _again(command or [], address, env or [])
         given = {SUBMITTED: again, "RAY_JOB_STOP_WAIT_TIME_S": str(jobs.STOP_SECONDS), **variables}
         client = jobs.connect(where)
-        print(f"uploading {len(files)} files, {package.stat().st_size:,} bytes, to {where}", flush=True)
+        print(
+            f"uploading {len(files)} files, {package.stat().st_size:,} bytes, to {redact(where)}", flush=True
+        )
         job = jobs.submit(client, entrypoint, package, given)
     print(f"job {job}: {entrypoint}", flush=True)
     if no_wait:
-        print(f"follow it with: seqgen submit --address {where} --follow {job}")
+        print(f"follow it with: seqgen submit --address {redact(where)} --follow {job}")
     else:
         jobs.follow(client, job, again)
 
@@ -135,7 +137,7 @@ def _list(files: dict[str, int]) -> None:
 
 
 def _again(command: list[str], address: str | None, env: list[str]) -> str:
-    options = [*(["--address", address] if address else []), *(f"--env={each}" for each in env)]
+    options = [*(["--address", redact(address)] if address else []), *(f"--env={each}" for each in env)]
     return shlex.join(["seqgen", "submit", *options, "--", *command])
 
 

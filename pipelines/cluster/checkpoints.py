@@ -137,27 +137,30 @@ class Uploads:
         self._checkpoints, self._say = checkpoints, say
         self._changed = threading.Condition()
         self._waiting: dict[int, tuple[Path, float]] = {}  # step: where it lies, its score
-        self._putting: int | None = None
+        self._putting: Path | None = None  # the directory that is read at this moment
         self._unsaved, self._reason = 0, ""  # checkpoints since the last that was put; why they are not
         threading.Thread(target=self._work, name="uploads", daemon=True).start()
 
     def add(self, step: int, score: float, write: Callable[[Path], None]) -> None:
         """Let `write` fill a directory with the checkpoint of `step`, which is put as soon as may be."""
-        directory = Path(tempfile.mkdtemp(prefix="seqgen-checkpoint-"))
+        directory = None
         try:
+            directory = Path(tempfile.mkdtemp(prefix="seqgen-checkpoint-"))
             (directory / REPORT).write_text(json.dumps({"step": step, "score": score}))
             write(directory)
         except OSError as error:
-            shutil.rmtree(directory, ignore_errors=True)
+            if directory is not None:
+                shutil.rmtree(directory, ignore_errors=True)
             with self._changed:
                 self._unsaved += 1
-                self._failed(f"{directory}: {error.strerror}")
+                self._failed(f"{directory or tempfile.gettempdir()}: {error.strerror}")
             return
         with self._changed:
             self._unsaved += 1
+            self._drop(step)  # saved within the epoch, and again at its end: the later one has the bound
             self._waiting[step] = (directory, score)
             best = min(self._waiting, key=lambda step: (self._waiting[step][1], -step))
-            for old in self._waiting.keys() - {step, best, self._putting}:
+            for old in self._waiting.keys() - {step, best}:
                 self._drop(old)
             self._changed.notify_all()
 
@@ -181,16 +184,21 @@ class Uploads:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
-                step = self._putting = max(self._waiting)
-            reason = self._attempt(step, self._waiting[step][0])
+                step = max(self._waiting)
+                self._putting = directory = self._waiting[step][0]
+            reason = self._attempt(step, directory)
             with self._changed:
                 self._putting = None
+                stale = self._waiting.get(step, (None,))[0] != directory
+                if stale:
+                    shutil.rmtree(directory, ignore_errors=True)
                 if reason:
                     self._failed(reason)
                     self._changed.wait(patience)  # or until there is a newer one
                     patience = min(2 * patience, _PATIENCE[1])
                     continue
-                self._drop(step)
+                if not stale:
+                    self._drop(step)
                 if self._reason:
                     self._say(f"checkpoints are saved again: {self._checkpoints.address(step)}")
                 self._unsaved, self._reason, patience = 0, "", _PATIENCE[0]
@@ -212,7 +220,10 @@ class Uploads:
         self._reason = reason
 
     def _drop(self, step: int) -> None:
-        shutil.rmtree(self._waiting.pop(step)[0], ignore_errors=True)
+        """Forget one that waits; what is being put goes when that has ended."""
+        directory, _ = self._waiting.pop(step, (None, 0.0))
+        if directory is not None and directory != self._putting:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _name(step: int) -> str:

@@ -145,6 +145,8 @@ def stop_jobs(dashboard: str) -> list[str]:
     Raises OperationalError if the cluster does not answer or refuses the token.
     """
     os.environ["RAY_AUTH_MODE"] = "token"
+    # Ray prefers this, and RAY_ADDRESS, to the address it is given: the jobs of another cluster would be stopped.
+    os.environ["RAY_API_SERVER_ADDRESS"] = dashboard
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 

@@ -1,7 +1,7 @@
 """Killing the processes of a running training: its workers, one or all, and its driver. What `seqgen chaos` does.
 
-    killer = Killer(LocalProcesses(driver.pid), seed=0)
-    killer.kill("worker")
+    killer = Killer(seed=0)
+    killer.kill(LocalProcesses(driver.pid), "worker")
 
 `ClusterProcesses` is for a training on a cluster that others share, `LocalProcesses` for one that started its own.
 """

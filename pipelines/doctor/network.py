@@ -15,7 +15,7 @@ from pipelines.cluster import head
 from pipelines.cluster.storage import storage_root
 from pipelines.doctor.findings import Finding, failed, ok, warning
 from pipelines.tracking.server import tracking_uri
-from seqgen.core.errors import OperationalError, one_line, redact
+from seqgen.core.errors import SeqgenError, one_line, redact
 
 # What is started by default, and where.
 _PORTS = {6379: "Ray's nodes", 8265: "Ray's dashboard", 5000: "a tracking server"}
@@ -73,7 +73,7 @@ def ray() -> Iterator[Finding]:
         try:
             check_answers(address)
             yield ok(f"RAY_ADDRESS={address} answers")
-        except OperationalError as error:
+        except SeqgenError as error:
             yield failed(str(error), "start that cluster, or unset RAY_ADDRESS")
     own = head.running()
     named = {each for each in (os.environ.get("RAY_API_SERVER_ADDRESS"), own and own["dashboard"]) if each}
@@ -99,7 +99,8 @@ def _dashboard(address: str, named: bool) -> Iterator[Finding]:
         token = os.environ.get("RAY_AUTH_TOKEN") or (
             _token_file().read_text() if _token_file().is_file() else ""
         )
-        friend = ask({"Authorization": f"Bearer {token.strip()}"}) if token else None
+        asks = stranger.status_code in (401, 403)  # who asks for no token is told none
+        friend = ask({"Authorization": f"Bearer {token.strip()}"}) if token and asks else None
     except requests.RequestException as error:
         if named:
             yield failed(
@@ -111,7 +112,7 @@ def _dashboard(address: str, named: bool) -> Iterator[Finding]:
             f"{address} is open: it takes jobs without a token, and a job can run any code",
             "stop it, and start it with RAY_AUTH_MODE=token (python -m pipelines.cluster up does)",
         )
-    elif stranger.status_code not in (401, 403):
+    elif not asks:
         if named:
             yield warning(f"{address} is no Ray dashboard ({stranger.status_code})", "correct the address")
     elif friend is None:
@@ -173,7 +174,9 @@ def _skew(name: str, address: str) -> Finding:
         )
     ours = before + (datetime.now(UTC) - before) / 2
     seconds = (ours - theirs).total_seconds()
-    text = f"{abs(seconds):.0f} s {'before' if seconds > 0 else 'behind'} {name}'s clock ({redact(address)})"
+    text = (
+        f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} {name}'s clock ({redact(address)})"
+    )
     remedy = "set the clock: systemctl enable --now systemd-timesyncd, or chronyd"
     if abs(seconds) > _LARGE_SKEW:
         return failed(f"{text}; S3 refuses signatures of another time", remedy)

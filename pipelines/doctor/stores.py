@@ -15,10 +15,12 @@ from pipelines.cluster.storage import storage_root
 from pipelines.doctor.findings import Finding, failed, ok, warning
 from pipelines.storage import Store, open_store
 from pipelines.tracking.server import connect, tracking_uri
-from pipelines.tracking.spool import spool_directory
+from pipelines.tracking.spool import RunSpool, spool_directory, spools
 from seqgen.core.errors import SeqgenError, redact
+from seqgen.core.locks import Taken
 
 _CONTENT = b"seqgen"
+_POLICY = "infra/s3-policy-training.json"
 _SECONDS = 10
 # Before it a fresh MLflow server had a password that everybody knows.
 _KNOWN_LOGIN = ("admin", "password1234")
@@ -45,9 +47,7 @@ def storage(fix: bool, older_than: timedelta) -> Iterator[Finding]:
             refused.append(name)
             yield failed(
                 f"{name}: {error}",
-                "see the message; infra/s3-policy.json has the rights"
-                if root.startswith("s3:")
-                else "see the message",
+                f"see the message; {_POLICY} has the rights" if root.startswith("s3:") else "see the message",
             )
     if passed and not refused:
         yield ok(f"{root}: {', '.join(passed)}")
@@ -93,9 +93,7 @@ def _leftover(store: Store, fix: bool, older_than: timedelta) -> Iterator[Findin
         for leftover in left if fix else ():
             store.remove(leftover)
     except SeqgenError as error:
-        yield failed(
-            f"unfinished uploads: {error}", "give the right to list and to abort them (infra/s3-policy.json)"
-        )
+        yield failed(f"unfinished uploads: {error}", f"give the right to list and to abort them ({_POLICY})")
         return
     age = f"older than {older_than.total_seconds() / 60:.0f} minutes"
     if left and not fix:
@@ -131,10 +129,17 @@ def tracking() -> Iterator[Finding]:
         )
     else:
         yield ok("pickle is off in what seqgen starts")
-    if spooled := sorted(spool_directory().glob("*.jsonl")):
-        yield warning(
-            f"{len(spooled)} runs wait to be sent in {spool_directory()}", "python -m pipelines.replay"
-        )
+    if waiting := sum(map(_waits, spools())):
+        yield warning(f"{waiting} runs wait to be sent in {spool_directory()}", "python -m pipelines.replay")
+
+
+def _waits(spool: RunSpool) -> bool:
+    """Whether the server lacks something of a run that no process works on."""
+    try:
+        with spool.hold():
+            return not spool.is_empty()
+    except Taken:
+        return False
 
 
 def _new(file: Path) -> Finding:

@@ -50,7 +50,7 @@ def starting_weights(recipe: Recipe, manifest: Manifest) -> Start | None:
         start = _fetch(recipe, champion, uri)
     except OperationalError as error:
         raise OperationalError(
-            f"{error}; roll back (`python -m pipelines.rollback {name}`), or train with --set train.initial=random"
+            f"{error}; roll back (`seqgen models rollback {name}`), or train with --set train.initial=random"
         ) from error
     theirs = json.loads((start.directory / "model.json").read_text())
     wanted = (json.loads(recipe.model.model_dump_json()), manifest.height, manifest.width)

@@ -30,11 +30,12 @@ def seconds_of(text: str, option: str) -> int:
     return int(match[1]) * _SECONDS[match[2]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Record:
     """Reads and writes what is remembered in `place`; every call raises what the place raises."""
 
     place: Place
+    _began: float | None = None  # what `begin` wrote
 
     def not_due(self, period: int) -> str:
         """Why no retraining is due now, empty if one is: one of this period was begun and came to an end.
@@ -63,13 +64,13 @@ class Record:
 
     def begin(self) -> None:
         """A retraining begins now."""
-        self._write(_LAST, {"began": time.time(), "outcome": "running"})
+        self._began = time.time()
+        self._write(_LAST, {"began": self._began, "outcome": "running"})
 
     def end(self, outcome: Outcome) -> None:
-        """The retraining that was begun, if one was, ended like this."""
-        last = self._last()
-        if last and last[1] == "running":
-            self._write(_LAST, {"began": last[0], "outcome": outcome, "ended": time.time()})
+        """The retraining that was begun here, if one was, ended like this; one that took over has its own."""
+        if self._began is not None and self._last() == (self._began, "running"):
+            self._write(_LAST, {"began": self._began, "outcome": outcome, "ended": time.time()})
 
     def count_failure(self, message: str) -> int:
         """How many there are in a row, with this one."""

@@ -10,6 +10,7 @@ import pickle
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -318,6 +319,27 @@ def add(uploads: Uploads, step: int, score: float) -> None:
         score,
         lambda directory: save_checkpoint(directory, trainee(step), Position(step, step), SETTINGS),
     )
+
+
+def test_23_one_of_the_same_step_that_comes_while_it_is_put_is_put_too(tmp_path: Path):
+    """As at an epoch's end: saved within it, without a bound, and again once it is measured."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Folder):
+        def put_file(self, local: Path, key: str) -> str:
+            begun.set()
+            go_on.wait(60)
+            return super().put_file(local, key)
+
+    checkpoints = Checkpoints(Slow(str(tmp_path / "storage")), "run")
+    uploads = Uploads(checkpoints, said.append)
+    add(uploads, 1, math.inf)
+    assert begun.wait(60)
+    add(uploads, 1, 5.0)
+    go_on.set()
+    uploads.finish(60)
+    assert checkpoints.best(checkpoints.steps()) == 1
+    assert checkpoints.score(1) == 5.0
 
 
 def test_23_too_many_unsaved_ones_are_a_failure(tmp_path: Path):

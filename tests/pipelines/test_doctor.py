@@ -24,6 +24,7 @@ import pytest
 from pipelines.cli.command import run
 from pipelines.doctor import doctor, installed, machine, network, stores
 from pipelines.doctor.findings import Finding
+from pipelines.tracking.spool import Point, RunSpool
 from tests.free_ports import free_ports
 from tests.s3_server import READER, S3Server
 
@@ -199,7 +200,7 @@ def test_a_clock_is_compared_with_the_server_s(
         finding = only(network.clock())
     assert finding.verdict == verdict
     if behind:
-        assert ("behind" if behind > 0 else "before") in finding.text
+        assert ("behind" if behind > 0 else "ahead of") in finding.text
 
 
 def test_the_login_that_everybody_knows_is_tried(monkeypatch: pytest.MonkeyPatch):
@@ -222,12 +223,33 @@ def test_the_login_that_everybody_knows_is_tried(monkeypatch: pytest.MonkeyPatch
     assert "takes the login admin" in found[2].text
 
 
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipelines.tracking.spool import RunSpool
+with RunSpool(Path(sys.argv[1])).hold():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
 def test_a_database_is_not_made_by_looking_at_it(here: Path, monkeypatch: pytest.MonkeyPatch):
-    (here / ".seqgen/spool").mkdir(parents=True)
-    (here / ".seqgen/spool/abc.jsonl").write_text("{}")
+    for name in ("waits", "is-worked-on"):
+        RunSpool.of(name).path.mkdir(parents=True)
+        RunSpool.of(name).metrics.append([Point("bound", 1.0, 0, 1)])
+    worked_on = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(RunSpool.of("is-worked-on").path)], stdout=subprocess.PIPE
+    )
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
-    found = list(stores.tracking())
+    try:
+        assert worked_on.stdout
+        worked_on.stdout.readline()
+        found = list(stores.tracking())
+    finally:
+        worked_on.kill()
+        worked_on.wait()
     assert [finding.verdict for finding in found] == ["ok", "warning", "warning"]
+    assert found[-1].text.startswith("1 runs wait to be sent in ")
     assert found[-1].remedy == "python -m pipelines.replay"
     assert not (here / "mlflow.db").exists()
 
@@ -289,7 +311,7 @@ def test_s3_rights_are_tried_one_by_one_and_leftover_uploads_removed(
         assert call("storage") == 1
         out = capsys.readouterr().out
         assert "write: s3://runs/prefix/seqgen-probe-" in out
-        assert "infra/s3-policy.json" in out
+        assert "infra/s3-policy-training.json" in out
 
 
 @pytest.mark.slow

@@ -240,6 +240,17 @@ def test_a_failed_one_used_its_period_and_an_interrupted_one_goes_on(clock: Cloc
     assert clock.retrains()
 
 
+def test_who_lost_the_lease_does_not_write_the_end_of_who_took_over(clock: Clock) -> None:
+    clock.record.begin()
+    clock.now += HOUR
+    taken_over = Record(clock.record.place)
+    taken_over.begin()
+    clock.record.end("stopped")
+    assert taken_over.interrupted()
+    taken_over.end("done")
+    assert "(done)" in clock.record.not_due(24 * HOUR)
+
+
 def test_failures_are_counted_until_it_goes_well(tmp_path: Path) -> None:
     record = Record(Folder(tmp_path))
     assert [record.count_failure(f"no. {number}") for number in range(3)] == [1, 2, 3]
