@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.free_ports import free_ports
-from tests.train_runs import ROOT, assert_complete, environment, running, weights
+from tests.train_runs import assert_complete, environment, running, weights
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -33,7 +33,6 @@ class Nodes:
             "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "of-this-test-alone-0123456789",
-            "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             # How soon the cluster notices that a node is gone.
             "RAY_health_check_period_ms": "1000",
