@@ -48,9 +48,13 @@ class Unhurried(AdditiveCanvas):
 """
 
 
-def prepare(place: Path) -> Path:
-    (place / "tiny.yaml").write_text(RECIPE)
-    (place / "unhurried_canvas.py").write_text(PLUGIN)
+def prepare(place: Path, *, unhurried: bool = True) -> Path:
+    if unhurried:
+        (place / "tiny.yaml").write_text(RECIPE)
+        (place / "unhurried_canvas.py").write_text(PLUGIN)
+    else:
+        plain = RECIPE.replace("canvas: unhurried,\n    plugins: [unhurried_canvas],", "canvas: additive,")
+        (place / "tiny.yaml").write_text(plain)
     write_digits(place / "artifacts/tiny/shards")
     return place
 
