@@ -50,6 +50,7 @@ def train(
     on_bad_shard: BadShardOption = "refuse",
 ) -> None:
     """Train the recipe's model on N workers. If interrupted, the same command goes on with the run."""
+    raise_on_stop()
     if name is not None and not _NAME.fullmatch(name):
         raise BadInput(f"--name {name!r}: use up to 100 letters, digits, dots, dashes and underscores")
     assignments = [*(settings or ()), *([f"train.workers={workers}"] if workers else ())]
@@ -68,7 +69,6 @@ def train_recipe(
     Raises BadInput before anything starts, NumericalError, OperationalError (also when the restarts are used
     up), StoppedEarly on SIGTERM or Ctrl-C.
     """
-    raise_on_stop()
     manifest = checked_manifest(recipe)
 
     from pipelines.cluster.driver import run_workers

@@ -23,6 +23,7 @@ from seqgen.settings import Recipe
 
 def tune(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     """Search the settings listed in search.space. Run again, an interrupted search goes on."""
+    raise_on_stop()
     search(load_recipe(recipe, settings or ()))
 
 
@@ -36,7 +37,6 @@ def search(recipe: Recipe) -> None:
         print(f"recipe {recipe.name} has no search section: its own settings stand")
         write_search_result(recipe, {"settings": {}})
         return
-    raise_on_stop()
     manifest = _check(recipe)
 
     from pipelines.search.callback import SearchLog

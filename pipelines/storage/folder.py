@@ -19,6 +19,7 @@ from seqgen.core.files import atomic_writer, file_sha256
 _CHUNK = 1024**2
 # A right or the folder itself is wrong: no later attempt is better.
 _REFUSED = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+_NO_FOLDER = (errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class Folder(Store):
@@ -117,7 +118,7 @@ class Folder(Store):
             yield
         except OSError as error:
             reason = f"{self._folder / key}: {error.strerror}"
-            if isinstance(error, _REFUSED) or error.errno == errno.EROFS:
+            if isinstance(error, _REFUSED) or error.errno in _NO_FOLDER:
                 raise BadInput(f"{reason}; name a folder that can be written") from error
             raise OperationalError(f"{reason}; make room, or see to the disk") from error
 

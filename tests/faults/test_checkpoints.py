@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import io
 import json
 import math
 import os
@@ -10,11 +11,13 @@ import pickle
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipelines.cluster.checkpoints import MOST_UNSAVED, Checkpoints, Uploads
 from pipelines.storage import Store, open_store
@@ -22,7 +25,7 @@ from pipelines.storage.folder import Folder
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import file_sha256
 from seqgen.training.checkpoint import Position, load_checkpoint, save_checkpoint
-from tests.fault_proxy import FaultProxy
+from tests.fault_proxy import Answer, FaultProxy
 from tests.s3_server import S3Server
 from tests.train_runs import EPOCHS, assert_complete, running, tracked, train, weights
 from tests.training.test_checkpoint import FILES, trainee
@@ -130,6 +133,18 @@ def test_16_a_damaged_one_is_named_and_passed_over(
         checkpoints.newest_whole(said.append)
 
 
+def test_16_where_the_newest_is_gone_altogether_the_one_before_is_taken(
+    checkpoints: Checkpoints, tmp_path: Path
+):
+    put(checkpoints, tmp_path, 1)
+    put(checkpoints, tmp_path, 2)
+    shutil.rmtree(tmp_path / "storage/run/step-00000002")
+    assert checkpoints.newest_whole(said.append) == 1
+    with checkpoints.fetched(1) as directory:
+        assert load_checkpoint(directory, trainee(5), SETTINGS) == Position(1, 1)
+    assert not said
+
+
 @pytest.mark.slow
 def test_16_and_17_a_run_goes_on_from_the_one_before(undisturbed: str, place: Path):
     with running(place, "--set", "train.keep_checkpoints=3") as run:
@@ -189,14 +204,35 @@ class Payload:
         return os.mkdir, (str(self.target),)
 
 
-def test_19_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path):
+def as_torch_writes_it(payload: Payload) -> bytes:
+    stream = io.BytesIO()
+    torch.save(payload, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("form", "naive"),
+    [
+        (lambda payload: pickle.dumps(payload, protocol=2), pickle.loads),
+        (as_torch_writes_it, lambda content: torch.load(io.BytesIO(content), weights_only=False)),
+    ],
+    ids=["a plain one", "in torch's archive"],
+)
+def test_19_a_hostile_pickle_is_refused_and_does_not_run(
+    tmp_path: Path, name: str, form: Callable[[Payload], bytes], naive: Callable[[bytes], object]
+):
+    """Signed by who planted it, too."""
     saved, target = tmp_path / "saved", tmp_path / "ran"
     write(saved, 1)
-    (saved / "optimiser.pt").write_bytes(pickle.dumps(Payload(target), protocol=2))
+    hostile = form(Payload(target))
+    naive(hostile)
+    target.rmdir()  # it does go off where somebody unpickles
+    (saved / name).write_bytes(hostile)
     index = json.loads((saved / "index.json").read_text())
-    index["files"]["optimiser.pt"] = file_sha256(saved / "optimiser.pt")
+    index["files"][name] = file_sha256(saved / name)
     (saved / "index.json").write_text(json.dumps(index))
-    with pytest.raises(OperationalError, match=r"optimiser\.pt"):
+    with pytest.raises(OperationalError, match=re.escape(name)):
         load_checkpoint(saved, trainee(1), SETTINGS)
     assert not target.exists()
 
@@ -260,6 +296,17 @@ def test_21_the_best_and_the_latest_are_kept(checkpoints: Checkpoints, tmp_path:
     put(checkpoints, tmp_path, 7, 7.0)  # as good: the later one is the best
     assert checkpoints.best(checkpoints.steps()) == 7
     assert checkpoints.steps() == [7, 6]
+    assert not said
+
+
+def test_21_the_one_that_is_put_stays_though_later_ones_are_there(checkpoints: Checkpoints, tmp_path: Path):
+    """As after an outage, when what was the best catches up."""
+    keeping_one = Checkpoints(checkpoints.store, "run", keep=1)
+    for step in (3, 4, 2):
+        put(keeping_one, tmp_path, step)
+    assert keeping_one.steps() == [4, 2]
+    put(keeping_one, tmp_path, 5)
+    assert keeping_one.steps() == [5]
     assert not said
 
 
@@ -340,6 +387,49 @@ def test_23_one_of_the_same_step_that_comes_while_it_is_put_is_put_too(tmp_path:
     uploads.finish(60)
     assert checkpoints.best(checkpoints.steps()) == 1
     assert checkpoints.score(1) == 5.0
+
+
+@pytest.mark.slow
+def test_21_a_server_that_refuses_to_delete_costs_a_warning(outage: tuple[FaultProxy, Store], tmp_path: Path):
+    proxy, store = outage
+    said.clear()
+    checkpoints = Checkpoints(store, "run", keep=1)
+    put(checkpoints, tmp_path, 1)
+    refusal = b"<Error><Key>x</Key><Code>AccessDenied</Code><Message>no</Message></Error>"
+    proxy.heal()
+    deleting = lambda request: "?delete" in request.path  # noqa: E731
+    proxy.inject(  # the first makes room for the new one
+        Answer(200, body=b"<DeleteResult>" + refusal + b"</DeleteResult>"),
+        lambda request: deleting(request) and sum(map(deleting, proxy.requests)) > 1,
+        times=None,
+    )
+    put(checkpoints, tmp_path, 2)
+    assert checkpoints.steps() == [2, 1]
+    assert checkpoints.newest_whole(said.append) == 2
+    (warning,) = said
+    assert warning.startswith("warning: an old checkpoint stays: ")
+    assert "DeleteObjects was answered AccessDenied" in warning
+    proxy.heal()
+    put(checkpoints, tmp_path, 3)
+    assert checkpoints.steps() == [3]
+
+
+def test_22_no_more_wait_than_the_newest_the_best_and_what_is_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "storage").write_text("a file where a folder should be")
+    local = tmp_path / "local"
+    local.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(local))
+    uploads = Uploads(Checkpoints(open_store(str(tmp_path / "storage")), "run"), said.append)
+    for step in range(1, 2 * MOST_UNSAVED):
+        add(uploads, step, 1.0 if step == 2 else 9.0)
+        assert len(list(local.iterdir())) <= 3
+    with pytest.raises(OperationalError) as caught:
+        uploads.finish(3)
+    left = sorted(json.loads((path / "report.json").read_text())["step"] for path in local.iterdir())
+    assert left == [2, 2 * MOST_UNSAVED - 1]
+    assert all(str(path) in str(caught.value) for path in local.iterdir()), "where they lie is told"
 
 
 def test_23_too_many_unsaved_ones_are_a_failure(tmp_path: Path):

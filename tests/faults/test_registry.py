@@ -480,6 +480,42 @@ def test_43_a_move_that_breaks_off_half_way_leaves_the_old_champion(
     assert _version("1", "half-way").tags["replaced_by"] == "2"
 
 
+@pytest.mark.slow
+def test_04_a_stopped_registering_leaves_the_old_champion_and_is_gone_on_with(
+    server: MlflowServer, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM to the verb while the alias is about to move, and the server has not answered."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    recipe = tiny_recipe(here, register={"name": "stopped"})
+    registered(finished_run(recipe, mean=WORSE))
+    trained = finished_run(recipe)
+    ended = threading.Event()
+    gate = Gate(server.uri, lambda: 503 * ended.wait(300))
+    verb = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.register", "--recipe", str(recipe)],
+        cwd=here,
+        env=outside(MLFLOW_TRACKING_URI=gate.uri),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert gate.reached.wait(500)
+        verb.terminate()
+        _, error = verb.communicate(timeout=120)
+    finally:
+        verb.kill()
+        ended.set()
+        gate.close()
+    assert verb.returncode == 4, error
+    assert error.splitlines()[-1] == "error: stopped by SIGTERM"
+    assert champion("stopped") == "1"
+    told = json.loads((here / "artifacts/tiny/register/register.json").read_text())
+    assert told["version"] == "1", "of the one before"
+    result = registered(trained)
+    assert (result["version"], result["promoted"], champion("stopped")) == ("2", True, "2")
+
+
 def test_44_rollback_and_what_is_not_there(here: Path, capsys: pytest.CaptureFixture) -> None:
     code, out = said(capsys, "models", "rollback", "tiny")
     assert code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from data_prep.shard_set import shard_set
 from pipelines.artifacts.places import places, state_root
 from pipelines.cli.main import main
 from pipelines.recipes import load_recipe
+from pipelines.storage import preflight
 from seqgen import training
 from seqgen.api import Model
 from seqgen.core.errors import BadInput
@@ -39,8 +41,13 @@ def refused(*assignments: str) -> str:
 
 def ended(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
     """How `seqgen` ends: its exit code, and what it said of an error."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return stop.value.code, capsys.readouterr().err
 
 
@@ -194,6 +201,14 @@ def test_a_name_that_is_no_name_of_a_directory_is_refused(name: str):
         assert f"{key}=" in refused(f'{key}="{name}"')
 
 
+@pytest.mark.parametrize("name", ["a/b", "..", "../x", "-x", "", "a b", "a\0", "a\n", "x" * 300, "ä"])
+def test_a_name_of_a_run_that_is_none_ends_with_2(place: Path, name: str, capsys: pytest.CaptureFixture[str]):
+    code, said = ended(["train", "--recipe", "quickstart", f"--name={name}"], capsys)
+    assert code == 2
+    assert f"--name {name!r}: use up to 100 letters, digits, dots, dashes and underscores" in said
+    assert not list(place.iterdir())
+
+
 @pytest.mark.parametrize(
     "name", ["quikstart", "../quickstart", "x" * 300, "x" * 300 + ".yaml", "a\0.yaml", "-x.yaml"]
 )
@@ -236,6 +251,15 @@ def test_a_place_that_is_no_directory_is_refused_by_its_variable(
         monkeypatch.setenv(variable, named)
         find()
     assert not (place / "new").exists()
+
+
+def test_a_storage_that_is_no_directory_is_refused_by_its_address(place: Path):
+    (place / "loop").symlink_to("loop")
+    (place / "file").touch()
+    for named in ("loop", "loop/below", "file", "file/below", "x" * 300):
+        with pytest.raises(BadInput, match=f"{place}/{named}"):
+            preflight(f"{place}/{named}")
+    assert sorted(path.name for path in place.iterdir()) == ["file", "loop"]
 
 
 def test_a_directory_in_the_place_of_a_file_is_named(place: Path, capsys: pytest.CaptureFixture[str]):

@@ -22,6 +22,7 @@ from seqgen.core.errors import BadInput, OperationalError
 from tests.fault_proxy import Answer, Cut, CutAnswer, Fault, FaultProxy, Request, Reset, Slow
 from tests.finished_run import outside, tiny_recipe
 from tests.s3_server import ADMIN, READER, RENEWED, Key, S3Server
+from tests.sets import write_digits
 
 pytestmark = pytest.mark.slow
 LARGE = os.urandom(20 * 2**20)  # three parts
@@ -241,6 +242,35 @@ def test_24_a_refusal_is_not_tried_again(
     assert caught.value.exit_code == 2
     assert key.secret not in str(caught.value)
     assert len(proxy.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "bucket", "said"),
+    [
+        (READER, "runs", "PutObject was answered AccessDenied"),
+        (ADMIN, "absent", "NoSuchBucket"),
+        (Key("", "unknown", ADMIN.secret, ()), "runs", "InvalidAccessKeyId"),
+    ],
+    ids=["a reader's key", "no bucket", "unknown key"],
+)
+def test_24_a_training_that_storage_refuses_ends_with_2_before_ray_starts(
+    server: S3Server, tmp_path: Path, key: Key, bucket: str, said: str
+):
+    write_digits(tmp_path / "artifacts/tiny/shards")
+    variables = server.environment(key) | {"SEQGEN_STORAGE": f"s3://{bucket}/{tmp_path.name}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.train", "--recipe", str(tiny_recipe(tmp_path)), "--workers", "1"],
+        cwd=tmp_path,
+        env=outside(**variables),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"s3://{bucket}/{tmp_path.name}/" in done.stderr
+    assert said in done.stderr
+    assert key.secret not in done.stdout + done.stderr
+    assert "starting" not in done.stdout
+    assert not (tmp_path / "artifacts/tiny/train").exists()
 
 
 def test_24_a_refused_read_says_why(

@@ -19,6 +19,7 @@ import torch
 from tests.train_runs import (
     EPOCHS,
     RECIPE,
+    WORKERS,
     Run,
     assert_complete,
     environment,
@@ -200,7 +201,11 @@ def test_08_a_worker_that_hangs_is_named(place: Path):
     ("error", "told"),
     [
         ('ValueError("the sprite is too large")', "the sprite is too large"),  # 09
-        ('torch.OutOfMemoryError("CUDA out of memory")', "choose a smaller batch, more workers, or train.recompute"),
+        (
+            'torch.OutOfMemoryError("CUDA out of memory")',
+            f"train.batch=16, train.workers={WORKERS}, model.steps=2, with a peak of nan GiB; "
+            "choose a smaller batch, more workers, or train.recompute",
+        ),
     ],
 )  # fmt: skip
 def test_09_and_14_the_first_cause_is_told_not_its_echo(place: Path, error: str, told: str):
@@ -251,10 +256,11 @@ def test_10_numbers_that_leave_the_finite_end_with_code_3(place: Path):
 
 
 @pytest.mark.slow
-def test_11_a_run_of_two_goes_on_with_one(tmp_path: Path):
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
+def test_11_a_run_goes_on_with_fewer_and_with_more(tmp_path: Path, before: int, after: int):
     alone = processes.train(tmp_path / "alone")
-    resume = processes.kill_after(tmp_path / "killed", 7, size=2, save_every=1)
-    again = processes.train(tmp_path / "again", size=1, resume=resume)
+    resume = processes.kill_after(tmp_path / "killed", 7, size=before, save_every=1)
+    again = processes.train(tmp_path / "again", size=after, resume=resume)
     expected, found = processes.weights(alone), processes.weights(again)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
@@ -282,6 +288,30 @@ def test_12_and_13_a_name_stands_for_one_run(place: Path):
     code, text = asked("--set", "train.epochs=2", "--force-new")
     assert (code, "going on" in text) == (0, False)
     assert {path.name for path in (place / ".seqgen/ray").iterdir()} == {"mine", "mine-2"}
+
+
+# A plugin that is imported for long.
+IMPORTED = """
+import time
+print("importing", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_04_a_signal_before_there_is_a_run_ends_it_with_4_and_leaves_nothing(
+    place: Path, number: signal.Signals
+):
+    (place / "imported_canvas.py").write_text(IMPORTED)
+    recipe = (place / "tiny.yaml").read_text()
+    (place / "tiny.yaml").write_text(recipe.replace("[unhurried_canvas]", "[imported_canvas]"))
+    with running(place) as run:
+        run.wait_for("importing")
+        run.process.send_signal(number)
+        assert run.end() == 4, run.text
+    assert run.lines[-1] == f"error: stopped by {number.name}\n"
+    assert not (place / ".seqgen").exists()
+    assert not (place / "mlflow.db").exists()
 
 
 def alive(process: psutil.Process) -> bool:
