@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from pipelines.cluster.killing import LocalProcesses
 from seqgen.core.files import file_sha256
 from seqgen.core.machine import cores
 from tests.sets import write_digits
@@ -26,8 +27,8 @@ name: tiny
 description: the smallest that is one
 data: {{source: mnist-5k, size: 28, binarise: dynamic}}
 model:
-  {{steps: 2, hidden: 16, latents: 4, attention: gaussian, read_size: 4, write_size: 4, canvas: unhurried,
-    plugins: [unhurried_canvas], canvas_channels: 1, observation: identity, posterior_hidden: 16}}
+  {{steps: 2, hidden: 16, latents: 4, attention: gaussian, read_size: 4, write_size: 4, canvas: additive,
+    canvas_channels: 1, observation: identity, posterior_hidden: 16}}
 train: {{epochs: {EPOCHS}, batch: 16, learning_rate: 3e-3, workers: {WORKERS}, ema: 0.9}}
 evaluate: {{}}
 register: {{name: tiny}}
@@ -48,15 +49,22 @@ class Unhurried(AdditiveCanvas):
 """
 
 
-def prepare(place: Path, *, unhurried: bool = True) -> Path:
-    if unhurried:
-        (place / "tiny.yaml").write_text(RECIPE)
-        (place / "unhurried_canvas.py").write_text(PLUGIN)
-    else:
-        plain = RECIPE.replace("canvas: unhurried,\n    plugins: [unhurried_canvas],", "canvas: additive,")
-        (place / "tiny.yaml").write_text(plain)
+def prepare(place: Path) -> Path:
+    (place / "tiny.yaml").write_text(RECIPE)
     write_digits(place / "artifacts/tiny/shards")
     return place
+
+
+def prepare_unhurried(place: Path) -> Path:
+    prepare(place)
+    (place / "unhurried_canvas.py").write_text(PLUGIN)
+    (place / "tiny.yaml").write_text(with_canvas("unhurried"))
+    return place
+
+
+def with_canvas(kind: str) -> str:
+    """The recipe with a canvas that the module <kind>_canvas registers."""
+    return RECIPE.replace("canvas: additive", f"canvas: {kind}, plugins: [{kind}_canvas]")
 
 
 def command(*arguments: str) -> list[str]:
@@ -113,18 +121,15 @@ class Run:
 
     def workers(self) -> list[psutil.Process]:
         """The training workers of this run."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in family if _is_worker(child)]
+        found = []
+        for worker in LocalProcesses(self.process.pid).workers():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                found.append(psutil.Process(worker.pid))
+        return found
 
     @property
     def text(self) -> str:
         return "".join(self.lines)
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):  # it has just ended
-        return "RayTrainWorker" in " ".join(process.cmdline())
-    return False
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """What the processes of a training hold while it runs: memory, open files and threads, sampled into a table.
 
-footprints = Footprints(path)
-footprints.take(processes)  # now and then
-print(grown(path))
+    footprints = Footprints(path)
+    footprints.take(processes)  # now and then
+
+`grown` reads the table: what each kind of process held first and last.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import NamedTuple
 
 import psutil
 
-KINDS = {
-    "RayTrainWorker": "worker",
+from pipelines.cluster.killing import WORKER
+
+_KINDS = {
+    WORKER: "worker",
     "raylet": "raylet",
     "gcs_server": "gcs_server",
     "pipelines.train": "driver",
@@ -28,7 +31,7 @@ _SETTLED = 30.0  # seconds after its start; a process still fills what it keeps
 
 
 class Held(NamedTuple):
-    """What a process of one kind holds: the median over time."""
+    """What a process holds, or the median over those of one kind."""
 
     mebibytes: float
     files: float
@@ -56,7 +59,7 @@ class Footprints:
             try:
                 with process.oneshot():
                     words = " ".join(process.cmdline()[:4])
-                    kind = next((name for word, name in KINDS.items() if word in words), None)
+                    kind = next((name for word, name in _KINDS.items() if word in words), None)
                     if kind is None:
                         continue
                     held = Held(process.memory_info().rss / 2**20, process.num_fds(), process.num_threads())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +145,7 @@ def _ended(client: JobSubmissionClient, job: str, each_time: Callable[[], None])
         time.sleep(1)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _stopping(client: JobSubmissionClient, job: str) -> Iterator[Callable[[], None]]:
     """What to call now and then: it stops the job, once, after a signal."""
     asked, stopped = threading.Event(), False
@@ -165,23 +165,22 @@ def _print_logs(client: JobSubmissionClient, job: str, ended: threading.Event) -
     """Print what the job prints, from its beginning, and nothing twice; a lost connection is made again."""
     printed = 0
 
-    def show(text: str, seen: int) -> None:
-        """Print of a text that begins after `seen` characters what is new."""
-        nonlocal printed
-        sys.stdout.write(text[max(0, printed - seen) :])
-        sys.stdout.flush()
-        printed = max(printed, seen + len(text))
-
     async def tail() -> None:
+        nonlocal printed
         seen = 0
         async for text in client.tail_job_logs(job):
-            show(text, seen)
+            fresh = text[max(0, printed - seen) :]
             seen += len(text)
+            printed = max(printed, seen)
+            sys.stdout.write(fresh)
+            sys.stdout.flush()
 
-    while not ended.is_set():
-        with contextlib.suppress(Exception):
-            asyncio.run(tail())
-        ended.wait(2)
-    # Ray ends the tail when the job has ended, and may not have read the last lines.
-    with contextlib.suppress(Exception):
-        show(client.get_job_logs(job), 0)
+    while True:
+        last = ended.is_set()
+        try:
+            asyncio.run(tail())  # returns when all is read of a job that has ended
+            return
+        except Exception:
+            if last:
+                return
+            ended.wait(2)

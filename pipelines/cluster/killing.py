@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import psutil
 
 What = Literal["worker", "all", "driver"]
-_WORKER = "RayTrainWorker"  # Ray Train's actor, one a worker
+WORKER = "RayTrainWorker"  # Ray Train's actor, one a worker
 
 
 class Process(NamedTuple):
@@ -77,7 +77,7 @@ class ClusterProcesses:
         return sorted(
             Process(actor["Pid"], actor["Address"]["NodeID"])
             for actor in actors
-            if (actor["ActorClassName"], actor["State"]) == (_WORKER, "ALIVE") and actor["JobID"] in jobs
+            if (actor["ActorClassName"], actor["State"]) == (WORKER, "ALIVE") and actor["JobID"] in jobs
         )
 
     def kill(self, process: Process) -> None:
@@ -116,7 +116,7 @@ class Killer:
 
 def _is_worker(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
-        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith(f"ray::{_WORKER}")
+        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith(f"ray::{WORKER}")
     return False
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.train_runs import EPOCHS, assert_complete, prepare, train, weights
+from tests.train_runs import EPOCHS, assert_complete, prepare_unhurried, train, weights
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of the weights of a run that nothing disturbed."""
-    place = prepare(tmp_path_factory.mktemp("undisturbed"))
+    place = prepare_unhurried(tmp_path_factory.mktemp("undisturbed"))
     done = train(place)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"epoch {EPOCHS}/{EPOCHS}" in done.stdout
@@ -23,4 +23,4 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A working directory with a recipe and its shards."""
-    return prepare(tmp_path)
+    return prepare_unhurried(tmp_path)

@@ -18,7 +18,6 @@ import torch
 
 from tests.train_runs import (
     EPOCHS,
-    RECIPE,
     WORKERS,
     Run,
     assert_complete,
@@ -27,6 +26,7 @@ from tests.train_runs import (
     tracked,
     train,
     weights,
+    with_canvas,
 )
 from tests.training import test_processes as processes
 
@@ -210,8 +210,7 @@ def test_08_a_worker_that_hangs_is_named(place: Path):
 )  # fmt: skip
 def test_09_and_14_the_first_cause_is_told_not_its_echo(place: Path, error: str, told: str):
     (place / "failing_canvas.py").write_text(PLUGIN.replace("{error}", error))
-    recipe = RECIPE.replace("unhurried", "failing")
-    (place / "tiny.yaml").write_text(recipe)
+    (place / "tiny.yaml").write_text(with_canvas("failing"))
     done = train(place, "--set", "train.max_failures=0")
     assert done.returncode == 1, done.stdout + done.stderr
     assert told in done.stderr
@@ -303,8 +302,7 @@ def test_04_a_signal_before_there_is_a_run_ends_it_with_4_and_leaves_nothing(
     place: Path, number: signal.Signals
 ):
     (place / "imported_canvas.py").write_text(IMPORTED)
-    recipe = (place / "tiny.yaml").read_text()
-    (place / "tiny.yaml").write_text(recipe.replace("[unhurried_canvas]", "[imported_canvas]"))
+    (place / "tiny.yaml").write_text(with_canvas("imported"))
     with running(place) as run:
         run.wait_for("importing")
         run.process.send_signal(number)

@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from pipelines.cli.again import SUBMITTED, again
 from pipelines.cli.command import run
-from pipelines.cluster import leaks
+from pipelines.cluster import jobs, leaks
 from pipelines.cluster.upload import left_out, pack
 from pipelines.doctor import network
 from pipelines.submit import submit as verb
@@ -168,6 +169,31 @@ def test_the_command_to_go_on_with_is_the_one_that_submits(monkeypatch: pytest.M
     assert again() == "seqgen submit -- train --recipe 'a b'"
     monkeypatch.setenv(SUBMITTED, "seqgen submit --address http://h:1 -- train")
     assert again() == "seqgen submit --address http://h:1 -- train"
+
+
+class Cut:
+    """A client whose connection breaks off while a job is followed, later than any patience for a first one."""
+
+    def __init__(self, *tails: tuple[str, ...]) -> None:
+        self.tails = list(tails)
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        for text in self.tails.pop(0):
+            yield text
+        if self.tails:
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+
+
+def test_a_lost_connection_is_made_again_and_nothing_is_printed_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(jobs, "_PATIENCE", 0.0)
+    ended = threading.Event()
+    jobs._print_logs(Cut(("one\n", "tw"), ("one",), ("one\ntwo\nth", "ree\n")), "job", ended)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "one\ntwo\nthree\n"
+    ended.set()  # the cluster is gone: one attempt more
+    jobs._print_logs(Cut(("one\n",), ("never",)), "job", ended)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "one\n"
 
 
 @dataclass

@@ -19,7 +19,7 @@ from tests.train_runs import prepare, train
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a recipe and its shards."""
-    monkeypatch.chdir(prepare(tmp_path, unhurried=False))
+    monkeypatch.chdir(prepare(tmp_path))
     for name in ("SEQGEN_ARTIFACTS", "SEQGEN_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
