@@ -13,15 +13,17 @@ installed before is put back afterwards. So a search, whose Tune saves its state
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import functools
 import os
+import select
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from seqgen.core.errors import StoppedEarly
 
-_PR_SET_PDEATHSIG = 1
+_DVC_TELLS = "DVC_STAGE"  # is in the environment of what DVC starts, and not in its own
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _stopped_by: str | None = None
 
@@ -32,14 +34,27 @@ def raise_on_stop() -> None:
     Call it again after `ray.init`, which puts a handler of its own for SIGTERM.
     """
     _install(check_stop)
-    if "DVC_STAGE" in os.environ:
-        _stop_with_parent()
+    if _DVC_TELLS in os.environ:
+        _stop_with_dvc()
 
 
-def _stop_with_parent() -> None:
-    """Let the end of the parent be a SIGTERM: DVC hands on none that it gets, and would leave us working for nobody."""
-    with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+@functools.cache  # two of them would be a second signal
+def _stop_with_dvc() -> None:
+    """Let the end of DVC be a SIGTERM: it hands on none that it gets, and would leave us working for nobody."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError, AttributeError):  # Linux alone has pidfd_open
+        # Not always the parent: some shells stay between DVC and the command.
+        ancestors = psutil.Process().parents()
+        dvc = next(process for process in ancestors if _DVC_TELLS not in process.environ())
+        ended = os.pidfd_open(dvc.pid)
+        threading.Thread(target=_stop_after, args=(ended,), name="dvc-ended", daemon=True).start()
+
+
+def _stop_after(ended: int) -> None:
+    """Stop this process once the process of the file descriptor has ended."""
+    select.select([ended], [], [])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def check_stop() -> None:

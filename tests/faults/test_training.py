@@ -158,10 +158,14 @@ stages:
 
 
 @pytest.mark.slow
-def test_06_a_stopped_dvc_leaves_no_training_behind_and_the_next_goes_on(undisturbed: str, place: Path):
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # one may stay between DVC and the training
+def test_06_a_stopped_dvc_leaves_no_training_behind_and_the_next_goes_on(
+    shell: str, undisturbed: str, place: Path
+):
     (place / "dvc.yaml").write_text(DVC)
     dvc = (sys.executable, "-m", "dvc")
-    variables = environment(place) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = environment(place) | {"PATH": path, "SHELL": shell}
     subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=place, env=variables, check=True)
     repro = subprocess.Popen(
         [*dvc, "repro"], cwd=place, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
