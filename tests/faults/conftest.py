@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.raw_files import Make
 from tests.train_runs import EPOCHS, assert_complete, prepare_unhurried, train, weights
 
 
@@ -24,3 +25,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 def place(tmp_path: Path) -> Path:
     """A working directory with a recipe and its shards."""
     return prepare_unhurried(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make() -> Make:
+    """Maker of raw files like the published ones."""
+    return Make()
