@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_prep.shard_files import encode_sample, write_shard
+from seqgen.core.files import file_sha256
+from seqgen.data.batches import TrainingBatches
+from seqgen.data.images import load_split
 from seqgen.data.manifest import Manifest, SourceFile, SplitIndex
 from seqgen.data.settings import Binarise, DataConfig
+from seqgen.settings import Recipe
 
 SIZE = 28
 Sample = tuple[np.ndarray, dict[str, Any]]
@@ -91,3 +96,18 @@ def _write(
         splits=index,
     ).write(directory)
     return train
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """The sha256 of every file, by name."""
+    return {path.name: file_sha256(path) for path in directory.iterdir()}
+
+
+def training_steps(shards: Path, recipe: Recipe, size: int) -> list[list[torch.Tensor]]:
+    """The batches of an epoch of each of `size` ranks."""
+    images = load_split(shards, "train")
+    ranks = [
+        TrainingBatches(images, recipe.data, 16, conditional=False, seed=0, rank=rank, size=size)
+        for rank in range(size)
+    ]
+    return [[batches.at(0, step).x for step in range(batches.steps)] for batches in ranks]

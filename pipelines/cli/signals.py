@@ -46,9 +46,10 @@ def _stop_with_dvc() -> None:
     with contextlib.suppress(psutil.Error, OSError, AttributeError):  # Linux alone has pidfd_open
         # Not always the parent: some shells stay between DVC and the command.
         ancestors = psutil.Process().parents()
-        dvc = next(process for process in ancestors if _DVC_TELLS not in process.environ())
-        ended = os.pidfd_open(dvc.pid)
-        threading.Thread(target=_stop_after, args=(ended,), name="dvc-ended", daemon=True).start()
+        dvc = next((process for process in ancestors if _DVC_TELLS not in process.environ()), None)
+        if dvc is not None:
+            ended = os.pidfd_open(dvc.pid)
+            threading.Thread(target=_stop_after, args=(ended,), name="dvc-ended", daemon=True).start()
 
 
 def _stop_after(ended: int) -> None:

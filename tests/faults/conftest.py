@@ -1,4 +1,4 @@
-"""What the chapters share: a training that nothing disturbed, and a place for one that something will."""
+"""What the chapters share: a training that nothing disturbed, a place for one that something will, a recipe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.raw_files import Make
+from pipelines.recipes import load_recipe
+from seqgen.settings import Recipe
+from tests.finished_run import tiny_recipe
 from tests.train_runs import EPOCHS, assert_complete, prepare_unhurried, train, weights
 
 
@@ -27,7 +29,9 @@ def place(tmp_path: Path) -> Path:
     return prepare_unhurried(tmp_path)
 
 
-@pytest.fixture(scope="session")
-def make() -> Make:
-    """Maker of raw files like the published ones."""
-    return Make()
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A recipe of digits in an empty working directory, with nothing of it made yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEQGEN_ARTIFACTS", raising=False)
+    return load_recipe(str(tiny_recipe(tmp_path)))

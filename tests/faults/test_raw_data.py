@@ -23,11 +23,8 @@ from data_prep.fetch import fetch
 from data_prep.idx import read_images, read_labels, read_pair
 from data_prep.omniglot import characters, content_digest, decode_drawing
 from data_prep.sources import RAW_FILES, RawFile
-from pipelines.recipes import load_recipe
 from seqgen.core.errors import BadInput, OperationalError
-from seqgen.settings import Recipe
 from tests.file_server import CONTENT, DIGEST, Server, published, serving
-from tests.finished_run import tiny_recipe
 from tests.raw_files import Make
 from tests.verb_process import verb
 
@@ -45,14 +42,6 @@ def one_file(server: Server, monkeypatch: pytest.MonkeyPatch) -> RawFile:
     file = published(server)
     monkeypatch.setitem(RAW_FILES, "mnist", (file,))
     return file
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """A recipe of digits in an empty working directory, with nothing of it made yet."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SEQGEN_ARTIFACTS", raising=False)
-    return load_recipe(str(tiny_recipe(tmp_path)))
 
 
 def _names(path):
