@@ -16,12 +16,12 @@ from pipelines.artifacts.places import places
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
 from pipelines.cli.subprocesses import dvc_recipes, run_stages
+from pipelines.cluster.storage import shared
 from pipelines.recipes import load_recipe
 from pipelines.register import summary
 from pipelines.retraining.alert import alert
-from pipelines.retraining.lease import leased
-from pipelines.retraining.places import place_of, shared
-from pipelines.retraining.record import Record, seconds_of
+from pipelines.retraining.record import Record, remembered_in, seconds_of
+from pipelines.storage.lease import leased
 from seqgen.core.errors import BadInput, OperationalError, SeqgenError, StoppedEarly, redact
 from seqgen.core.locks import Taken, held
 from seqgen.data.manifest import read_manifest
@@ -116,12 +116,12 @@ def _retrain_all(names: list[str], schedule: _Schedule, lock: int) -> None:
 def _take_turn(name: str, schedule: _Schedule, lock: int) -> None:
     """Retrain a recipe if its turn has come: nobody has its lease, and one is due."""
     recipe = load_recipe(name, schedule.settings)
-    place = place_of(recipe.name)
-    record = Record(place)
+    store = remembered_in(recipe.name)
+    record = Record(store)
     with contextlib.ExitStack() as turn:
         if shared():
             try:
-                turn.enter_context(leased(place, schedule.lease))
+                turn.enter_context(leased(store, schedule.lease, LOCK))
             except Taken as taken:
                 print(f"{recipe.name}: already running (holder {taken.holder})")
                 return
@@ -192,7 +192,7 @@ def _failed(name: str, error: SeqgenError, schedule: _Schedule) -> None:
     """Count a failure, and tell whom it concerns; what cannot be counted is told."""
     recipe, message, count = Path(name).stem, redact(str(error)), None
     with contextlib.suppress(SeqgenError):
-        count = Record(place_of(recipe)).count_failure(message)
+        count = Record(remembered_in(recipe)).count_failure(message)
     if schedule.on_failure and (count is None or count >= schedule.alert_after):
         facts = {
             "recipe": recipe,

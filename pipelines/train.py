@@ -21,6 +21,7 @@ from pipelines.cli.signals import raise_on_stop
 from pipelines.cluster.connect import connected, elsewhere
 from pipelines.cluster.storage import RunStorage
 from pipelines.recipes import load_recipe
+from pipelines.storage.lease import Lost
 from pipelines.tracking import lineage
 from seqgen.core.errors import BadInput, OperationalError, StoppedEarly
 from seqgen.core.files import canonical_digest
@@ -145,6 +146,8 @@ def _how_to_go_on() -> Iterator[None]:
     """Say in an error that leaves the run unfinished what command goes on with it."""
     try:
         yield
+    except Lost:  # it goes on elsewhere
+        raise
     except StoppedEarly as stopped:
         raise StoppedEarly(f"{stopped}. Go on with: {again()}") from None
     except OperationalError as error:

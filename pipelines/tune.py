@@ -14,6 +14,7 @@ from pipelines.cluster.storage import RunStorage
 from pipelines.recipes import load_recipe
 from pipelines.search.conclusion import conclude
 from pipelines.search.search_space import checked_recipes
+from pipelines.storage.lease import Lost
 from pipelines.tracking import lineage
 from seqgen.core.errors import BadInput, StoppedEarly
 from seqgen.core.files import canonical_digest
@@ -52,6 +53,8 @@ def search(recipe: Recipe) -> None:
                     trials = run_trials(recipe, storage, log, resources)
                 conclude(recipe, trials)
                 storage.complete({})
+        except Lost:  # it goes on elsewhere
+            raise
         except (StoppedEarly, KeyboardInterrupt):
             raise StoppedEarly("search stopped; run the same command again to go on with it") from None
     runs.attach(run_id, places(recipe).search, "search")

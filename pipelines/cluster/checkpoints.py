@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.storage import Altered, Missing, Store
+from pipelines.storage.lease import Lease, Lost
 from seqgen.core.errors import OperationalError, SeqgenError, one_line
 
 INDEX, REPORT = "index.json", "report.json"
@@ -29,11 +30,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of run `run` in `store`, of which the `keep` latest and the best are kept."""
+    """The checkpoints of run `run` in `store`, of which the `keep` latest and the best are kept.
+
+    What is put is put under the `lease` of the run, if it has one.
+    """
 
     store: Store
     run: str
     keep: int = 2
+    lease: Lease | None = None
 
     def steps(self) -> list[int]:
         """The steps of the complete ones, the newest first. Raises OperationalError or BadInput of the store."""
@@ -47,10 +52,15 @@ class Checkpoints:
         return f"{self.store.root}/{self.run}/{_name(step)}"
 
     def put(self, step: int, directory: Path, say: Say) -> None:
-        """Put the checkpoint of `step` that lies in `directory`, then remove those that are not kept."""
+        """Put the checkpoint of `step` that lies in `directory`, then remove those that are not kept.
+
+        Raises Lost once another process has the run.
+        """
+        self._check_lease()
         self._remove(step)  # a damaged one of this step must not look complete meanwhile
         files = sorted(path for path in directory.iterdir() if path.name != INDEX)
         for path in [*files, directory / INDEX]:
+            self._check_lease()
             self.store.put_file(path, self._key(step, path.name))
         try:
             steps = self.steps()
@@ -105,6 +115,10 @@ class Checkpoints:
             )
         return None
 
+    def _check_lease(self) -> None:
+        if self.lease is not None:
+            self.lease.check()
+
     def _check(self, step: int, directory: Path) -> None:
         from seqgen.training.checkpoint import read_index
 
@@ -138,6 +152,7 @@ class Uploads:
         self._changed = threading.Condition()
         self._waiting: dict[int, tuple[Path, float]] = {}  # step: where it lies, its score
         self._putting: Path | None = None  # the directory that is read at this moment
+        self.lost: Lost | None = None  # set once another process has the run: nothing is put any more
         self._unsaved, self._reason = 0, ""  # checkpoints since the last that was put; why they are not
         threading.Thread(target=self._work, name="uploads", daemon=True).start()
 
@@ -157,6 +172,9 @@ class Uploads:
             return
         with self._changed:
             self._unsaved += 1
+            if self.lost:
+                shutil.rmtree(directory, ignore_errors=True)
+                return
             self._drop(step)  # saved within the epoch, and again at its end: the later one has the bound
             self._waiting[step] = (directory, score)
             best = min(self._waiting, key=lambda step: (self._waiting[step][1], -step))
@@ -172,9 +190,12 @@ class Uploads:
         return f"the last {self._unsaved} checkpoints could not be saved: {self._reason}"
 
     def finish(self, seconds: float) -> None:
-        """Wait until all is put. Raises OperationalError, naming what is left here, after `seconds`."""
+        """Wait until all is put. Raises OperationalError, naming what is left here, after `seconds`; Lost."""
         with self._changed:
-            if self._changed.wait_for(lambda: not self._waiting, seconds):
+            done = self._changed.wait_for(lambda: not self._waiting, seconds)
+            if self.lost:
+                raise self.lost
+            if done:
                 return
             left = ", ".join(str(directory) for directory, _ in self._waiting.values())
             raise OperationalError(f"not saved within {seconds:g} s: {self._reason}; it lies in {left}")
@@ -189,6 +210,11 @@ class Uploads:
             reason = self._attempt(step, directory)
             with self._changed:
                 self._putting = None
+                if self.lost:
+                    for waiting in list(self._waiting):
+                        self._drop(waiting)
+                    self._changed.notify_all()
+                    return
                 stale = self._waiting.get(step, (None,))[0] != directory
                 if stale:
                     shutil.rmtree(directory, ignore_errors=True)
@@ -208,6 +234,8 @@ class Uploads:
         """Put a checkpoint; why it could not be, or nothing."""
         try:
             self._checkpoints.put(step, directory, self._say)
+        except Lost as lost:
+            self.lost = lost
         except Exception as error:  # whatever it is: training goes on, and the next attempt may do
             return one_line(error)
         return ""

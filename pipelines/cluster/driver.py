@@ -20,6 +20,7 @@ from pipelines.cluster.connect import elsewhere
 from pipelines.cluster.line import Exchange, Heard
 from pipelines.cluster.storage import RunStorage
 from pipelines.cluster.worker import News, Task, train_worker
+from pipelines.storage.lease import Lost
 from seqgen import native
 from seqgen.core.errors import BadInput, NumericalError, OperationalError, SeqgenError, StoppedEarly
 from seqgen.core.machine import Device
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ray.train.v2.api.result import Result
 
 _SKIPPED = "skipped-steps.json"
-_KINDS = {kind.__name__: kind for kind in (BadInput, NumericalError, OperationalError, StoppedEarly)}
+_KINDS = {kind.__name__: kind for kind in (BadInput, NumericalError, OperationalError, StoppedEarly, Lost)}
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def run_workers(
         initial=str(initial) if initial else None,
         storage=storage.root,
         run=storage.name,
+        lease=storage.lease,
         exchange=exchange,
     )
     workers, cuda = recipe.train.workers, device == "cuda"

@@ -6,15 +6,17 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 from pipelines.artifacts.places import state_root
 from pipelines.storage import Store, open_store
-from seqgen.core.errors import BadInput, OperationalError, changes
+from pipelines.storage.lease import Lease, Lost, leased
+from seqgen.core.errors import BadInput, OperationalError, SeqgenError, changes
 from seqgen.core.locks import Taken, held
 
+LEASE_SECONDS = 60.0
 _STATE, _COMPLETE, _SETTINGS = "seqgen-run.json", "seqgen-complete.json", "seqgen-settings.json"
 
 
@@ -31,12 +33,21 @@ def storage_root() -> str:
     return root
 
 
+def shared() -> bool:
+    """Whether SEQGEN_STORAGE names a place that other machines may use too."""
+    return bool(os.environ.get("SEQGEN_STORAGE"))
+
+
 @dataclass(frozen=True)
 class RunStorage:
-    """One run of Ray Train or Ray Tune: `root`/`name` has its checkpoints and some small files of ours."""
+    """One run of Ray Train or Ray Tune: `root`/`name` has its checkpoints and some small files of ours.
+
+    What is written there is written under the `lease`, if there is one: every such call raises Lost without it.
+    """
 
     root: str
     name: str
+    lease: Lease | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -51,16 +62,22 @@ class RunStorage:
 
         It is one of these `settings`, which are written down. `goes_on` says of what a finished run was marked with
         whether it is gone on with all the same, `fresh` that none is.
-        Raises BadInput if another process has it, or it is one of other settings, with the differences.
+        Raises OperationalError if another process has it, of this machine or of another that shares the storage,
+        BadInput if it is one of other settings, with the differences, StoppedEarly once another took it over.
         """
-        with contextlib.ExitStack() as lock:
+        root, lock = storage_root(), state_root() / "locks" / f"{name}.lock"
+        with contextlib.ExitStack() as stack:
             try:
-                lock.enter_context(held(state_root() / "locks" / f"{name}.lock"))
+                stack.enter_context(held(lock))
+                lease = None
+                if shared():
+                    lease = stack.enter_context(leased(open_store(f"{root}/{name}"), LEASE_SECONDS, lock))
             except Taken as taken:
-                raise BadInput(
-                    f"run {name} is being worked on by another process ({taken.holder}); wait for it"
+                raise OperationalError(
+                    f"run {name} in {root} is being worked on by another process ({taken.holder}): wait for it to end, "
+                    "or stop it there"
                 ) from None
-            run = cls.unfinished(storage_root(), name, settings, goes_on, fresh)
+            run = replace(cls.unfinished(root, name, settings, goes_on, fresh), lease=lease)
             if settings is not None:
                 run._write(_SETTINGS, dict(settings))
             yield run
@@ -108,6 +125,16 @@ class RunStorage:
         """Mark the run as finished: the last thing written."""
         self._write(_COMPLETE, about)
 
+    def is_ours(self) -> bool:
+        """Whether no other process has taken it over, as far as can be known."""
+        try:
+            self._check()
+        except Lost:
+            return False
+        except SeqgenError:
+            pass
+        return True
+
     def note(self, name: str, value: Any) -> str:
         """Write something down for people; returns where."""
         self._write(name, value)
@@ -135,5 +162,10 @@ class RunStorage:
         except ValueError as error:
             raise OperationalError(f"{self.root}/{self.name}/{name}: damaged ({error}); delete it") from error
 
+    def _check(self) -> None:
+        if self.lease is not None:
+            self.lease.check()
+
     def _write(self, name: str, value: Any) -> None:
+        self._check()
         self.store.write(f"{self.name}/{name}", json.dumps(value).encode())

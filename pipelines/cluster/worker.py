@@ -16,6 +16,7 @@ from pipelines.artifacts.published import opened
 from pipelines.cluster.checkpoints import Checkpoints, Uploads
 from pipelines.cluster.line import Pulse
 from pipelines.storage import open_store
+from pipelines.storage.lease import Lease, Lost
 from seqgen.core.errors import BadInput, NumericalError, OperationalError, SeqgenError, StoppedEarly
 from seqgen.core.machine import cores
 from seqgen.settings import Recipe, build_recipe
@@ -36,6 +37,7 @@ class Task(TypedDict):
     initial: str | None
     storage: str
     run: str
+    lease: Lease | None
     exchange: ActorHandle
 
 
@@ -69,7 +71,8 @@ def train_worker(task: dict[str, Any]) -> Outcome:
     context = ray.train.get_context()
     node = f"{os.uname().nodename} ({ray.get_runtime_context().get_node_id()})"
     pulse = Pulse(task["exchange"], group.rank, group.size, node)
-    checkpoints = Checkpoints(open_store(task["storage"]), task["run"], recipe.train.keep_checkpoints)
+    store, keep = open_store(task["storage"]), recipe.train.keep_checkpoints
+    checkpoints = Checkpoints(store, task["run"], keep, task["lease"])
     overseer = _Overseer(recipe, checkpoints, pulse, task["exchange"], group.rank == 0)
     try:
         with _last_checkpoint(checkpoints, group, overseer) as resume:
@@ -93,7 +96,7 @@ def train_worker(task: dict[str, Any]) -> Outcome:
         return overseer.stopped(stopped)
     except (NumericalError, BadInput) as error:  # the same on all ranks
         pulse.end()
-        with contextlib.suppress(_Final):  # what ended it is what is told
+        with contextlib.suppress(_Final, Lost):  # what ended it is what is told
             overseer.finish()
         return {"error": str(error), "kind": type(error).__name__}
     except _Final as error:
@@ -163,7 +166,7 @@ class _Overseer(Watch):
     def wish(self) -> Wish:
         self._pulse.asked = (self._pulse.asked or 0) + 1
         orders = self._pulse.orders
-        if (orders and orders.stop) or (self._uploads and self._uploads.failure):
+        if (orders and orders.stop) or (self._uploads and (self._uploads.lost or self._uploads.failure)):
             return Wish.STOP
         if not self._first:
             return Wish.GO_ON
@@ -188,7 +191,7 @@ class _Overseer(Watch):
             self._save(progress.step, bound if math.isfinite(bound) else math.inf, save)
 
     def finish(self) -> None:
-        """Wait for what is not yet in storage. Raises _Final."""
+        """Wait for what is not yet in storage. Raises _Final, or Lost."""
         if self._uploads:
             try:
                 self._uploads.finish(float(os.environ.get("SEQGEN_UPLOAD_SECONDS", "300")))
@@ -197,10 +200,12 @@ class _Overseer(Watch):
 
     def stopped(self, stopped: StoppedEarly) -> Outcome:
         """How a training ended that stopped as the driver, or the storage, made it."""
-        if self._uploads and self._uploads.failure:
+        if self._uploads and self._uploads.failure and not self._uploads.lost:
             return {"error": self._uploads.failure, "kind": "OperationalError"}
         try:
             self.finish()
+        except Lost as lost:
+            return {"error": str(lost), "kind": "Lost"}
         except _Final as error:
             return {"error": str(error), "kind": "OperationalError"}
         return {"error": str(stopped), "kind": "StoppedEarly"}

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pipelines.retraining.places import Place
+from pipelines.artifacts.places import state_root
+from pipelines.cluster.storage import shared, storage_root
+from pipelines.storage import Store, open_store
 from seqgen.core.errors import BadInput, OperationalError
 
 Outcome = Literal["running", "done", "failed", "stopped"]
@@ -30,11 +32,16 @@ def seconds_of(text: str, option: str) -> int:
     return int(match[1]) * _SECONDS[match[2]]
 
 
+def remembered_in(recipe: str) -> Store:
+    """Where a recipe's retrainings are written down: in the shared storage, else in this machine's state."""
+    return open_store(f"{storage_root() if shared() else state_root()}/retrain/{recipe}")
+
+
 @dataclass
 class Record:
-    """Reads and writes what is remembered in `place`; every call raises what the place raises."""
+    """Reads and writes what is remembered in `store`; every call raises what the store raises."""
 
-    place: Place
+    store: Store
     _began: float | None = None  # what `begin` wrote
 
     def not_due(self, period: int) -> str:
@@ -49,7 +56,7 @@ class Record:
         (began, outcome), now = last, time.time()
         if began > now + period:
             raise OperationalError(
-                f"{self.place.address}/{_LAST}: the last retraining began at {shown(began)}, which is still to come: "
+                f"{self.store.root}/{_LAST}: the last retraining began at {shown(began)}, which is still to come: "
                 "a clock is or was wrong; correct it, and remove that file if it was that of then"
             )
         following = (began // period + 1) * period
@@ -81,7 +88,7 @@ class Record:
 
     def forget_failures(self) -> None:
         """It went well: the next failure is the first one."""
-        self.place.remove(_FAILURES)
+        self.store.delete([_FAILURES])
 
     def _last(self) -> tuple[float, Outcome] | None:
         """When the last retraining was begun, and how it ended."""
@@ -89,14 +96,14 @@ class Record:
         return None if value is None else (float(value["began"]), value["outcome"])
 
     def _read(self, name: str, *keys: str) -> dict[str, Any] | None:
-        content = self.place.read(name)
+        content = self.store.read(name, anyones=True)
         try:
             return None if content is None else {key: json.loads(content)[key] for key in keys}
         except (ValueError, TypeError, KeyError) as error:
-            raise OperationalError(f"{self.place.address}/{name}: damaged ({error}); remove it") from error
+            raise OperationalError(f"{self.store.root}/{name}: damaged ({error}); remove it") from error
 
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
-        self.place.write(name, (json.dumps(value, ensure_ascii=False) + "\n").encode())
+        self.store.write(name, (json.dumps(value, ensure_ascii=False) + "\n").encode())
 
 
 def shown(moment: float) -> str:

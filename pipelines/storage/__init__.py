@@ -54,8 +54,18 @@ class Store(ABC):
         """Put a few bytes; their sha256."""
 
     @abstractmethod
-    def read(self, key: str, sha256: str | None = None) -> bytes | None:
-        """What was written, checked as by `get_file`; None if there is nothing of this key. Raises Altered."""
+    def create(self, key: str, content: bytes) -> bool:
+        """Put a few bytes unless there is something of this key; of several who try at once one succeeds.
+
+        Whether we did. A bucket's server must know `If-None-Match` (S3, SeaweedFS, MinIO and Ceph do).
+        """
+
+    @abstractmethod
+    def read(self, key: str, sha256: str | None = None, anyones: bool = False) -> bytes | None:
+        """What was written, checked as by `get_file`; None if there is nothing of this key. Raises Altered.
+
+        `anyones`: also what was not put by us.
+        """
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
@@ -92,6 +102,11 @@ class Store(ABC):
             if self.read(probe, sha256) is None or self.list(probe) != [probe]:
                 raise OperationalError(
                     f"{self.root}: what was just written is not there; use another storage"
+                )
+            if self.create(probe, b"another"):
+                raise OperationalError(
+                    f"{self.root}: overwrites what shall only be created, so that two machines could work on one run; "
+                    "use another storage"
                 )
         finally:
             self.delete([probe])

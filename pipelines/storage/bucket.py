@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice
@@ -19,7 +20,8 @@ from seqgen.core.files import file_sha256, publish
 
 _AT_ONCE = 1000  # keys that S3 takes in one request to delete
 _READS = 5  # of a file that breaks off, as boto3's own downloads
-_SHA256 = "sha256"  # the object's metadata that says what was put
+# The object's metadata: what was put and, if it was created, by which attempt.
+_SHA256, _ATTEMPT = "sha256", "attempt"
 _Value = TypeVar("_Value")
 
 
@@ -58,7 +60,24 @@ class Bucket(Store):
         self._ask(key, lambda client: client.put_object(**target, Body=content, Metadata={_SHA256: sha256}))
         return sha256
 
-    def read(self, key: str, sha256: str | None = None) -> bytes | None:
+    def create(self, key: str, content: bytes) -> bool:
+        sha256, attempt, target = hashlib.sha256(content).hexdigest(), uuid.uuid4().hex, self._object(key)
+
+        def put(client: Any) -> bool:
+            metadata = {_SHA256: sha256, _ATTEMPT: attempt}
+            try:
+                client.put_object(**target, Body=content, Metadata=metadata, IfNoneMatch="*")
+                return True
+            except Exception as error:
+                if s3.code(error) not in ("PreconditionFailed", "ConditionalRequestConflict"):
+                    raise
+            # It is our own if an answer was lost and boto3 asked again; not there yet, another's is on its way.
+            put = _metadata(client, target)
+            return put is not None and put.get(_ATTEMPT) == attempt
+
+        return self._ask(key, put)
+
+    def read(self, key: str, sha256: str | None = None, anyones: bool = False) -> bytes | None:
         from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
 
         target = self._object(key)
@@ -81,6 +100,8 @@ class Bucket(Store):
         content, put = self._ask(key, fetch)
         if content is None:
             return None
+        if anyones and sha256 is None and put is None:
+            return content
         check_sha256(self._address(key), hashlib.sha256(content).hexdigest(), sha256 or put)
         return content
 
@@ -98,16 +119,8 @@ class Bucket(Store):
 
     def sha256(self, key: str) -> str | None:
         target = self._object(key)
-
-        def look(client: Any) -> str | None:
-            try:
-                return _head(client, target)["Metadata"].get(_SHA256)
-            except Exception as error:
-                if s3.code(error) in ("NoSuchKey", "404"):
-                    return None
-                raise
-
-        return self._ask(key, look)
+        put = self._ask(key, lambda client: _metadata(client, target))
+        return None if put is None else put.get(_SHA256)
 
     def leftovers(self, older_than: timedelta) -> Sequence[Leftover]:
         """Multipart uploads that were neither completed nor aborted: no objects, but paid for."""
@@ -189,6 +202,16 @@ class Bucket(Store):
     def _object(self, key: str) -> dict[str, str]:
         check_key(key)
         return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+
+def _metadata(client: Any, target: dict[str, str]) -> dict[str, str] | None:
+    """What the object was put with; None if it is not there."""
+    try:
+        return _head(client, target)["Metadata"]
+    except Exception as error:
+        if s3.code(error) in ("NoSuchKey", "404"):
+            return None
+        raise
 
 
 def _head(client: Any, target: dict[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import IO
 from pipelines.storage import Leftover, Missing, Store
 from pipelines.storage.checks import check_key, check_sha256
 from seqgen.core.errors import BadInput, OperationalError
-from seqgen.core.files import atomic_writer, file_sha256
+from seqgen.core.files import atomic_writer, create_bytes, file_sha256
 
 _CHUNK = 1024**2
 # A right or the folder itself is wrong: no later attempt is better.
@@ -48,7 +48,11 @@ class Folder(Store):
             stream.write(content)
         return hashlib.sha256(content).hexdigest()
 
-    def read(self, key: str, sha256: str | None = None) -> bytes | None:
+    def create(self, key: str, content: bytes) -> bool:
+        with self._explained(key):
+            return create_bytes(self._path(key), content)
+
+    def read(self, key: str, sha256: str | None = None, anyones: bool = False) -> bytes | None:
         path = self._path(key)
         with self._explained(key):
             try:

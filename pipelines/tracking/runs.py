@@ -47,6 +47,7 @@ __all__ = [
     "experiment_id",
     "explain",
     "id_on_server",
+    "leave_run",
     "log_measured",
     "open_run",
     "redact",
@@ -89,6 +90,13 @@ def close_run(run_id: str, status: Status) -> bool:
         return False
     finally:
         spool.end()
+
+
+def leave_run(run_id: str) -> None:
+    """Work no longer on the run, which another machine goes on with: its status is not ours to set."""
+    spool = RunSpool.of(run_id)
+    spool.forget_status()
+    spool.end()
 
 
 def attach(run_id: str, path: Path, folder: str) -> bool:

@@ -22,6 +22,7 @@ def tracked_run(
 ) -> Iterator[str]:
     """The id of the run that `storage` remembers, else of a new one; its last status tells how the block ended.
 
+    It has none where another machine took the run over, and goes on with it.
     Raises OperationalError (server).
     """
     run_id = runs.open_run(
@@ -36,7 +37,10 @@ def tracked_run(
         status = "KILLED"
         raise
     finally:
-        runs.close_run(run_id, status)
+        if storage.is_ours():
+            runs.close_run(run_id, status)
+        else:
+            runs.leave_run(run_id)
 
 
 @contextlib.contextmanager

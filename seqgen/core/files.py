@@ -95,6 +95,26 @@ def write_bytes(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
+def create_bytes(path: Path, content: bytes) -> bool:
+    """Write `content` to `path` unless it is there; of several who try at once one succeeds. Whether we did.
+
+    The file system must have hard links.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+        Path(stream.name).chmod(0o644)
+        try:
+            path.hardlink_to(stream.name)
+        except FileExistsError:
+            # NFS says so of our own as well, if an answer was lost and it tried again.
+            return os.fstat(stream.fileno()).st_nlink == 2
+    sync_directory(path.parent)
+    return True
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, keys in the order given, atomically."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

@@ -2,13 +2,13 @@
 
 `with held(path): ...` holds the lock file `path`, which is made if absent and stays; it says who held it last.
 `with held(path, timeout=600): ...` waits so many seconds for it. What is held by another raises `Taken`, which
-names the holder; who wants another error or exit code than 1 catches it and says what to do:
+names the holder; who can say better what to do catches it:
 
     try:
-        with held(state_root() / "locks" / f"{name}.lock"):
+        with held(state_root() / "services.lock"):
             ...
     except Taken as taken:
-        raise BadInput(f"run {name} is being worked on by another process ({taken.holder}); wait for it") from None
+        raise OperationalError(f"the services are being started by another process ({taken.holder})") from None
 
 Children that shall keep the lock while they live get its descriptor: `with held(path) as descriptor:
 subprocess.Popen(command, pass_fds=(descriptor,))`.

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from pipelines.cluster import storage
+from pipelines.cluster.checkpoints import Checkpoints
 from pipelines.cluster.storage import RunStorage, storage_root
+from pipelines.storage import open_store
+from pipelines.storage.lease import Lost
 from seqgen.core.errors import BadInput, OperationalError
+from tests.finished_run import outside
 
 
 def walk_through_runs(root: str) -> None:
@@ -83,7 +91,7 @@ def test_a_run_is_one_process_s_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     with RunStorage.claim("a") as storage:
         assert storage.name == "a"
         with (
-            pytest.raises(BadInput, match="run a is being worked on by another process"),
+            pytest.raises(OperationalError, match=r"run a in .* is being worked on by another process"),
             RunStorage.claim("a"),
         ):
             pass
@@ -92,6 +100,75 @@ def test_a_run_is_one_process_s_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         storage.complete({})
     with RunStorage.claim("a") as storage:
         assert storage.name == "a-2"
+
+
+CLAIM = """
+import time
+from pipelines.cluster import storage
+storage.LEASE_SECONDS = 3
+with storage.RunStorage.claim("a") as run:
+    run.keep({"run_id": "1"})
+    print("claimed", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_run_is_one_machine_s_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A machine is a working directory with locks of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEQGEN_STORAGE", str(tmp_path / "storage"))
+    monkeypatch.setattr(storage, "LEASE_SECONDS", 3)
+    there = tmp_path / "there"
+    there.mkdir()
+    other = subprocess.Popen(
+        [sys.executable, "-c", CLAIM],
+        cwd=there,
+        env=outside(SEQGEN_STORAGE=str(tmp_path / "storage")),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout
+        assert other.stdout.readline() == "claimed\n"
+        said = (
+            rf"run a in .*storage is being worked on by another process \(pid {other.pid} on .*stop it there"
+        )
+        with pytest.raises(OperationalError, match=said) as refused, RunStorage.claim("a"):
+            pass
+        assert refused.value.exit_code == 1
+        with RunStorage.claim("b"):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    with RunStorage.claim("a") as run:
+        assert run.state() == {"run_id": "1"}
+        assert run.is_ours()
+
+
+def test_who_lost_a_run_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEQGEN_STORAGE", str(tmp_path / "storage"))
+    with RunStorage.claim("a") as run:
+        run.keep({"run_id": "1"})
+        entry = {"holder": "another", "key": "of another", "renewed": 1.0, "seconds": 60}
+        assert run.lease is not None
+        open_store(run.lease.root).write("lease-000002.json", json.dumps(entry).encode())
+        for write in (lambda: run.keep({}), lambda: run.complete({}), lambda: run.note("x.json", 1)):
+            with pytest.raises(Lost, match="taken over by another"):
+                write()
+        local = tmp_path / "local"
+        local.mkdir()
+        (local / "index.json").write_text("{}")
+        with pytest.raises(Lost):
+            Checkpoints(run.store, run.name, lease=run.lease).put(1, local, print)
+        assert not run.is_ours()
+    assert sorted(path.name for path in (tmp_path / "storage/a").iterdir()) == [
+        "lease-000001.json",
+        "lease-000002.json",
+        "seqgen-run.json",
+    ]
+    assert RunStorage(run.root, "a").state() == {"run_id": "1"}
 
 
 def test_it_tells_whether_ray_saved_its_state(tmp_path: Path):

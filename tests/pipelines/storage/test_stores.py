@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -58,6 +59,29 @@ def test_files_are_kept_by_key(either: Store, tmp_path: Path):
     for key in ("", "/etc/x", "../x", "a//b", "a/"):
         with pytest.raises(BadInput, match="a key is a relative path"):
             either.write(key, b"")
+
+
+def test_one_of_many_who_create_a_file_does(either: Store):
+    won: list[int] = []
+    start = threading.Barrier(8)
+
+    def attempt(number: int) -> None:
+        start.wait()
+        if either.create("a/created", str(number).encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert either.read("a/created") == str(won[0]).encode()
+    assert not either.create("a/created", str(won[0]).encode()), "also what is the same is another's"
+    assert either.list() == ["a/created"]
+    assert not either.leftovers(NOW)
+    either.delete(["a/created"])
+    assert either.create("a/created", b"anew")
 
 
 def test_preflight_leaves_nothing(either: Store):
