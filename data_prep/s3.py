@@ -56,20 +56,22 @@ def ask(address: str, call: Callable[[Any], _Value]) -> _Value:
 
     Raises what `explained` makes of an error; `address` is what is asked for, as s3://bucket/key.
     """
-    import botocore.exceptions
+    import botocore.exceptions as errors
     from boto3.exceptions import Boto3Error
 
     renewed = False
     while True:
         try:
-            return call(client())
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, Boto3Error) as error:
+            speaker = client()
+        except (errors.BotoCoreError, ValueError) as error:  # an endpoint that is no address
+            raise explained(address, error) from error
+        try:
+            return call(speaker)
+        except (errors.BotoCoreError, errors.ClientError, Boto3Error) as error:
             if code(error) in _EXPIRED and not renewed:
                 _client.cache_clear()
                 renewed = True
                 continue
-            raise explained(address, error) from error
-        except ValueError as error:  # an endpoint that is no address
             raise explained(address, error) from error
 
 
@@ -90,6 +92,8 @@ def explained(address: str, error: Exception) -> SeqgenError:
         return BadInput(
             f"{address}: no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
+    if isinstance(error, errors.FlexibleChecksumError):
+        return OperationalError(f"{address}: altered on its way{_endpoint()}: {one_line(error)}; try again")
     unheard = (errors.ConnectionError, errors.HTTPClientError, errors.IncompleteReadError, Boto3Error)
     if isinstance(error, unheard):
         return OperationalError(

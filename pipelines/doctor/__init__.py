@@ -29,7 +29,8 @@ def doctor(
     older_than: OlderOption = 60,
     as_json: JsonOption = False,
 ) -> None:
-    """Check versions, ports, Ray's authentication, storage rights, disk, clock, devices, kernels, tracking, limits.
+    """Check versions, ports, Ray's authentication, storage rights, published shards, disk, clock, devices, kernels,
+    tracking, limits.
 
     Ends with 1 if one fails; warnings do not count.
     """
@@ -41,6 +42,7 @@ def doctor(
         "ports": network.ports,
         "ray": network.ray,
         "storage": storage,
+        "shards": stores.shards,
         "tracking": stores.tracking,
         "clock": network.clock,
         "kernels": machine.kernels,

@@ -1,4 +1,4 @@
-"""What runs write to: the storage of checkpoints, and the tracking server."""
+"""What runs read and write: published shards, the storage of checkpoints, the tracking server."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from pipelines.artifacts.published import opened, published_root
 from pipelines.cluster.storage import storage_root
 from pipelines.doctor.findings import Finding, failed, ok, warning
 from pipelines.storage import Store, open_store
 from pipelines.tracking.server import connect, tracking_uri
 from pipelines.tracking.spool import RunSpool, spool_directory, spools
-from seqgen.core.errors import SeqgenError, redact
+from seqgen.core.errors import OperationalError, SeqgenError, redact
 from seqgen.core.locks import Taken
+from seqgen.data.manifest import FILE_NAME, read_manifest
 
 _CONTENT = b"seqgen"
-_POLICY = "infra/s3-policy-training.json"
+_POLICY, _READER = "infra/s3-policy-training.json", "infra/s3-policy-reader.json"
 _SECONDS = 10
 # Before it a fresh MLflow server had a password that everybody knows.
 _KNOWN_LOGIN = ("admin", "password1234")
@@ -73,15 +75,18 @@ def _multipart(root: str, key: str) -> None:
     target = {"Bucket": parts.netloc, "Key": f"{parts.path.strip('/')}/{key}".lstrip("/")}
 
     def upload(client: Any) -> None:
-        for whole in (True, False):
-            number = client.create_multipart_upload(**target)["UploadId"]
-            part = client.upload_part(**target, UploadId=number, PartNumber=1, Body=_CONTENT)
-            if whole:
-                done = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
-                client.complete_multipart_upload(**target, UploadId=number, MultipartUpload=done)
-                client.delete_object(**target)
-            else:
-                client.abort_multipart_upload(**target, UploadId=number)
+        for wanted in (True, False):
+            number, whole = client.create_multipart_upload(**target)["UploadId"], False
+            try:
+                part = client.upload_part(**target, UploadId=number, PartNumber=1, Body=_CONTENT)
+                if wanted:
+                    done = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+                    client.complete_multipart_upload(**target, UploadId=number, MultipartUpload=done)
+                    whole = True
+            finally:
+                if not whole:
+                    client.abort_multipart_upload(**target, UploadId=number)
+        client.delete_object(**target)
 
     s3.ask(f"s3://{target['Bucket']}/{target['Key']}", upload)
 
@@ -104,6 +109,38 @@ def _leftover(store: Store, fix: bool, older_than: timedelta) -> Iterator[Findin
         )
     else:
         yield ok(f"{store.root}: {f'removed {len(left)}' if left else 'no'} unfinished uploads, {age}")
+
+
+def shards() -> Iterator[Finding]:
+    """Whether the published sets can be read: of each its manifest and its smallest shard."""
+    root = published_root()
+    if root is None:
+        yield ok("SEQGEN_SHARDS is not set: shards are read where they are made")
+        return
+    remedy = f"see the message; {_READER} has the rights" if root.startswith("s3:") else "see the message"
+    try:
+        found = [key.removesuffix(f"/{FILE_NAME}") for key in open_store(root).list() if _is_manifest(key)]
+    except SeqgenError as error:
+        yield failed(f"list: {error}", remedy)
+        return
+    if not found:
+        yield warning(f"{root}: no set is published there", "python -m pipelines.publish --recipe <name>")
+    for name in found:
+        address = f"{root}/{name}"
+        try:
+            manifest = read_manifest(opened(address))
+            every = [shard for index in manifest.splits.values() for shard in index.shards]
+            smallest = min(every, key=lambda shard: shard.bytes)
+            if open_store(address).read(smallest.name, smallest.sha256) is None:
+                raise OperationalError(f"{address}/{smallest.name}: missing; publish the set again")
+        except SeqgenError as error:
+            yield failed(str(error), remedy)
+        else:
+            yield ok(f"{address}: its manifest and {smallest.name} are readable")
+
+
+def _is_manifest(key: str) -> bool:
+    return key.endswith(f"/{FILE_NAME}") and key.count("/") == 1
 
 
 def tracking() -> Iterator[Finding]:

@@ -78,17 +78,18 @@ class Bucket(Store):
         return self._ask(key, put)
 
     def read(self, key: str, sha256: str | None = None, anyones: bool = False) -> bytes | None:
+        from botocore.exceptions import FlexibleChecksumError
         from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
 
         target = self._object(key)
 
         def fetch(client: Any) -> tuple[bytes | None, str | None]:
-            """All in one request; what breaks off is asked for again."""
+            """All in one request; what breaks off, or is altered on its way, is asked for again."""
             for attempt in count(1):
                 try:
                     answer = client.get_object(**target)
                     return answer["Body"].read(), answer["Metadata"].get(_SHA256)
-                except S3_RETRYABLE_DOWNLOAD_ERRORS:
+                except (*S3_RETRYABLE_DOWNLOAD_ERRORS, FlexibleChecksumError):
                     if attempt == _READS:
                         raise
                 except Exception as error:

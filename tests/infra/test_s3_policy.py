@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,13 @@ import requests
 from botocore.exceptions import ClientError
 from pyarrow import fs
 
+from pipelines.artifacts.published import check_published, opened, publish_set
+from pipelines.doctor import stores
+from seqgen.data.manifest import confirmed_bytes, read_manifest
+from tests.sets import write_digits
+
 INFRA = Path(__file__).parents[2] / "infra"
-PREFIXES = {"training": ("ray", "data", "dvc"), "mlflow": ("mlflow",)}
+PREFIXES = {"training": ("ray", "data", "dvc"), "mlflow": ("mlflow",), "reader": ("data",)}
 
 
 def statements(name: str) -> list[dict[str, Any]]:
@@ -31,9 +37,8 @@ def test_policy_allows_its_own_prefixes_only(name: str):
         assert not [action for action in statement["Action"] if "*" in action]
     assert listing["Resource"] == ["arn:aws:s3:::seqgen"]
     # IfExists: Arrow, by which Ray stores, asks for the bucket itself before it writes, and that has no prefix.
-    assert listing["Condition"] == {
-        "StringLikeIfExists": {"s3:prefix": [f"{one}/*" for one in PREFIXES[name]]}
-    }
+    operator = "StringLike" if name == "reader" else "StringLikeIfExists"
+    assert listing["Condition"] == {operator: {"s3:prefix": [f"{one}/*" for one in PREFIXES[name]]}}
     for resource in using["Resource"]:
         assert re.fullmatch(rf"arn:aws:s3:::seqgen/({own})/\*", resource)
 
@@ -77,11 +82,17 @@ def user(server: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     iam.create_user(UserName="one")
     listing, using = statements(request.param)
     del listing["Condition"]
-    listing["Action"] += ["s3:HeadBucket", "s3:ListMultipartUploads"]
+    listing["Action"] += ["s3:HeadBucket"]
+    if "s3:ListBucketMultipartUploads" in listing["Action"]:
+        listing["Action"] += ["s3:ListMultipartUploads"]
     policy = json.dumps({"Version": "2012-10-17", "Statement": [listing, using]})
     iam.put_user_policy(UserName="one", PolicyName="own", PolicyDocument=policy)
     key = iam.create_access_key(UserName="one")["AccessKey"]
     monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     return Client(server, key["AccessKeyId"], key["SecretAccessKey"])
 
 
@@ -120,3 +131,36 @@ def test_what_is_another_s_is_refused(user: Client, foreign: str):
             getattr(user.s3, call)(Bucket="seqgen", **arguments)
     own = PREFIXES["mlflow" if foreign == "ray" else "training"][0]
     user.s3.put_object(Bucket="seqgen", Key=f"{own}/x", Body=b"x")
+
+
+@pytest.mark.parametrize("user", ["training"], indirect=True)
+def test_a_reader_reads_published_shards_and_writes_nothing(
+    user: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    address = "s3://seqgen/data/digits"
+    write_digits(tmp_path)
+    manifest = publish_set(tmp_path, address)
+    iam = boto3.Session().client("iam", region_name="us-east-1", endpoint_url=user.s3.meta.endpoint_url)
+    with monkeypatch.context() as setting_up:
+        setting_up.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", math.inf)
+        policy = (INFRA / "s3-policy-reader.json").read_text()
+        iam.put_user_policy(UserName="one", PolicyName="own", PolicyDocument=policy)
+
+    monkeypatch.setenv("SEQGEN_SHARD_CACHE", str(tmp_path / "cache"))
+    place = opened(address)
+    assert read_manifest(place).digest == manifest.digest
+    shards = manifest.splits["train"].shards
+    check_published(place, shards)
+    for shard in shards:
+        assert confirmed_bytes(place, shard) == (tmp_path / shard.name).read_bytes()
+    monkeypatch.setenv("SEQGEN_SHARDS", "s3://seqgen/data")
+    (found,) = stores.shards()
+    assert found.verdict == "ok", found
+    for call, arguments in (
+        ("put_object", {"Key": "data/x", "Body": b"x"}),
+        ("delete_object", {"Key": f"data/digits/{shards[0].name}"}),
+        ("create_multipart_upload", {"Key": "data/x"}),
+        ("get_object", {"Key": "ray/x"}),
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            getattr(user.s3, call)(Bucket="seqgen", **arguments)

@@ -25,12 +25,14 @@ from pipelines.cli.command import run
 from pipelines.doctor import doctor, installed, machine, network, stores
 from pipelines.doctor.findings import Finding
 from pipelines.tracking.spool import Point, RunSpool
+from tests.fault_proxy import Answer, FaultProxy
 from tests.free_ports import free_ports
 from tests.s3_server import READER, S3Server
+from tests.sets import write_digits
 
 LOCATIONS = (
     "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "SEQGEN_STATE",
-    "SEQGEN_STORAGE", "SEQGEN_ARTIFACTS", "MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION",
+    "SEQGEN_STORAGE", "SEQGEN_SHARDS", "SEQGEN_ARTIFACTS", "MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION",
 )  # fmt: skip
 
 
@@ -273,6 +275,43 @@ def test_processes_add_over_gloo_and_an_interface_that_is_not_there_fails(monkey
     finding = machine.all_reduce("gloo", 2)
     assert finding.verdict == "failed"
     assert "GLOO_SOCKET_IFNAME=lo" in finding.remedy
+
+
+def test_published_shards_are_read(here: Path, monkeypatch: pytest.MonkeyPatch):
+    assert only(stores.shards()).verdict == "ok"
+    root = here / "published"
+    monkeypatch.setenv("SEQGEN_SHARDS", str(root))
+    nothing = only(stores.shards())
+    assert (nothing.verdict, nothing.remedy) == ("warning", "python -m pipelines.publish --recipe <name>")
+    write_digits(root / "digits")
+    found = only(stores.shards())
+    assert found.verdict == "ok"
+    assert f"{root}/digits: its manifest and " in found.text
+    for shard in (root / "digits").glob("*.tar"):
+        shard.write_bytes(b"another")
+    assert "altered, or replaced" in only(stores.shards()).text
+    (root / "digits/manifest.json").write_text("{")
+    assert only(stores.shards()).verdict == "failed"
+    monkeypatch.setenv("SEQGEN_SHARDS", "relative")
+    assert call("shards") == 1
+
+
+@pytest.mark.slow
+def test_the_probe_of_an_upload_in_parts_is_aborted_if_a_part_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    with S3Server(tmp_path / "s3") as server, FaultProxy(server.port) as proxy:
+        server.client().create_bucket(Bucket="runs")
+        monkeypatch.setenv("SEQGEN_STORAGE", "s3://runs/prefix")
+        for name, value in server.environment(endpoint=proxy.address).items():
+            monkeypatch.setenv(name, value)
+        proxy.inject(Answer(403, "AccessDenied"), lambda request: "partNumber" in request.path, times=None)
+        assert call("storage", "--older-than", "0") == 1
+        out = capsys.readouterr().out
+        assert "multipart: s3://runs/prefix/" in out
+        assert "UploadPart was answered AccessDenied" in out
+        assert "no unfinished uploads, older than 0 minutes" in out
+        assert not server.client().list_multipart_uploads(Bucket="runs").get("Uploads")
 
 
 @pytest.mark.slow
