@@ -12,23 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import requests
 import torch
 import yaml
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
 import seqgen
-from pipelines import register
-from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
-from pipelines.cli.main import main
-from pipelines.registry import promotion, turns, versions
+from pipelines.artifacts.trained_model import load_trained_model
+from pipelines.registry import moves, promotion, turns, versions
 from pipelines.registry.competition import competition
 from pipelines.registry.inspection import FILES_TAG, files_digest
 from pipelines.tracking import runs
@@ -38,6 +34,7 @@ from seqgen.data.manifest import read_manifest
 from seqgen.serving.loading import DESCRIPTION_TAG, WEIGHTS_TAG
 from tests.finished_run import WORSE, finished_run, outside, stored, tiny_recipe, work_in, write_evaluation
 from tests.mlflow_server import MlflowServer
+from tests.registries import REGISTER, Gate, another, champion, go, registered, said, version
 
 
 @pytest.fixture
@@ -56,57 +53,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
         yield server
     finally:
         server.kill()
-
-
-def registered(trained: TrainedModel) -> dict[str, Any]:
-    return register.register_trained(trained)
-
-
-def champion(name: str = "tiny") -> str | None:
-    """The number of the champion's version."""
-    holder = versions.by_alias(runs.connect(), name, "champion")
-    return str(holder.version) if holder else None
-
-
-def said(capsys: pytest.CaptureFixture, *words: str) -> tuple[int | str | None, str]:
-    """The exit code of `seqgen WORDS`, and what it said."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    out, error = capsys.readouterr()
-    return stop.value.code or 0, out + error
-
-
-def another(code: str, uri: str, cwd: Path) -> subprocess.Popen[str]:
-    """A process that runs `code`; it says a line when it is there, and waits for one."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=cwd,
-        env=outside(MLFLOW_TRACKING_URI=uri),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "there\n"
-    return process
-
-
-def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-
-
-REGISTER = """
-from pipelines.register import register_trained
-from pipelines.artifacts.trained_model import load_trained_model
-import pipelines.registry.promotion, pipelines.registry.competition, mlflow.pyfunc
-trained = load_trained_model("tiny.yaml")
-print("there", flush=True)
-input()
-register_trained(trained)
-"""
 
 
 @pytest.mark.slow
@@ -136,12 +82,10 @@ def test_41_two_retrains_that_register_at_once(
         found = client.search_model_versions(f"name='{name}'")
         assert len(found) == 2
         assert champion(name) == better["version"]
-        for version in found:
-            assert version.tags["promotion_reason"]
-            expected = (
-                ["promoted"] if str(version.version) == champion(name) else ["replaced", "not promoted"]
-            )
-            assert version.tags["promotion"] in expected
+        for each in found:
+            assert each.tags["promotion_reason"]
+            expected = ["promoted"] if str(each.version) == champion(name) else ["replaced", "not promoted"]
+            assert each.tags["promotion"] in expected
         assert not client.get_registered_model(name).tags  # no ticket is left
 
 
@@ -217,7 +161,7 @@ def test_41_a_champion_put_there_meanwhile_is_judged_again(
     client = runs.connect()
     rival = versions.add_version(client, best, competition(best)[0])
     mediocre = finished_run(recipe, mean=0.3)
-    inspect = promotion.inspect
+    inspect = moves.inspect
     calls: list[str] = []
 
     def while_we_look(client: MlflowClient, version: Any) -> None:
@@ -226,7 +170,7 @@ def test_41_a_champion_put_there_meanwhile_is_judged_again(
             client.set_registered_model_alias("tiny", "champion", rival.version)
         calls.append(version.version)
 
-    monkeypatch.setattr(promotion, "inspect", while_we_look)
+    monkeypatch.setattr(moves, "inspect", while_we_look)
     result = registered(mediocre)
     assert not result["promoted"]
     assert result["champion"] == str(rival.version)
@@ -249,7 +193,7 @@ def test_42_what_is_worse_or_equal_or_within_noise_is_kept_out(
     better = finished_run(recipe, seed=1)
     evaluation, _ = competition(better)
     noise = promotion.decide(
-        evaluation, versions.fetch_evaluation(runs.connect(), _version("1")), "v1", promotion.Rule()
+        evaluation, versions.fetch_evaluation(runs.connect(), version("1")), "v1", promotion.Rule()
     )
     assert noise.difference is not None
     assert noise.difference_se is not None
@@ -283,7 +227,7 @@ def test_42_a_bound_that_is_not_a_number_never_wins(here: Path, capsys: pytest.C
     code, out = said(capsys, "register", "--recipe", str(recipe))
     assert (code, champion()) == (0, "1")
     assert "kept champion v1 because its held-out bound on valid is nan; tiny version 2 is a candidate" in out
-    assert _version("2").tags["promotion"] == "not promoted"
+    assert version("2").tags["promotion"] == "not promoted"
 
 
 def test_42_another_evaluation_manifest_is_refused_unless_asked(
@@ -356,10 +300,6 @@ def test_42_a_metric_that_is_missing(here: Path, capsys: pytest.CaptureFixture) 
     assert "kept champion v2 because champion version 2 cannot be compared" in out
 
 
-def _version(number: str, name: str = "tiny") -> Any:
-    return runs.connect().get_model_version(name, number)
-
-
 def test_43_a_version_that_was_altered_or_deleted_is_refused_before_the_alias_moves(
     here: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -390,57 +330,8 @@ def test_43_a_version_that_was_altered_or_deleted_is_refused_before_the_alias_mo
             found, out = said(capsys, "models", *words)
             assert (found, champion()) == (1, "2"), out
             assert why in out
-        assert _version("2").tags["promotion"] == "promoted"
+        assert version("2").tags["promotion"] == "promoted"
     assert seqgen.load("models:/tiny@champion")
-
-
-class Gate:
-    """A proxy before a server that lets everything through but the champion's alias: that it answers by `answer`."""
-
-    def __init__(self, uri: str, answer: Callable[[], int]) -> None:
-        self.reached = threading.Event()
-        gate = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def forward(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                if (
-                    self.path.endswith("/registered-models/alias")
-                    and b"champion" in body
-                    and self.command == "POST"
-                ):
-                    gate.reached.set()
-                    self.send_response(answer())
-                    self.end_headers()
-                    return
-                kept = {
-                    key: value
-                    for key, value in self.headers.items()
-                    if key.lower() not in ("host", "accept-encoding")
-                }
-                kept["Accept-Encoding"] = "identity"
-                found = requests.request(self.command, uri + self.path, data=body, headers=kept, timeout=60)
-                self.send_response(found.status_code)
-                for key, value in found.headers.items():
-                    if key.lower() not in ("transfer-encoding", "connection", "content-length"):
-                        self.send_header(key, value)
-                self.send_header("Content-Length", str(len(found.content)))
-                self.end_headers()
-                self.wfile.write(found.content)
-
-            do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = forward
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.uri = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.mark.slow
@@ -463,7 +354,7 @@ def test_43_a_move_that_breaks_off_half_way_leaves_the_old_champion(
     gate.close()
     assert champion("half-way") == "1"
     assert seqgen.load("models:/half-way@champion")
-    assert _version("2", "half-way").tags["previous_champion"] == "1"
+    assert "promotion" not in version("2", "half-way").tags
 
     monkeypatch.setattr(turns, "LEASE", 10.0)  # the dead process's ticket is in the way until then
     broken = Gate(server.uri, lambda: 500)
@@ -477,7 +368,7 @@ def test_43_a_move_that_breaks_off_half_way_leaves_the_old_champion(
 
     result = registered(trained)
     assert (result["version"], result["promoted"], champion("half-way")) == ("2", True, "2")
-    assert _version("1", "half-way").tags["replaced_by"] == "2"
+    assert version("1", "half-way").tags["replaced_by"] == "2"
 
 
 @pytest.mark.slow
@@ -526,11 +417,11 @@ def test_44_rollback_and_what_is_not_there(here: Path, capsys: pytest.CaptureFix
     registered(finished_run(recipe, mean=WORSE))
     registered(finished_run(recipe))
     assert champion() == "2"
-    assert (_version("2").tags["previous_champion"], _version("1").tags["replaced_by"]) == ("1", "2")
+    assert (version("2").tags["previous_champion"], version("1").tags["replaced_by"]) == ("1", "2")
     code, out = said(capsys, "models", "rollback", "tiny")
     assert (code, champion()) == (0, "1")
     assert out == "tiny: champion is version 1 again (was 2)\n"
-    assert _version("2").tags["promotion"] == "rolled back"
+    assert version("2").tags["promotion"] == "rolled back"
 
     for words, why in (
         (("rollback", "tiny"), "nothing to go back to"),
@@ -570,7 +461,7 @@ def test_44_rollback_and_what_is_not_there(here: Path, capsys: pytest.CaptureFix
     assert "kept champion v2 because" in out
     code, out = said(capsys, "models", "promote", "tiny", "1", "--force")
     assert (code, champion()) == (0, "1")
-    assert _version("1").tags["promotion_reason"] == "by hand, after version 2"
+    assert version("1").tags["promotion_reason"] == "by hand, after version 2"
 
 
 class Bomb:
@@ -659,7 +550,7 @@ def test_45_a_malicious_version_is_refused_and_runs_nothing(
             DESCRIPTION_TAG: file_sha256(files / "model/model.json"),
             versions.BOUNDS_TAG: file_sha256(files / "bounds.npy"),
         }
-        versions.set_tags(client, _version("1"), signed)
+        versions.set_tags(client, version("1"), signed)
         if by_load:  # the others are nothing that it fetches
             with pytest.raises((BadInput, OperationalError), match=why):
                 seqgen.load("models:/tiny/1")
