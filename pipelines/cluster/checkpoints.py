@@ -2,6 +2,7 @@
 
     <run>/step-00000120/...         one checkpoint; complete once its index.json lies there, which is put last
     <run>/step-00000120/report.json its step and score: the held-out bound in nats, infinite where none was measured
+    <run>/step-00000120.1/...       that of the same step, put again; the former is removed when this is complete
 
 There is no list of them that could be damaged or lost: what lies there is what there is.
 """
@@ -11,18 +12,21 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipelines.storage import Altered, Missing, Store
 from seqgen.core.errors import OperationalError, SeqgenError, one_line
 
 INDEX, REPORT = "index.json", "report.json"
 MOST_UNSAVED = 10  # checkpoints in a row that could not be put: then training would be for nothing
+_PATTERN = re.compile(r"step-(\d+)(?:\.(\d+))?")
 _PATIENCE = (2.0, 60.0)  # seconds to the next attempt: the first and the longest wait
 Say = Callable[[str], None]
 
@@ -37,34 +41,36 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of the complete ones, the newest first. Raises OperationalError or BadInput of the store."""
-        names = self.store.list(f"{self.run}/step-")
-        return sorted(
-            (int(key.split("/")[-2][5:]) for key in names if key.endswith(f"/{INDEX}")), reverse=True
-        )
+        names = self._names("step-")
+        return sorted({name.step for name, files in names.items() if INDEX in files}, reverse=True)
 
     def address(self, step: int) -> str:
-        """Where the checkpoint of a step lies, as a person is told it."""
-        return f"{self.store.root}/{self.run}/{_name(step)}"
+        """Where the checkpoint of a step lies, as a person is told it. Raises as `steps`."""
+        return self._address(next(iter(self._complete(step)), _Name(step, 0)))
 
-    def put(self, step: int, directory: Path, say: Say) -> None:
-        """Put the checkpoint of `step` that lies in `directory`, then remove those that are not kept."""
-        self._remove(step)  # a damaged one of this step must not look complete meanwhile
+    def put(self, step: int, directory: Path, say: Say) -> str:
+        """Put the checkpoint of `step` that lies in `directory`, then remove those that are not kept; its address."""
+        there = self._names(_Name(step, 0))
+        name = _Name(step, 1 + max((other.number for other in there), default=-1))
         files = sorted(path for path in directory.iterdir() if path.name != INDEX)
         for path in [*files, directory / INDEX]:
-            self.store.put_file(path, self._key(step, path.name))
+            self.store.put_file(path, self._key(name, path.name))
         try:
             steps = self.steps()
-            for old in set(steps) - {*steps[: self.keep], step, self.best(steps)}:
-                self._remove(old)
+            kept = {*steps[: self.keep], step, self.best(steps)}
+            for other, names in self._names("step-").items():
+                if other.step not in kept or (other.step == step and other != name):
+                    self._remove(other, names)
         except SeqgenError as error:
             say(f"warning: an old checkpoint stays: {error}")
+        return self._address(name)
 
     def score(self, step: int) -> float:
         """The held-out bound of a checkpoint; infinite if there is none, or its report cannot be read."""
         with contextlib.suppress(Altered, ValueError, KeyError, TypeError):
-            content = self.store.read(self._key(step, REPORT))
-            if content is not None:
-                return float(json.loads(content)["score"])
+            for name in self._complete(step)[:1]:
+                content = self.store.read(self._key(name, REPORT))
+                return math.inf if content is None else float(json.loads(content)["score"])
         return math.inf
 
     def best(self, steps: list[int]) -> int | None:
@@ -75,15 +81,17 @@ class Checkpoints:
     @contextlib.contextmanager
     def fetched(self, step: int) -> Iterator[Path]:
         """A directory with the checkpoint of a step. Raises Damaged, or what the store raises."""
-        with tempfile.TemporaryDirectory(prefix="seqgen-checkpoint-") as name:
-            directory = Path(name)
-            try:
-                for key in self.store.list(f"{self.run}/{_name(step)}/"):
-                    self.store.get_file(key, directory / key.rpartition("/")[2])
-            except (Altered, Missing) as error:
-                raise Damaged(str(error)) from error
-            self._check(step, directory)
-            yield directory
+        damage = []
+        for name in self._complete(step) or [_Name(step, 0)]:
+            with tempfile.TemporaryDirectory(prefix="seqgen-checkpoint-") as directory:
+                try:
+                    self._fetch(name, Path(directory))
+                except Damaged as error:
+                    damage.append(str(error))
+                    continue
+                yield Path(directory)
+                return
+        raise Damaged("; ".join(damage))
 
     def newest_whole(self, say: Say) -> int | None:
         """The step of the newest checkpoint that is not damaged; None if there is none at all.
@@ -92,35 +100,70 @@ class Checkpoints:
         made by a version that this one cannot read.
         """
         tried = []
-        for step in self.steps():
-            try:
-                with self.fetched(step):
-                    return step
-            except Damaged as error:
-                say(f"warning: checkpoint {self.address(step)} is damaged and passed over: {error}")
-                tried.append(self.address(step))
+        for name in (name for step in self.steps() for name in self._complete(step)):
+            with tempfile.TemporaryDirectory(prefix="seqgen-checkpoint-") as directory:
+                try:
+                    self._fetch(name, Path(directory))
+                    return name.step
+                except Damaged as error:
+                    tried.append(self._address(name))
+                    say(f"warning: checkpoint {tried[-1]} is damaged and passed over: {error}")
         if tried:
             raise OperationalError(
                 f"run {self.run}: no checkpoint is whole; tried {', '.join(tried)}. Start anew with --force-new"
             )
         return None
 
-    def _check(self, step: int, directory: Path) -> None:
+    def _fetch(self, name: _Name, directory: Path) -> None:
+        """Fetch what lies under `name`. Raises Damaged, or what the store raises."""
         from seqgen.training.checkpoint import read_index
 
         try:
+            for key in self.store.list(f"{self.run}/{name}/"):
+                self.store.get_file(key, directory / key.rpartition("/")[2])
+        except (Altered, Missing) as error:
+            raise Damaged(str(error)) from error
+        try:
             read_index(directory)
         except OperationalError as error:
-            text = str(error).replace(str(directory), self.address(step))
-            raise Damaged(text) from error
+            raise Damaged(str(error).replace(str(directory), self._address(name))) from error
 
-    def _remove(self, step: int) -> None:
+    def _complete(self, step: int) -> list[_Name]:
+        """Those of a step, the latest first: more than one where a kill kept the former from being removed."""
+        names = self._names(_Name(step, 0))
+        return sorted((name for name, files in names.items() if INDEX in files), reverse=True)
+
+    def _names(self, prefix: object) -> dict[_Name, list[str]]:
+        """What there is, complete or not, by name: its files. Of one step, if `prefix` is a name."""
+        found: dict[_Name, list[str]] = {}
+        for key in self.store.list(f"{self.run}/{prefix}"):
+            *_, folder, file = key.split("/")
+            if match := _PATTERN.fullmatch(folder):
+                found.setdefault(_Name(int(match[1]), int(match[2] or 0)), []).append(file)
+        if isinstance(prefix, _Name):  # a longer number begins like a shorter one
+            found = {name: files for name, files in found.items() if name.step == prefix.step}
+        return found
+
+    def _remove(self, name: _Name, files: list[str]) -> None:
         """The index first: what is left of a removal that is interrupted is no checkpoint."""
-        self.store.delete([self._key(step, INDEX)])
-        self.store.delete(self.store.list(f"{self.run}/{_name(step)}/"))
+        self.store.delete([self._key(name, INDEX)])
+        self.store.delete([self._key(name, file) for file in files if file != INDEX])
 
-    def _key(self, step: int, name: str) -> str:
-        return f"{self.run}/{_name(step)}/{name}"
+    def _address(self, name: _Name) -> str:
+        return f"{self.store.root}/{self.run}/{name}"
+
+    def _key(self, name: _Name, file: str) -> str:
+        return f"{self.run}/{name}/{file}"
+
+
+class _Name(NamedTuple):
+    """Of a checkpoint's folder: the step, and how often one of this step was put before."""
+
+    step: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"step-{self.step:08d}" + (f".{self.number}" if self.number else "")
 
 
 class Damaged(OperationalError):
@@ -186,7 +229,7 @@ class Uploads:
                 self._changed.wait_for(lambda: self._waiting)
                 step = max(self._waiting)
                 self._putting = directory = self._waiting[step][0]
-            reason = self._attempt(step, directory)
+            address, reason = self._attempt(step, directory)
             with self._changed:
                 self._putting = None
                 stale = self._waiting.get(step, (None,))[0] != directory
@@ -200,17 +243,16 @@ class Uploads:
                 if not stale:
                     self._drop(step)
                 if self._reason:
-                    self._say(f"checkpoints are saved again: {self._checkpoints.address(step)}")
+                    self._say(f"checkpoints are saved again: {address}")
                 self._unsaved, self._reason, patience = 0, "", _PATIENCE[0]
                 self._changed.notify_all()
 
-    def _attempt(self, step: int, directory: Path) -> str:
-        """Put a checkpoint; why it could not be, or nothing."""
+    def _attempt(self, step: int, directory: Path) -> tuple[str, str]:
+        """Put a checkpoint: where it lies, or why it could not be."""
         try:
-            self._checkpoints.put(step, directory, self._say)
+            return self._checkpoints.put(step, directory, self._say), ""
         except Exception as error:  # whatever it is: training goes on, and the next attempt may do
-            return one_line(error)
-        return ""
+            return "", one_line(error)
 
     def _failed(self, reason: str) -> None:
         if not self._reason:
@@ -224,7 +266,3 @@ class Uploads:
         directory, _ = self._waiting.pop(step, (None, 0.0))
         if directory is not None and directory != self._putting:
             shutil.rmtree(directory, ignore_errors=True)
-
-
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
