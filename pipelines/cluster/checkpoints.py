@@ -13,7 +13,6 @@ import contextlib
 import json
 import math
 import re
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -21,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from pipelines.cluster.unsent import REPORT, Unsent
 from pipelines.storage import Altered, Missing, Store
 from seqgen.core.errors import OperationalError, SeqgenError, one_line
 
-INDEX, REPORT = "index.json", "report.json"
+INDEX = "index.json"
 MOST_UNSAVED = 10  # checkpoints in a row that could not be put: then training would be for nothing
 _PATTERN = re.compile(r"step-(\d+)(?:\.(\d+))?")
 _PATIENCE = (2.0, 60.0)  # seconds to the next attempt: the first and the longest wait
@@ -173,11 +173,13 @@ class Damaged(OperationalError):
 class Uploads:
     """Puts checkpoints in a thread of its own: training waits for no storage, and goes on through an outage of it.
 
-    Of those that wait their turn only the newest and the best are kept.
+    Of those that wait their turn only the newest and the best are kept. What still waits when the process ends, even
+    by SIGKILL, is found by the next one on this machine (`send_left`).
     """
 
     def __init__(self, checkpoints: Checkpoints, say: Say) -> None:
         self._checkpoints, self._say = checkpoints, say
+        self._unsent = Unsent(checkpoints.store.root, checkpoints.run)
         self._changed = threading.Condition()
         self._waiting: dict[int, tuple[Path, float]] = {}  # step: where it lies, its score
         self._putting: Path | None = None  # the directory that is read at this moment
@@ -188,15 +190,14 @@ class Uploads:
         """Let `write` fill a directory with the checkpoint of `step`, which is put as soon as may be."""
         directory = None
         try:
-            directory = Path(tempfile.mkdtemp(prefix="seqgen-checkpoint-"))
-            (directory / REPORT).write_text(json.dumps({"step": step, "score": score}))
+            directory = self._unsent.new(step, score)
             write(directory)
         except OSError as error:
             if directory is not None:
-                shutil.rmtree(directory, ignore_errors=True)
+                self._unsent.remove(directory)
             with self._changed:
                 self._unsaved += 1
-                self._failed(f"{directory or tempfile.gettempdir()}: {error.strerror}")
+                self._failed(f"{error.filename or directory or tempfile.gettempdir()}: {error.strerror}")
             return
         with self._changed:
             self._unsaved += 1
@@ -206,6 +207,18 @@ class Uploads:
             for old in self._waiting.keys() - {step, best}:
                 self._drop(old)
             self._changed.notify_all()
+
+    def send_left(self) -> None:
+        """Put what a process that died had not. Call before the first `add`. Raises what the store raises, BadInput."""
+        try:
+            for left in self._unsent.left():
+                address = self._checkpoints.put(left.step, left.directory, self._say)
+                self._unsent.remove(left.directory)
+                self._say(f"saved now, as its process ended before it could: {address}")
+        except OSError as error:
+            self._say(
+                f"warning: whether checkpoints were left here unsaved cannot be seen: {one_line(error)}"
+            )
 
     @property
     def failure(self) -> str | None:
@@ -220,7 +233,10 @@ class Uploads:
             if self._changed.wait_for(lambda: not self._waiting, seconds):
                 return
             left = ", ".join(str(directory) for directory, _ in self._waiting.values())
-            raise OperationalError(f"not saved within {seconds:g} s: {self._reason}; it lies in {left}")
+            raise OperationalError(
+                f"not saved within {seconds:g} s: {self._reason}; it lies in {left}, and is saved when the "
+                "run is gone on with on this machine"
+            )
 
     def _work(self) -> None:
         patience = _PATIENCE[0]
@@ -234,7 +250,7 @@ class Uploads:
                 self._putting = None
                 stale = self._waiting.get(step, (None,))[0] != directory
                 if stale:
-                    shutil.rmtree(directory, ignore_errors=True)
+                    self._unsent.remove(directory)
                 if reason:
                     self._failed(reason)
                     self._changed.wait(patience)  # or until there is a newer one
@@ -265,4 +281,4 @@ class Uploads:
         """Forget one that waits; what is being put goes when that has ended."""
         directory, _ = self._waiting.pop(step, (None, 0.0))
         if directory is not None and directory != self._putting:
-            shutil.rmtree(directory, ignore_errors=True)
+            self._unsent.remove(directory)

@@ -113,6 +113,7 @@ def _last_checkpoint(
     newest, error = -1, None
     if group.rank == 0:
         try:
+            overseer.send_left()
             found = checkpoints.newest_whole(overseer.say)
             newest = -1 if found is None else found
         except SeqgenError as failure:
@@ -155,6 +156,11 @@ class _Overseer(Watch):
         self._history = history
         if resumed:
             self._tell(kind="resumed", rows=history)
+
+    def send_left(self) -> None:
+        """Put into storage what an earlier process of the run could not. Raises as `Uploads.send_left`."""
+        if self._uploads:
+            self._uploads.send_left()
 
     def say(self, text: str) -> None:
         """A line for whoever sits at the driver."""
