@@ -208,8 +208,12 @@ class Uploads:
                 self._drop(old)
             self._changed.notify_all()
 
-    def send_left(self) -> None:
-        """Put what a process that died had not. Call before the first `add`. Raises what the store raises, BadInput."""
+    def send_left(self, began: str = "") -> None:
+        """Put what a process that died had not, of the run that `began` so. Call before the first `add`.
+
+        Raises what the store raises, and BadInput for a checkpoint that another version made.
+        """
+        self._unsent = Unsent(self._checkpoints.store.root, self._checkpoints.run, began)
         try:
             for left in self._unsent.left():
                 address = self._checkpoints.put(left.step, left.directory, self._say)

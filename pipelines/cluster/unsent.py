@@ -31,15 +31,19 @@ class Left(NamedTuple):
 
 @dataclass(frozen=True)
 class Unsent:
-    """Those of the run `run` in the storage `root`: below the temporary directory, for this user alone."""
+    """Those of the run `run` in the storage `root`: below the temporary directory, for this user alone.
+
+    `began` tells it from one of the same name that was removed from the storage, and begun anew.
+    """
 
     root: str
     run: str
+    began: str = ""
 
     @property
     def place(self) -> Path:
         """The folder they lie in."""
-        return _ours() / hashlib.sha256(f"{self.root}/{self.run}".encode()).hexdigest()[:16]
+        return _ours() / hashlib.sha256(f"{self.root}/{self.run} {self.began}".encode()).hexdigest()[:16]
 
     def new(self, step: int, score: float) -> Path:
         """A directory for the checkpoint of a step, with its report. Raises OSError."""

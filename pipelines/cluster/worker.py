@@ -15,6 +15,7 @@ from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_hist
 from pipelines.artifacts.published import opened
 from pipelines.cluster.checkpoints import Checkpoints, Uploads
 from pipelines.cluster.line import Pulse
+from pipelines.cluster.storage import RunStorage
 from pipelines.storage import open_store
 from seqgen.core.errors import BadInput, NumericalError, OperationalError, SeqgenError, StoppedEarly
 from seqgen.core.machine import cores
@@ -113,7 +114,9 @@ def _last_checkpoint(
     newest, error = -1, None
     if group.rank == 0:
         try:
-            overseer.send_left()
+            # Whose tracking run it is tells it from one of this name that was removed.
+            began = RunStorage(checkpoints.store.root, checkpoints.run).state().get("run_id", "")
+            overseer.send_left(began)
             found = checkpoints.newest_whole(overseer.say)
             newest = -1 if found is None else found
         except SeqgenError as failure:
@@ -157,10 +160,10 @@ class _Overseer(Watch):
         if resumed:
             self._tell(kind="resumed", rows=history)
 
-    def send_left(self) -> None:
-        """Put into storage what an earlier process of the run could not. Raises as `Uploads.send_left`."""
+    def send_left(self, began: str) -> None:
+        """See `Uploads.send_left`."""
         if self._uploads:
-            self._uploads.send_left()
+            self._uploads.send_left(began)
 
     def say(self, text: str) -> None:
         """A line for whoever sits at the driver."""

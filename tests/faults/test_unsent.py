@@ -32,9 +32,9 @@ def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
     return Checkpoints(open_store(str(tmp_path / "storage")), "run", keep=1)
 
 
-def leave(checkpoints: Checkpoints, step: int, score: float = math.inf) -> Path:
+def leave(checkpoints: Checkpoints, step: int, score: float = math.inf, began: str = "") -> Path:
     """What a process that died before it had put a checkpoint leaves."""
-    directory = Unsent(checkpoints.store.root, checkpoints.run).new(step, score)
+    directory = Unsent(checkpoints.store.root, checkpoints.run, began).new(step, score)
     save_checkpoint(directory, trainee(step, 1), Position(step, step), SETTINGS)
     return directory
 
@@ -45,15 +45,17 @@ def test_23_what_was_left_is_put_the_newest_and_the_best(checkpoints: Checkpoint
     leave(checkpoints, 3)  # saved within the epoch at whose end it had a bound
     cut = leave(checkpoints, 11)
     (cut / "index.json").unlink()  # its process died while it wrote it
-    other = leave(Checkpoints(checkpoints.store, "another"), 12)
+    others = {
+        leave(Checkpoints(checkpoints.store, "another"), 12),
+        leave(checkpoints, 12, began="before it was removed"),
+    }
     Uploads(checkpoints, said.append).send_left()
     assert checkpoints.steps() == [9, 3]
     assert checkpoints.best(checkpoints.steps()) == 3
     assert checkpoints.newest_whole(said.append) == 9
     assert [line.rpartition("/")[2] for line in said] == ["step-00000003", "step-00000003.1", "step-00000009"]
-    assert list((tmp_path / "tmp").glob("seqgen-unsent-*/*/*")) == [other], (
-        "nothing of the run waits any more"
-    )
+    waiting = set((tmp_path / "tmp").glob("seqgen-unsent-*/*/*"))
+    assert waiting == others, "nothing of the run waits any more"
     said.clear()
     Uploads(checkpoints, said.append).send_left()
     assert not said
