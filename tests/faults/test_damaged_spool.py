@@ -12,7 +12,7 @@ from pipelines.tracking import runs
 from pipelines.tracking.spool import Point, RunSpool, set_aside, spool_directory, spools
 from seqgen.core.files import write_json
 from seqgen.core.locks import held
-from tests.finished_run import tiny_recipe, work_in
+from tests.finished_run import tiny_recipe
 from tests.registries import said
 
 LOCAL = "local-" + "a" * 32
@@ -23,13 +23,6 @@ DESCRIPTION = {
     "tags": {"kind": "train"},
     "parameters": {"a": "1"},
 }
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with an empty SQLite store."""
-    work_in(tmp_path, monkeypatch)
-    return tmp_path
 
 
 def left(run_id: str) -> RunSpool:

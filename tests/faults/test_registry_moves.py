@@ -1,8 +1,12 @@
-"""Case 43: a move of the champion's alias that a kill breaks off at any of its requests is settled by the next one."""
+"""Case 43: the champion's alias moves to nothing altered, and a move that breaks off at any request is settled."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +15,121 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+import seqgen
 from pipelines.registry import moves, turns, versions
 from pipelines.tracking import runs
-from tests.finished_run import WORSE, finished_run, tiny_recipe, work_in
+from seqgen.core.errors import OperationalError
+from tests.finished_run import WORSE, finished_run, outside, stored, tiny_recipe, work_in
 from tests.mlflow_server import MlflowServer
 from tests.registries import REGISTER, Gate, another, champion, go, registered, said, version
+
+
+def test_43_a_version_that_was_altered_or_deleted_is_refused_before_the_alias_moves(
+    here: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = tiny_recipe(here)
+    registered(finished_run(recipe, mean=WORSE))
+    registered(finished_run(recipe))
+    files = stored(here)
+    weights = files / "model/weights.safetensors"
+
+    def flip() -> None:
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(bytes(content))
+
+    def code() -> None:  # what MLflow runs, and nothing else of seqgen's looks at
+        flip()
+        with (files.parent / "code/seqgen/models/model.py").open("a") as stream:
+            stream.write("# another line\n")
+
+    for damage, why in (
+        (flip, "altered since it was registered"),
+        (code, "its files were altered"),
+        (weights.unlink, "altered"),
+        (lambda: shutil.rmtree(files.parent), "cannot be fetched"),
+    ):
+        damage()
+        for words in (("rollback", "tiny"), ("promote", "tiny", "1", "--force")):
+            found, out = said(capsys, "models", *words)
+            assert (found, champion()) == (1, "2"), out
+            assert why in out
+        assert version("2").tags["promotion"] == "promoted"
+    assert seqgen.load("models:/tiny@champion")
+
+
+@pytest.mark.slow
+def test_43_a_move_that_breaks_off_half_way_leaves_the_old_champion(
+    server: MlflowServer, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when the alias is about to move, then refused with 500, then moved: the same version each time."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    recipe = tiny_recipe(here, register={"name": "half-way"})
+    registered(finished_run(recipe, mean=WORSE))
+    trained = finished_run(recipe)
+    killed = threading.Event()
+    gate = Gate(server.uri, lambda: 503 * killed.wait(300))
+    process = another(REGISTER, gate.uri, here)
+    go(process)
+    assert gate.reached.wait(500)
+    process.kill()
+    process.wait()
+    killed.set()
+    gate.close()
+    assert champion("half-way") == "1"
+    assert seqgen.load("models:/half-way@champion")
+    assert "promotion" not in version("2", "half-way").tags
+
+    monkeypatch.setattr(turns, "LEASE", 10.0)  # the dead process's ticket is in the way until then
+    broken = Gate(server.uri, lambda: 500)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", broken.uri)
+    with pytest.raises(OperationalError, match="does not serve us"):
+        registered(trained)
+    broken.close()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    assert broken.reached.is_set()
+    assert champion("half-way") == "1"
+
+    result = registered(trained)
+    assert (result["version"], result["promoted"], champion("half-way")) == ("2", True, "2")
+    assert version("1", "half-way").tags["replaced_by"] == "2"
+
+
+@pytest.mark.slow
+def test_04_a_stopped_registering_leaves_the_old_champion_and_is_gone_on_with(
+    server: MlflowServer, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM to the verb while the alias is about to move, and the server has not answered."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    recipe = tiny_recipe(here, register={"name": "stopped"})
+    registered(finished_run(recipe, mean=WORSE))
+    trained = finished_run(recipe)
+    ended = threading.Event()
+    gate = Gate(server.uri, lambda: 503 * ended.wait(300))
+    verb = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.register", "--recipe", str(recipe)],
+        cwd=here,
+        env=outside(MLFLOW_TRACKING_URI=gate.uri),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert gate.reached.wait(500)
+        verb.terminate()
+        _, error = verb.communicate(timeout=120)
+    finally:
+        verb.kill()
+        ended.set()
+        gate.close()
+    assert verb.returncode == 4, error
+    assert error.splitlines()[-1] == "error: stopped by SIGTERM"
+    assert champion("stopped") == "1"
+    told = json.loads((here / "artifacts/tiny/register/register.json").read_text())
+    assert told["version"] == "1", "of the one before"
+    result = registered(trained)
+    assert (result["version"], result["promoted"], champion("stopped")) == ("2", True, "2")
+
 
 WRITES = (
     "set_registered_model_tag",
@@ -110,37 +224,33 @@ def test_43_killed_at_any_write_the_same_command_again_finishes_it(
 
 @pytest.mark.slow
 def test_43_killed_after_the_alias_moved_the_next_registering_writes_down_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: MlflowServer, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real server; the process dies in the request for the first tag after the alias."""
-    work_in(tmp_path, monkeypatch)
-    server = MlflowServer(tmp_path)
-    server.start()
+    """The process dies in the request for the first tag after the alias."""
+    name = "after-the-alias"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    recipe = tiny_recipe(here, register={"name": name})
+    registered(finished_run(recipe, mean=WORSE))
+    trained = finished_run(recipe)
     killed = threading.Event()
     first = lambda method, path, body: path.endswith("/model-versions/set-tag") and b"replaced" in body  # noqa: E731
     gate = Gate(server.uri, lambda: 503 * killed.wait(300), first)
-    try:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        recipe = tiny_recipe(tmp_path)
-        registered(finished_run(recipe, mean=WORSE))
-        trained = finished_run(recipe)
-        process = another(REGISTER, gate.uri, tmp_path)
-        go(process)
-        assert gate.reached.wait(500)
-        process.kill()
-        process.wait()
-        assert champion() == "2"
-        assert "promotion" not in version("2").tags
+    process = another(REGISTER, gate.uri, here)
+    go(process)
+    assert gate.reached.wait(500)
+    process.kill()
+    process.wait()
+    killed.set()
+    gate.close()
+    assert champion(name) == "2"
+    assert "promotion" not in version("2", name).tags
 
-        monkeypatch.setattr(turns, "LEASE", 10.0)  # the dead process's ticket is in the way until then
-        result = registered(trained)
-        assert (result["version"], result["promoted"], champion()) == ("2", True, "2")
-        assert version("2").tags["promotion"] == "promoted"
-        assert "better by" in version("2").tags["promotion_reason"]
-        assert version("2").tags["previous_champion"] == "1"
-        assert (version("1").tags["promotion"], version("1").tags["replaced_by"]) == ("replaced", "2")
-        assert versions.by_number(runs.connect(), "tiny", "3") is None
-    finally:
-        killed.set()
-        gate.close()
-        server.kill()
+    monkeypatch.setattr(turns, "LEASE", 10.0)  # the dead process's ticket is in the way until then
+    result = registered(trained)
+    assert (result["version"], result["promoted"], champion(name)) == ("2", True, "2")
+    tags = version("2", name).tags
+    assert (tags["promotion"], tags["previous_champion"]) == ("promoted", "1")
+    assert "better by" in tags["promotion_reason"]
+    former = version("1", name).tags
+    assert (former["promotion"], former["replaced_by"]) == ("replaced", "2")
+    assert versions.by_number(runs.connect(), name, "3") is None
