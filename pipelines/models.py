@@ -99,16 +99,17 @@ def _show(client: MlflowClient, name: str) -> None:
 
 
 def _promote(client: MlflowClient, name: str, wanted: str, force: bool) -> None:
-    from pipelines.registry import promotion, versions
+    from pipelines.registry import moves, promotion, versions
 
     version = _version(client, name, wanted)
+    moves.settle(client, name)
     holder = versions.by_alias(client, name, versions.CHAMPION)
     if holder is not None and holder.version == version.version:
         print(f"{name} version {version.version} is champion already")
         return
     if force:
         reason = f"by hand, after version {holder.version}" if holder else "by hand"
-        if not promotion.crown(client, version, holder, reason):
+        if not moves.crown(client, version, holder, reason):
             raise _moved(name)
         print(f"promoted {name} version {version.version} to champion: {reason}")
         return
@@ -126,8 +127,15 @@ def _promote(client: MlflowClient, name: str, wanted: str, force: bool) -> None:
 
 
 def _roll_back(client: MlflowClient, name: str) -> None:
-    from pipelines.registry import promotion, versions
+    from pipelines.registry import moves, versions
 
+    _version(client, name, versions.CHAMPION)
+    begun = moves.settle(client, name)
+    if begun is not None and begun.kind == "rollback":  # by this command, which is not to go back twice
+        print(
+            f"{name}: champion is version {begun.to} again (was {begun.former}), as a rollback that broke off left it"
+        )
+        return
     champion = _version(client, name, versions.CHAMPION)
     before = champion.tags.get("previous_champion", "none")
     if before == "none":
@@ -136,7 +144,7 @@ def _roll_back(client: MlflowClient, name: str) -> None:
             f"(`seqgen models promote {name} VERSION` takes any)"
         )
     previous = _version(client, name, before)
-    if not promotion.roll_back(client, champion, previous):
+    if not moves.roll_back(client, champion, previous):
         raise _moved(name)
     print(f"{name}: champion is version {before} again (was {champion.version})")
 

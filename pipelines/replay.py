@@ -6,14 +6,21 @@ import sys
 
 from pipelines.cli.command import run
 from pipelines.tracking import runs
-from pipelines.tracking.spool import spool_directory, spools
+from pipelines.tracking.spool import set_aside, spool_directory, spools
 from seqgen.core.errors import OperationalError
 from seqgen.core.locks import Taken
 
 
 def replay() -> None:
     """Send every run's spool and remove it, those of killed processes too; nothing is sent twice."""
-    if not (waiting := spools()):
+    waiting = spools()
+    for path in set_aside():
+        print(
+            f"{path} is damaged and cannot be sent; mend or delete its damaged file and take `.damaged` from its name, "
+            "or delete it",
+            file=sys.stderr,
+        )
+    if not waiting:
         print(f"nothing is spooled in {spool_directory()}")
         return
     client = runs.connect()

@@ -28,9 +28,11 @@ def published_root() -> str | None:
     return root.rstrip("/")
 
 
-def opened(address: str) -> Place:
-    """The set at an absolute path or s3://bucket/prefix; one that is fetched is kept in this machine's cache."""
-    return PublishedSet(StoredSet(address), shard_cache()) if address.startswith("s3://") else Path(address)
+def opened(address: str, cached: bool = True) -> Place:
+    """The set at an absolute path or s3://bucket/prefix; `cached`: what is fetched is kept in this machine's cache."""
+    if not address.startswith("s3://"):
+        return Path(address)
+    return PublishedSet(StoredSet(address), shard_cache() if cached else None)
 
 
 def shard_cache() -> ShardCache:

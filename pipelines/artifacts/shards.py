@@ -11,10 +11,13 @@ from seqgen.data.manifest import FILE_NAME, Manifest, Place, read_manifest
 from seqgen.settings import Recipe
 
 
-def shards_of(recipe: Recipe) -> Place:
-    """Where the shards of `recipe` are read from: SEQGEN_SHARDS/<recipe>, else where `shard` makes them."""
+def shards_of(recipe: Recipe, cached: bool = True) -> Place:
+    """Where the shards of `recipe` are read from: SEQGEN_SHARDS/<recipe>, else where `shard` makes them.
+
+    `cached`: this machine's cache stands for what was fetched before.
+    """
     root = published_root()
-    return opened(f"{root}/{recipe.name}") if root else places(recipe).shards
+    return opened(f"{root}/{recipe.name}", cached) if root else places(recipe).shards
 
 
 def checked_manifest(recipe: Recipe) -> Manifest:

@@ -15,6 +15,7 @@ from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_hist
 from pipelines.artifacts.published import opened
 from pipelines.cluster.checkpoints import Checkpoints, Uploads
 from pipelines.cluster.line import Pulse
+from pipelines.cluster.storage import RunStorage
 from pipelines.storage import open_store
 from pipelines.storage.lease import Lease, Lost
 from seqgen.core.errors import BadInput, NumericalError, OperationalError, SeqgenError, StoppedEarly
@@ -116,6 +117,9 @@ def _last_checkpoint(
     newest, error = -1, None
     if group.rank == 0:
         try:
+            # Whose tracking run it is tells it from one of this name that was removed.
+            began = RunStorage(checkpoints.store.root, checkpoints.run).state().get("run_id", "")
+            overseer.send_left(began)
             found = checkpoints.newest_whole(overseer.say)
             newest = -1 if found is None else found
         except SeqgenError as failure:
@@ -158,6 +162,11 @@ class _Overseer(Watch):
         self._history = history
         if resumed:
             self._tell(kind="resumed", rows=history)
+
+    def send_left(self, began: str) -> None:
+        """See `Uploads.send_left`."""
+        if self._uploads:
+            self._uploads.send_left(began)
 
     def say(self, text: str) -> None:
         """A line for whoever sits at the driver."""
@@ -208,7 +217,7 @@ class _Overseer(Watch):
             return {"error": str(lost), "kind": "Lost"}
         except _Final as error:
             return {"error": str(error), "kind": "OperationalError"}
-        return {"error": str(stopped), "kind": "StoppedEarly"}
+        return {"error": str(stopped), "kind": type(stopped).__name__}
 
     def _save(self, step: int, score: float, save: SaveFn) -> None:
         if self._uploads:

@@ -16,7 +16,7 @@ from pipelines.cluster.storage import storage_root
 from pipelines.doctor.findings import Finding, failed, ok, warning
 from pipelines.storage import Store, open_store
 from pipelines.tracking.server import connect, tracking_uri
-from pipelines.tracking.spool import RunSpool, spool_directory, spools
+from pipelines.tracking.spool import RunSpool, set_aside, spool_directory, spools
 from seqgen.core.errors import OperationalError, SeqgenError, redact
 from seqgen.core.locks import Taken
 from seqgen.data.manifest import FILE_NAME, read_manifest
@@ -167,7 +167,12 @@ def tracking() -> Iterator[Finding]:
     else:
         yield ok("pickle is off in what seqgen starts")
     if waiting := sum(map(_waits, spools())):
-        yield warning(f"{waiting} runs wait to be sent in {spool_directory()}", "python -m pipelines.replay")
+        yield warning(f"{waiting} runs wait to be sent in {spool_directory()}", "seqgen replay")
+    if damaged := set_aside():
+        yield warning(
+            f"what is kept of {len(damaged)} runs is damaged ({', '.join(map(str, damaged))})",
+            "seqgen replay says what can be done",
+        )
 
 
 def _waits(spool: RunSpool) -> bool:

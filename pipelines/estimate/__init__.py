@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipelines.artifacts.places import places
-from pipelines.artifacts.shards import checked_manifest
+from pipelines.artifacts.shards import checked_manifest, shards_of
 from pipelines.cli.command import RecipeOption, SetOption
 from pipelines.cli.progress import clock
 from pipelines.cli.signals import raise_on_stop
@@ -110,7 +109,7 @@ def of_training(recipe: Recipe, manifest: Manifest, device: str, batches: int) -
     chosen: Literal["cpu", "cuda"] = "cpu"
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         chosen = "cuda"
-    step = measure(recipe, places(recipe).shards, chosen, batches)
+    step = measure(recipe, str(shards_of(recipe)), chosen, batches)
     train = recipe.train
     return Estimate(
         measured=step,

@@ -11,8 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
-from pathlib import Path
 
+from pipelines.artifacts.published import opened
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.machine import Device, cores
 from seqgen.settings import Recipe, build_recipe
@@ -36,7 +36,7 @@ class MeasuredStep:
     memory: int
 
 
-def measure(recipe: Recipe, shards: Path, device: Device, batches: int) -> MeasuredStep:
+def measure(recipe: Recipe, shards: str, device: Device, batches: int) -> MeasuredStep:
     """Train a few epochs of `batches` batches of `recipe`, in as many processes as it has workers and fit here.
 
     Raises what training raises, OperationalError if a process died.
@@ -63,7 +63,7 @@ def measure(recipe: Recipe, shards: Path, device: Device, batches: int) -> Measu
     ):
         place = f"file://{directory}/rendezvous"
         members = [
-            pool.submit(_member, small, str(shards), device, rank, place, threads, batches)
+            pool.submit(_member, small, shards, device, rank, place, threads, batches)
             for rank in range(processes)
         ]
         try:
@@ -99,10 +99,10 @@ def _member(
         )
     group = ProcessGroup.joined(where)
     train, valid = (
-        load_split(Path(shards), split, count * config.batch)
+        load_split(opened(shards), split, count * config.batch)
         for split, count in (("train", batches), ("valid", _HELD_OUT))
     )
-    manifest = read_manifest(Path(shards))
+    manifest = read_manifest(opened(shards))
     torch.manual_seed(config.seed)
     model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
     rates: list[float] = []

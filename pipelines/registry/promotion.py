@@ -6,16 +6,13 @@ import json
 import math
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.artifacts.trained_model import TrainedModel
-from pipelines.registry import versions
+from pipelines.registry import moves, versions
 from pipelines.registry.competition import measured
 from pipelines.registry.evaluation import IMAGES, Evaluation, images_digest
-from pipelines.registry.inspection import inspect
-from pipelines.registry.turns import Turn, turn
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.models.files import DESCRIPTION
 from seqgen.serving.loading import fetch_model, fetch_part
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
 
     from seqgen.evaluation.bounds import HeldOut
 
-_HISTORY = 100  # lines; a tag has room for 5000 characters
 Remeasure = Callable[["ModelVersion"], Evaluation]
 
 
@@ -94,70 +90,17 @@ def promote(
     `remeasure` measures a champion on the candidate's images, where its own evaluation is of other ones. The decision
     is written down in the version's tags. Raises OperationalError, BadInput, MLflow's errors.
     """
+    moves.settle(client, version.name)
     while True:
         champion = versions.by_alias(client, version.name, versions.CHAMPION)
         if champion is not None and champion.version == version.version:
             return Decision(True, "it is the champion already")
         decision = _judge(client, champion, candidate, rule, remeasure)
         if not decision.promoted:
-            _record(client, version, "not promoted", promotion_reason=decision.reason)
+            moves.note(client, version, "not promoted", promotion_reason=decision.reason)
             return decision
-        if crown(client, version, champion, decision.reason):
+        if moves.crown(client, version, champion, decision.reason):
             return decision
-
-
-def crown(client: MlflowClient, version: ModelVersion, expected: ModelVersion | None, reason: str) -> bool:
-    """Make `version` champion if `expected` is champion still; whether it was done.
-
-    It gets the tag `previous_champion`, by which a rollback finds its way, before the alias moves: interrupted at any
-    point, the registry has one valid champion.
-    """
-    inspect(client, version)
-    with turn(client, version.name) as ours:
-        if not _holds(client, version.name, expected):
-            return False
-        before = expected.version if expected else "none"
-        versions.set_tags(client, version, {"previous_champion": str(before)})
-        _move(client, ours, version)
-        _record(client, version, "promoted", promotion_reason=reason)
-        if expected:
-            _record(client, expected, "replaced", replaced_by=str(version.version))
-    return True
-
-
-def roll_back(client: MlflowClient, champion: ModelVersion, previous: ModelVersion) -> bool:
-    """Make `previous`, which was champion before `champion`, champion again; False if `champion` is it no more."""
-    inspect(client, previous)
-    with turn(client, champion.name) as ours:
-        if not _holds(client, champion.name, champion):
-            return False
-        _move(client, ours, previous)
-        _record(client, champion, "rolled back")
-        _record(client, previous, "promoted", replaced_by="none")
-    return True
-
-
-def _move(client: MlflowClient, ours: Turn, version: ModelVersion) -> None:
-    ours.check()
-    client.set_registered_model_alias(version.name, versions.CHAMPION, version.version)
-    if ours.lost():
-        raise OperationalError(
-            f"{version.name}: another process took our turn over while the alias moved to version "
-            f"{version.version}; see whether that is right: `seqgen models show {version.name}`"
-        )
-
-
-def _holds(client: MlflowClient, name: str, expected: ModelVersion | None) -> bool:
-    holder = versions.by_alias(client, name, versions.CHAMPION)
-    return (holder and holder.version) == (expected and expected.version)
-
-
-def _record(client: MlflowClient, version: ModelVersion, verdict: str, **tags: str) -> None:
-    """Write down what became of `version`; the tag `promotion_history` has a line for each time."""
-    before = client.get_model_version(version.name, version.version).tags.get("promotion_history", "")
-    line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {verdict}"
-    history = "\n".join([*before.splitlines(), line][-_HISTORY:])
-    versions.set_tags(client, version, {"promotion": verdict, "promotion_history": history, **tags})
 
 
 def _judge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +29,22 @@ BOUNDS_TAG = "seqgen.bounds_sha256"  # of the file it competes with
 
 def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """The version that holds `alias`, or None. Raises MLflow's errors of the server."""
+    return _found(lambda: client.get_model_version_by_alias(name, alias))
+
+
+def by_number(client: MlflowClient, name: str, number: str) -> ModelVersion | None:
+    """The version of that number, or None. Raises MLflow's errors of the server."""
+    return _found(lambda: client.get_model_version(name, number))
+
+
+def _found(ask: Callable[[], ModelVersion]) -> ModelVersion | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_model_version_by_alias(name, alias)
+        return ask()
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None  # no such model; no such alias
+            return None  # no such model; no such alias or number
         raise
 
 

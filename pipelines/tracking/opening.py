@@ -116,9 +116,11 @@ def _open_again(client: MlflowClient | None, run_id: str) -> str | None:
     """Go on with a run, and return its id, by now perhaps the server's; None if it is unknown."""
     from mlflow.exceptions import MlflowException, RestException
 
+    if not RunSpool.of(run_id).sound() and is_local(run_id):
+        return None  # how it is to be opened is lost
     spool = RunSpool.of(run_id)
     if client is None:
-        return _begin(spool) if spool.description() or not is_local(run_id) else None
+        return _begin(spool) if not is_local(run_id) or spool.description() else None
     if is_local(run_id) and spool.description():
         spool.begin()
         _open(client, spool)

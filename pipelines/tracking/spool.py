@@ -9,7 +9,8 @@ A run's folder holds, as far as there is any of it,
     files/          what belongs among the run's artifacts
     lock            held by the process that works on the run, or that sends: a killed one holds nothing
 
-and is removed when nothing is left in it.
+and is removed when nothing is left in it. One whose run.json or status.json cannot be read is renamed to
+`<id>.damaged`, which nothing reads any more.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.artifacts.places import state_root
-from seqgen.core.errors import OperationalError
+from pipelines.tracking.server import warn
+from seqgen.core.errors import OperationalError, one_line
 from seqgen.core.files import write_json
 from seqgen.core.locks import Taken, held
 
@@ -33,6 +36,9 @@ LOCAL = "local-"  # begins the id of a run that is not on the server yet
 RUNNING = "RUNNING"
 FILES_LIMIT = 1 << 30  # bytes of files that one run may keep here
 _LOCK = "lock"
+_ASIDE = ".damaged"
+_DESCRIPTION = {"name": str, "parent": str | None, "start_time": int, "tags": dict, "parameters": dict}
+_STATUS = {"status": str, "time": int}
 _PATIENCE = 30.0
 
 _mutex = threading.RLock()
@@ -40,6 +46,10 @@ _holds: dict[
     Path, tuple[contextlib.ExitStack, int]
 ] = {}  # the folders that this process holds, and how often
 _begun: set[Path] = set()  # those whose runs it works on
+
+
+class Damaged(OperationalError):
+    """A file of the spool that cannot be what was written."""
 
 
 class Point(NamedTuple):
@@ -179,13 +189,29 @@ class RunSpool:
         """Whether there are points or files."""
         return any((self.path / name).exists() for name in ("metrics.jsonl", "measured.jsonl", "files"))
 
+    def sound(self) -> bool:
+        """Whether the folder can be read. One that cannot, and that nobody works on, is set aside, with a warning."""
+        try:
+            self.description()
+            self.status()
+        except Damaged as damage:
+            try:
+                with self.hold():
+                    taken = (f"{self.run_id}{_ASIDE}{number or ''}" for number in count())
+                    self.rename(next(name for name in taken if not (spool_directory() / name).exists()))
+                    warn(f"{damage}; what is kept of the run is set aside in {self.path}")
+            except (Taken, OSError) as error:
+                warn(f"{damage}; left as it is: {one_line(error)}")
+            return False
+        return True
+
     def description(self) -> dict[str, Any] | None:
-        """How to open the run, if the server does not have it whole."""
-        return self._read("run.json")
+        """How to open the run, if the server does not have it whole. Raises Damaged."""
+        return self._read("run.json", _DESCRIPTION)
 
     def status(self) -> tuple[str, int] | None:
-        """The status that the server lacks, or RUNNING, and since when (ms); None: it has its own."""
-        kept = self._read("status.json")
+        """The status that the server lacks, or RUNNING, and since when (ms); None: it has its own. Raises Damaged."""
+        kept = self._read("status.json", _STATUS)
         return (kept["status"], kept["time"]) if kept else None
 
     def keep_status(self, status: str) -> None:
@@ -250,16 +276,30 @@ class RunSpool:
     def _size(self) -> int:
         return sum(path.stat().st_size for path in self.files.rglob("*") if path.is_file())
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _read(self, name: str, form: Mapping[str, Any]) -> dict[str, Any] | None:
+        path = self.path / name
         try:
-            return json.loads((self.path / name).read_text())
+            found = json.loads(path.read_text())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise OperationalError(f"{self.path / name}: damaged ({error}); delete it") from None
+            raise Damaged(f"{path}: damaged ({one_line(error)})") from None
+        for key, kind in form.items():
+            if not isinstance(found, dict) or not isinstance(found.get(key), kind):
+                raise Damaged(f"{path}: damaged ({key} is missing, or not what belongs there)")
+        return found
 
 
 def spools() -> list[RunSpool]:
-    """The folders there are, studies before their trials."""
-    found = [RunSpool(path) for path in spool_directory().glob("*") if path.is_dir()]
+    """The folders there are, studies before their trials; damaged ones are set aside."""
+    found = [spool for spool in _folders() if _ASIDE not in spool.path.name and spool.sound()]
     return sorted(found, key=lambda spool: (bool((spool.description() or {}).get("parent")), spool.path.name))
+
+
+def set_aside() -> list[Path]:
+    """The folders that were set aside because they are damaged."""
+    return sorted(spool.path for spool in _folders() if _ASIDE in spool.path.name)
+
+
+def _folders() -> Iterator[RunSpool]:
+    return (RunSpool(path) for path in spool_directory().glob("*") if path.is_dir())

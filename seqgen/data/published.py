@@ -26,7 +26,7 @@ class PublishedSet:
     """The set that `fetcher` fetches; its shards are kept in `cache`. What `load_split` and others take for a place."""
 
     fetcher: Fetcher
-    cache: ShardCache
+    cache: ShardCache | None
 
     def __str__(self) -> str:
         return str(self.fetcher)
@@ -52,4 +52,4 @@ class PublishedSet:
                 )
             return content
 
-        return self.cache.get(shard, fetch)
+        return self.cache.get(shard, fetch) if self.cache else fetch()

@@ -12,8 +12,10 @@ import pytest
 from data_prep.shard_files import encode_sample, write_shard
 from data_prep.strict_tar import read_strictly
 from data_prep.verify import verify
+from pipelines.artifacts.published import StoredSet
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.data.manifest import Manifest, check_shard_bytes, read_manifest
+from seqgen.data.published import PublishedSet
 
 
 def _rewrite(directory: Path, **changes) -> None:
@@ -104,3 +106,18 @@ def test_a_manifest_that_is_absent_altered_or_lists_addresses_is_refused(small_s
     path.write_text(text[: len(text) // 2])
     with pytest.raises(BadInput, match="not a manifest"):
         verify(small_set)
+
+
+def test_a_published_set_is_fetched_and_named_by_its_address(small_set):
+    """Not what the machine's cache has of it."""
+    published = PublishedSet(StoredSet(str(small_set)), None)
+    assert verify(published) == read_manifest(small_set)
+    shard = read_manifest(small_set).splits["valid"].shards[0]
+    _rewrite(small_set, splits__valid__shards__0__samples=shard.samples + 1)
+    with pytest.raises(OperationalError, match=rf"^{small_set}/valid-000000\.tar: .* samples"):
+        verify(published)
+    content = bytearray((small_set / shard.name).read_bytes())
+    content[700] ^= 1
+    (small_set / shard.name).write_bytes(content)
+    with pytest.raises(OperationalError, match=rf"{small_set}/valid-000000\.tar: .*altered"):
+        verify(published)

@@ -1,14 +1,20 @@
-"""What the chapters share: a training that nothing disturbed, a place for one that something will, a recipe."""
+"""What the chapters share: a training that nothing disturbed, a place for one that something will, recipes, MLflow."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines.recipes import load_recipe
+from pipelines.tracking import metrics
+from seqgen.data.manifest import Manifest, read_manifest
 from seqgen.settings import Recipe
-from tests.finished_run import tiny_recipe
+from tests.fault_proxy import FaultProxy
+from tests.finished_run import tiny_recipe, work_in
+from tests.mlflow_server import MlflowServer
+from tests.sets import write_digits
 from tests.train_runs import EPOCHS, assert_complete, prepare_unhurried, train, weights
 
 
@@ -35,3 +41,54 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SEQGEN_ARTIFACTS", raising=False)
     return load_recipe(str(tiny_recipe(tmp_path)))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with an empty MLflow store, and an empty registry, in a SQLite file."""
+    work_in(tmp_path, monkeypatch)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real MLflow server for the tests of a file; each has runs, and a model name, of its own there."""
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory of its own, where a server that is away is asked again at once."""
+    for name in ("SEQGEN_ARTIFACTS", "SEQGEN_STORAGE", "SEQGEN_STATE", "SEQGEN_TRACKING_REQUIRED"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(metrics, "_PAUSE", 0.2)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def proxy(server: MlflowServer, project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Before the server; MLFLOW_TRACKING_URI is its address."""
+    with FaultProxy(server.port) as proxy:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.address)
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A recipe's file and its shards, outside every working directory."""
+    directory = tmp_path_factory.mktemp("set")
+    write_digits(directory / "shards")
+    return tiny_recipe(directory), directory / "shards"
+
+
+@pytest.fixture(scope="module")
+def manifest(files: tuple[Path, Path]) -> Manifest:
+    """That of the shards of `files`."""
+    return read_manifest(files[1])

@@ -252,7 +252,7 @@ def test_a_database_is_not_made_by_looking_at_it(here: Path, monkeypatch: pytest
         worked_on.wait()
     assert [finding.verdict for finding in found] == ["ok", "warning", "warning"]
     assert found[-1].text.startswith("1 runs wait to be sent in ")
-    assert found[-1].remedy == "python -m pipelines.replay"
+    assert found[-1].remedy == "seqgen replay"
     assert not (here / "mlflow.db").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,15 +20,19 @@ from data_prep.shard_files import encode_sample, write_shard
 from pipelines.artifacts.places import places
 from pipelines.artifacts.published import opened, publish_set, published_root, shard_cache
 from pipelines.artifacts.shards import checked_manifest, shards_of
+from pipelines.estimate import estimate
 from pipelines.publish import publish
 from pipelines.recipes import load_recipe
+from pipelines.verify import verify
 from seqgen import training
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.data.images import load_split
 from seqgen.data.manifest import Manifest, SplitIndex, read_manifest
 from seqgen.data.settings import DataConfig
 from tests.fault_proxy import Answer, CutAnswer, FaultProxy
+from tests.finished_run import tiny_recipe
 from tests.s3_server import READER, S3Server
+from tests.sets import write_digits
 from tests.streamed_set import COUNTS, SIZE, recipe_of, write_set
 
 ROOT = Path(__file__).parents[3]
@@ -222,6 +227,39 @@ def test_what_was_trained_elsewhere_is_measured_from_s3(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(BadInput, match="SignatureDoesNotMatch"):
         checked_manifest(resolved)
+
+
+@pytest.mark.slow
+def test_verify_and_estimate_take_the_published_set_where_none_was_made(
+    root: str,
+    server: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setenv("SEQGEN_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setenv("SEQGEN_SHARD_CACHE", str(tmp_path / "cache"))
+    digits = tiny_recipe(tmp_path)
+    here = places(load_recipe(str(digits))).shards
+    write_digits(here)
+    publish(str(digits))
+    shutil.rmtree(here)
+    for name, value in server.environment(READER).items():
+        monkeypatch.setenv(name, value)
+    capsys.readouterr()
+    verify(str(digits))
+    assert f"{root}/tiny: 3 shards, 104 images, all whole" in capsys.readouterr().out
+    estimate(str(digits), batches=2)
+    assert "images/s" in capsys.readouterr().out
+
+    client, key = server.client(), f"{root.removeprefix('s3://sets/')}/tiny/valid-000000.tar"
+    content = bytearray(client.get_object(Bucket="sets", Key=key)["Body"].read())
+    content[700] ^= 1
+    client.put_object(Bucket="sets", Key=key, Body=bytes(content))
+    with pytest.raises(OperationalError, match=f"{root}/tiny/valid-000000.tar: .*altered"):
+        verify(str(digits))
+    with pytest.raises(BadInput, match="no manifest, so no complete shards here"):
+        verify(str(digits), on_bad_shard="skip")  # of the set that is made here
 
 
 SAMPLE, SAMPLES, LARGE_SHARDS = 2000, 5, 26
