@@ -235,10 +235,13 @@ class _Listener:
 
     def _note(self, skipped: dict[str, Any]) -> None:
         self._skipped[skipped["step"]] = skipped
-        where = self._storage.note(_SKIPPED, list(self._skipped.values()))
+        try:
+            where = f"stand in {self._storage.note(_SKIPPED, list(self._skipped.values()))}"
+        except OperationalError as error:  # no reason to end; the next one that is skipped takes it along
+            where = f"are not written down: {error}"
         self._display.say(
             f"warning: step {skipped['step']} (epoch {skipped['epoch']}) is not taken: its gradient is not finite; "
-            f"its images stand in {where}"
+            f"its images {where}"
         )
 
 
