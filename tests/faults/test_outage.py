@@ -13,6 +13,7 @@ from tests.s3_server import S3Server
 from tests.train_runs import EPOCHS, assert_complete, running, train, weights
 
 pytestmark = pytest.mark.slow
+EVERY_TEN = "--set=train.checkpoint_every=10"  # so many unsaved ones in a row would end it
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def variables(server: S3Server, proxy: FaultProxy, place: Path) -> dict[str, str
 def test_23_a_training_goes_on_through_an_outage_and_what_it_saves_catches_up(
     undisturbed: str, proxy: FaultProxy, variables: dict[str, str], place: Path
 ):
-    with running(place, **variables) as run:
+    with running(place, EVERY_TEN, **variables) as run:
         run.wait_for("epoch  3/")
         proxy.down()
         run.wait_for("warning: no checkpoint can be saved; training goes on")
@@ -55,7 +56,7 @@ def test_23_a_training_goes_on_through_an_outage_and_what_it_saves_catches_up(
 def test_23_an_outage_that_outlasts_the_training_is_told_and_the_same_command_sends_what_is_left(
     undisturbed: str, proxy: FaultProxy, variables: dict[str, str], place: Path
 ):
-    with running(place, **variables, SEQGEN_UPLOAD_SECONDS="5") as run:
+    with running(place, EVERY_TEN, **variables, SEQGEN_UPLOAD_SECONDS="5") as run:
         run.wait_for("epoch  3/")
         proxy.down()
         assert run.end() == 1, run.text
@@ -65,7 +66,7 @@ def test_23_an_outage_that_outlasts_the_training_is_told_and_the_same_command_se
     assert (Path(told[1]) / "index.json").is_file()
     assert "Go on with: " in run.text
     proxy.up()
-    done = train(place, **variables)
+    done = train(place, EVERY_TEN, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"saved now, as its process ended before it could: s3://runs/{place.name}/" in done.stdout
     assert f"going on after epoch {EPOCHS}\n" in done.stdout, "nothing is trained again"
