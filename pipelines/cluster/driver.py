@@ -237,7 +237,7 @@ class _Listener:
         self._skipped[skipped["step"]] = skipped
         try:
             where = f"stand in {self._storage.note(_SKIPPED, list(self._skipped.values()))}"
-        except OperationalError as error:  # no reason to end; the next one that is skipped takes it along
+        except (OperationalError, BadInput) as error:  # no reason to end; the next skipped one takes it along
             where = f"are not written down: {error}"
         self._display.say(
             f"warning: step {skipped['step']} (epoch {skipped['epoch']}) is not taken: its gradient is not finite; "

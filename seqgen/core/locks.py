@@ -5,10 +5,10 @@
 names the holder; who can say better what to do catches it:
 
     try:
-        with held(state_root() / "services.lock"):
+        with held(Path(".seqgen/retrain.lock")):
             ...
     except Taken as taken:
-        raise OperationalError(f"the services are being started by another process ({taken.holder})") from None
+        print(f"already running (holder {taken.holder})")
 
 Children that shall keep the lock while they live get its descriptor: `with held(path) as descriptor:
 subprocess.Popen(command, pass_fds=(descriptor,))`.
