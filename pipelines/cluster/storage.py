@@ -71,7 +71,9 @@ class RunStorage:
                 stack.enter_context(held(lock))
                 lease = None
                 if shared():
-                    lease = stack.enter_context(leased(open_store(f"{root}/{name}"), LEASE_SECONDS, lock))
+                    # Not among the run's own files, of which a search has very many.
+                    leases = open_store(f"{root}/leases/{name}")
+                    lease = stack.enter_context(leased(leases, LEASE_SECONDS, lock))
             except Taken as taken:
                 raise OperationalError(
                     f"run {name} in {root} is being worked on by another process ({taken.holder}): wait for it to end, "

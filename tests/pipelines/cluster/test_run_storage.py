@@ -163,11 +163,7 @@ def test_who_lost_a_run_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(Lost):
             Checkpoints(run.store, run.name, lease=run.lease).put(1, local, print)
         assert not run.is_ours()
-    assert sorted(path.name for path in (tmp_path / "storage/a").iterdir()) == [
-        "lease-000001.json",
-        "lease-000002.json",
-        "seqgen-run.json",
-    ]
+    assert [path.name for path in (tmp_path / "storage/a").iterdir()] == ["seqgen-run.json"]
     assert RunStorage(run.root, "a").state() == {"run_id": "1"}
 
 
