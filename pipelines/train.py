@@ -19,6 +19,7 @@ from pipelines.cli.again import again
 from pipelines.cli.command import BadShardOption, RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
 from pipelines.cluster.connect import connected, elsewhere
+from pipelines.cluster.patience import Patience
 from pipelines.cluster.storage import RunStorage
 from pipelines.recipes import load_recipe
 from pipelines.tracking import lineage
@@ -69,7 +70,7 @@ def train_recipe(
     Raises BadInput before anything starts, NumericalError, OperationalError (also when the restarts are used
     up), StoppedEarly on SIGTERM or Ctrl-C.
     """
-    manifest = checked_manifest(recipe)
+    patience, manifest = Patience.of_environment(), checked_manifest(recipe)
 
     from pipelines.cluster.driver import run_workers
     from pipelines.registry.warm_start import starting_weights
@@ -102,6 +103,7 @@ def train_recipe(
                     digests,
                     storage,
                     chosen,
+                    patience,
                     log_epoch,
                     start.directory if start else None,
                 )

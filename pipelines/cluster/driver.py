@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import threading
 import time
@@ -18,6 +17,7 @@ from pipelines.cli.signals import check_stop, on_stop
 from pipelines.cluster.checkpoints import Checkpoints
 from pipelines.cluster.connect import elsewhere
 from pipelines.cluster.line import Exchange, Heard
+from pipelines.cluster.patience import Patience
 from pipelines.cluster.storage import RunStorage
 from pipelines.cluster.worker import News, Task, train_worker
 from seqgen import native
@@ -66,6 +66,7 @@ def run_workers(
     digests: dict[str, str],
     storage: RunStorage,
     device: Device,
+    patience: Patience,
     on_epoch: Callable[[Row], None],
     initial: Path | None = None,
 ) -> TrainingResult:
@@ -92,6 +93,7 @@ def run_workers(
         storage=storage.root,
         run=storage.name,
         exchange=exchange,
+        upload_seconds=patience.upload,
     )
     workers, cuda = recipe.train.workers, device == "cuda"
     fewest = recipe.train.fewest_workers or workers
@@ -121,7 +123,7 @@ def run_workers(
             display.say(
                 "the native kernels are not built here: `python -m seqgen.native` makes training faster"
             )
-        listener = _Listener(exchange, display, on_epoch, storage)
+        listener = _Listener(exchange, display, on_epoch, storage, patience)
         result = _follow(cast("Callable[[], Result]", trainer.fit), listener, checkpoints)
     outcome = result.return_value or {"error": None}
     if outcome["error"] is not None:
@@ -179,9 +181,10 @@ class _Listener:
         display: TrainingDisplay,
         on_epoch: Callable[[Row], None],
         storage: RunStorage,
+        patience: Patience,
     ) -> None:
         self._exchange, self._display, self._on_epoch, self._storage = exchange, display, on_epoch, storage
-        self._hang = float(os.environ.get("SEQGEN_HANG_SECONDS", "600"))
+        self._hang, self.grace = patience.hang, patience.grace
         self._skipped: dict[int, dict[str, Any]] = {}
         self._draining: set[str] = set()
         self.alive = False
@@ -271,7 +274,6 @@ def _stop_in_order(listener: _Listener) -> Iterator[Callable[[], None]]:
     Call what it gives again and again: it raises StoppedEarly where there is nothing to save, or none has been after
     SEQGEN_GRACE_SECONDS.
     """
-    grace = float(os.environ.get("SEQGEN_GRACE_SECONDS", "60"))
     began: list[float] = []
 
     def ask() -> None:
@@ -286,7 +288,7 @@ def _stop_in_order(listener: _Listener) -> Iterator[Callable[[], None]]:
         if not told:
             listener.stop()
             told = True
-        if not listener.alive or time.monotonic() - began[0] > grace:
+        if not listener.alive or time.monotonic() - began[0] > listener.grace:
             check_stop()
 
     with on_stop(ask):
