@@ -17,6 +17,15 @@ import pytest
 from tests.free_ports import free_ports
 from tests.train_runs import assert_complete, environment, running, weights
 
+ACTORS = """
+import ray
+from ray._private import state
+ray.init(log_to_driver=False, logging_level="error")
+print("actors:")
+for actor in state.actors().values():
+    if actor["State"] == "ALIVE":
+        print(actor["ActorClassName"])
+"""
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -66,6 +75,15 @@ class Nodes:
             time.sleep(0.5)
         return process
 
+    def actors(self) -> list[str]:
+        """The classes of the actors that live on the cluster."""
+        asked = subprocess.run(
+            [sys.executable, "-c", ACTORS],
+            env=environment(self.place) | self.variables | {"RAY_ADDRESS": self.address},
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        return asked.stdout.splitlines()[1:]
+
     def end(self) -> None:
         for process in reversed(self.processes):
             kill(process)
@@ -112,6 +130,7 @@ def test_01_a_killed_node_costs_a_restart_on_another(undisturbed: str, place: Pa
     assert_complete(place)
     assert weights(place) == undisturbed
     assert first.poll() is None
+    assert "_AutoscalingCoordinatorActor" not in nodes.actors()
 
 
 @pytest.mark.slow
