@@ -119,9 +119,11 @@ def train_recipe(
                 }
                 with result.checkpoints.fetched(result.step) as best:
                     target = write_trained_model(recipe, manifest, best, result.history, about)
-                storage.complete({"epochs": recipe.train.epochs})
-    for file in ("recipe.json", FILE_NAME):
-        runs.attach(run_id, target / file, "train")
+                for file in ("recipe.json", FILE_NAME):
+                    runs.attach(run_id, target / file, "train")
+        storage.complete(
+            {"epochs": recipe.train.epochs}
+        )  # at the very end: what is stopped before it goes on
     print(f"model in {target / 'model'}, run {run_id}")
 
 

@@ -51,10 +51,10 @@ def search(recipe: Recipe) -> None:
                 with connected(dashboard=recipe.search.workers > 1) as resources:
                     trials = run_trials(recipe, storage, log, resources)
                 conclude(recipe, trials)
-                storage.complete({})
+                runs.attach(run_id, places(recipe).search, "search")
+            storage.complete({})
         except (StoppedEarly, KeyboardInterrupt):
             raise StoppedEarly("search stopped; run the same command again to go on with it") from None
-    runs.attach(run_id, places(recipe).search, "search")
 
 
 def _check(recipe: Recipe) -> Manifest:

@@ -53,12 +53,12 @@ def _end_coordinator(ray: ModuleType) -> None:
     It is detached: Ray would leave it behind for good. The next training starts one again.
     """
     from ray._private.worker import global_worker
-    from ray._raylet import RAY_INTERNAL_NAMESPACE_PREFIX
+    from ray._raylet import RAY_INTERNAL_NAMESPACE_PREFIX  # type: ignore[attr-defined]
 
     with contextlib.suppress(
         ray.exceptions.RayError, ValueError
     ):  # the cluster is gone, or there is no such actor
-        jobs = global_worker.gcs_client.get_all_job_info(
+        jobs = global_worker.gcs_client.get_all_job_info(  # type: ignore[attr-defined]
             skip_submission_job_info_field=True, skip_is_running_tasks_field=True, timeout=_PATIENCE
         )
         ours = ray.get_runtime_context().get_job_id()
