@@ -302,13 +302,13 @@ def _failure(error: BaseException, checkpoints: Checkpoints) -> BaseException:
 
     if not isinstance(error, TrainingFailedError):
         return error
-    cause: BaseException = error
+    cause, who = error, ""
     if isinstance(error, WorkerGroupError) and error.worker_failures:
-        ranks = sorted(error.worker_failures.items(), key=lambda item: (_is_echo(item[1]), item[0]))
-        cause = ranks[0][1]
+        rank, cause = min(error.worker_failures.items(), key=lambda item: (_is_echo(item[1]), item[0]))
+        who = f"rank {rank}: "
     text = next((line for line in reversed(str(cause).splitlines()) if line.strip()), type(cause).__name__)
     return OperationalError(
-        f"training failed and its restarts are used up: {text.strip()[:300]}; {_last_checkpoint(checkpoints)}"
+        f"training failed and its restarts are used up: {who}{text.strip()[:300]}; {_last_checkpoint(checkpoints)}"
     )
 
 
