@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_04_a_stop_in_any_phase_is_saved_and_gone_on_with(undisturbed: str, plac
         """Start or go on, stop when it is there; the last line. What was saved is whole, and newer than before."""
         with running(place, SEQGEN_STORAGE=root) as run:
             run.wait_until(reached)
+            time.sleep(1)  # until the driver has heard of its workers; each phase lasts for three
             run.process.terminate()
             assert run.end() == 4, run.text
         assert [found["status"] for found in tracked(place)] == ["KILLED"]
