@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -213,7 +214,10 @@ def test_08_the_rank_that_hangs_is_named_and_no_other(place: Path, how: str):
         if how == "stopped":
             os.kill(int((place / "train-1").read_text()), signal.SIGSTOP)
         assert run.end() == 1, run.text
-    assert re.search(r"training stands still: rank 1 on node .* at (reach|forward|sleep)", run.text), run.text
+    place_of_it = r"\w+" if how == "stopped" else "reach"
+    assert re.search(rf"training stands still: rank 1 on node .* at {place_of_it}:\d+ in ", run.text), (
+        run.text
+    )
     assert "rank 0" not in run.text
     assert [found["status"] for found in tracked(place)] == ["FAILED"]
     assert not [worker for worker in workers if alive(worker)]
@@ -294,11 +298,12 @@ def test_10_numbers_that_leave_the_finite_end_with_code_3(place: Path):
 @pytest.mark.slow
 def test_17_what_ray_keeps_for_itself_may_be_damaged_while_a_run_goes_on(undisturbed: str, place: Path):
     (place / "tmp").mkdir()
-    with running(place, TMPDIR=str(place / "tmp")) as run:
+    # Ray's sockets lie elsewhere: their paths may not be long.
+    with running(place, TMPDIR=str(place / "tmp"), RAY_TMPDIR=tempfile.gettempdir()) as run:
         run.wait_for("epoch  3/")
-        kept = [path for path in (place / "tmp").glob("seqgen-ray-train-*/**/*") if path.is_file()]
-        assert kept, "Ray keeps nothing here any more"
-        for path in kept:
+        (kept,) = (place / "tmp").glob("seqgen-ray-train-*/tiny-*")
+        snapshot = kept / "checkpoint_manager_snapshot.json"  # what a restarted controller reads
+        for path in {snapshot, *(path for path in kept.rglob("*") if path.is_file())}:
             path.write_bytes(b"\x00 no JSON {")
         kill_workers(run, 1)
         assert run.end() == 0, run.text
