@@ -302,7 +302,8 @@ def _failure(error: BaseException, checkpoints: Checkpoints) -> BaseException:
 
     if not isinstance(error, TrainingFailedError):
         return error
-    cause, who = error, ""
+    cause: BaseException = error
+    who = ""
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         rank, cause = min(error.worker_failures.items(), key=lambda item: (_is_echo(item[1]), item[0]))
         who = f"rank {rank}: "
