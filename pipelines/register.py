@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.artifacts.held_out import evaluated_images
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
-from pipelines.cli.signals import check_stop, raise_on_stop
+from pipelines.cli.signals import raise_on_stop
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import write_json
 
@@ -85,7 +85,6 @@ def _compete(trained: TrainedModel) -> dict[str, Any]:
         decision = promotion.promote(client, version, evaluation, rule, again)
         holder = versions.by_alias(client, version.name, versions.CHAMPION)
     except runs.server_errors() as error:
-        check_stop()  # MLflow's client takes what a signal raises for an error of the server
         raise OperationalError(runs.explain(client.tracking_uri, error)) from error
     return _result(
         trained,

@@ -99,8 +99,6 @@ def _retrain_all(names: list[str], schedule: _Schedule, lock: int) -> None:
         try:
             _take_turn(name, schedule, lock)
             continue
-        except StoppedEarly:
-            raise
         except SeqgenError as caught:
             error = caught
         except runs.server_errors() as caught:

@@ -51,12 +51,15 @@ def submit(
             [*leaks.in_words(arguments), *leaks.in_variables(variables)],
             "give it to the cluster's head instead",
         )
+    elif command or env or dry_run or no_wait:
+        raise BadInput(f"--follow {follow}: takes no command and no other option than --address")
+    from pipelines.cluster import client as clients
     from pipelines.cluster import jobs
 
-    jobs.send_token()
+    clients.send_token()
     if follow is not None:
         where = jobs.dashboard(address)
-        jobs.follow(jobs.connect(where), follow, f"the command that submitted {follow}")
+        jobs.follow(clients.connect(where), follow, f"the command that submitted {follow}")
         return
     entrypoint = shlex.join(["python", "-m", verb.module, *arguments])
     with tempfile.TemporaryDirectory(prefix="seqgen-submit-") as temporary:
@@ -72,7 +75,7 @@ def submit(
         where = jobs.dashboard(address)
         again = _again(command or [], address, env or [])
         given = {SUBMITTED: again, "RAY_JOB_STOP_WAIT_TIME_S": str(jobs.STOP_SECONDS), **variables}
-        client = jobs.connect(where)
+        client = clients.connect(where)
         print(
             f"uploading {len(files)} files, {package.stat().st_size:,} bytes, to {redact(where)}", flush=True
         )

@@ -19,6 +19,7 @@ from pipelines.cli.again import again
 from pipelines.cli.command import BadShardOption, RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
 from pipelines.cluster.connect import connected, elsewhere
+from pipelines.cluster.patience import Patience
 from pipelines.cluster.storage import RunStorage
 from pipelines.recipes import load_recipe
 from pipelines.storage.lease import Lost
@@ -70,7 +71,7 @@ def train_recipe(
     Raises BadInput before anything starts, NumericalError, OperationalError (also when the restarts are used
     up), StoppedEarly on SIGTERM or Ctrl-C.
     """
-    manifest = checked_manifest(recipe)
+    patience, manifest = Patience.of_environment(), checked_manifest(recipe)
 
     from pipelines.cluster.driver import run_workers
     from pipelines.registry.warm_start import starting_weights
@@ -103,6 +104,7 @@ def train_recipe(
                     digests,
                     storage,
                     chosen,
+                    patience,
                     log_epoch,
                     start.directory if start else None,
                 )
@@ -118,9 +120,11 @@ def train_recipe(
                 }
                 with result.checkpoints.fetched(result.step) as best:
                     target = write_trained_model(recipe, manifest, best, result.history, about)
-                storage.complete({"epochs": recipe.train.epochs})
-    for file in ("recipe.json", FILE_NAME):
-        runs.attach(run_id, target / file, "train")
+                for file in ("recipe.json", FILE_NAME):
+                    runs.attach(run_id, target / file, "train")
+        storage.complete(
+            {"epochs": recipe.train.epochs}
+        )  # at the very end: what is stopped before it goes on
     print(f"model in {target / 'model'}, run {run_id}")
 
 

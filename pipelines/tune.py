@@ -52,12 +52,12 @@ def search(recipe: Recipe) -> None:
                 with connected(dashboard=recipe.search.workers > 1) as resources:
                     trials = run_trials(recipe, storage, log, resources)
                 conclude(recipe, trials)
-                storage.complete({})
+                runs.attach(run_id, places(recipe).search, "search")
+            storage.complete({})
         except Lost:  # it goes on elsewhere
             raise
         except (StoppedEarly, KeyboardInterrupt):
             raise StoppedEarly("search stopped; run the same command again to go on with it") from None
-    runs.attach(run_id, places(recipe).search, "search")
 
 
 def _check(recipe: Recipe) -> Manifest:

@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,47 @@ class Unhurried(AdditiveCanvas):
 """
 
 
+# The same canvas, which reaches, once, the phase that the file `phase` names, on every rank: it writes its pid and rank
+# down, and waits there as long as `phase` says.
+PHASES = """
+import os
+import pathlib
+import time
+import torch
+from seqgen.models.canvases import AdditiveCanvas
+from seqgen.models.contracts import register
+
+HERE = pathlib.Path(__file__).parent
+WANTED, CALLS, RANK, SECONDS = (HERE / "phase").read_text().split()
+
+def reach(phase):
+    if phase != WANTED or not torch.distributed.is_initialized():
+        return
+    rank = torch.distributed.get_rank()
+    there = HERE / f"{phase}-{rank}"
+    if RANK in ("any", str(rank)) and not there.exists():
+        fresh = HERE / f"{phase}-{rank}.new"
+        fresh.write_text(str(os.getpid()))
+        fresh.rename(there)
+        time.sleep(float(SECONDS))
+
+@register("canvas", "unhurried")
+class Unhurried(AdditiveCanvas):
+    def __init__(self, settings, sizes):
+        super().__init__(settings, sizes)
+        self.calls = 0
+        self.register_state_dict_pre_hook(lambda *_: reach("save"))
+        reach("warm-up")
+
+    def forward(self, canvas, written):
+        self.calls += 1
+        if self.calls > int(CALLS):
+            reach("train" if self.training else "evaluate")
+        time.sleep(0.01)
+        return super().forward(canvas, written)
+"""
+
+
 def prepare(place: Path) -> Path:
     (place / "tiny.yaml").write_text(RECIPE)
     write_digits(place / "artifacts/tiny/shards")
@@ -60,6 +102,15 @@ def prepare_unhurried(place: Path) -> Path:
     (place / "unhurried_canvas.py").write_text(PLUGIN)
     (place / "tiny.yaml").write_text(with_canvas("unhurried"))
     return place
+
+
+def in_phase(place: Path, phase: str, calls: int = 0, rank: int | str = "any", seconds: float = 3) -> None:
+    """Let the trainings of `prepare_unhurried` write a file <phase>-<rank> when they come to this phase, and wait.
+
+    phase: warm-up, train or evaluate (in either after so many `calls` of the canvas, two a step), save.
+    """
+    (place / "unhurried_canvas.py").write_text(PHASES)
+    (place / "phase").write_text(f"{phase} {calls} {rank} {seconds}")
 
 
 def with_canvas(kind: str) -> str:
@@ -105,6 +156,12 @@ class Run:
             if line.startswith(start):
                 return
         raise AssertionError(f"ended without {start!r}: {''.join(self.lines)}")
+
+    def wait_until(self, found: Callable[[], bool]) -> None:
+        """Wait until it is so; its lines are read later."""
+        while not found():
+            assert self.process.poll() is None, f"ended before: {''.join(self.process.stdout or ())}"
+            time.sleep(0.05)
 
     def end(self) -> int:
         """Read the rest; the exit code."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.storage import Altered, open_store
+from seqgen.core.environment import number
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.data.manifest import FILE_NAME, Manifest, Place, Shard, check_shard_bytes, read_manifest
 from seqgen.data.published import PublishedSet
@@ -39,12 +40,9 @@ def shard_cache() -> ShardCache:
     """SEQGEN_SHARD_CACHE, else seqgen/shards of the user's cache; at most SEQGEN_SHARD_CACHE_BYTES, else 10 GiB."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = Path(os.environ.get("SEQGEN_SHARD_CACHE") or home / "seqgen" / "shards")
-    given = os.environ.get("SEQGEN_SHARD_CACHE_BYTES") or str(_CACHE_BYTES)
     if not directory.is_absolute():
         raise BadInput(f"SEQGEN_SHARD_CACHE={directory}: give an absolute path, the same for every process")
-    if not given.isdecimal():
-        raise BadInput(f"SEQGEN_SHARD_CACHE_BYTES={given}: give a number of bytes, such as {_CACHE_BYTES}")
-    return ShardCache(directory, int(given))
+    return ShardCache(directory, int(number("SEQGEN_SHARD_CACHE_BYTES", _CACHE_BYTES, "bytes")))
 
 
 @dataclass(frozen=True)

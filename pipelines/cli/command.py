@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from seqgen.core.errors import SeqgenError, one_line
+from seqgen.core.errors import SeqgenError, StoppedEarly, one_line
 
 RecipeOption = Annotated[
     str | None,
@@ -55,7 +55,7 @@ def run_app(app: typer.Typer, program: str, arguments: list[str] | None) -> None
     atexit.register(gc.freeze)
     try:
         app(args=arguments, prog_name=program)
-    except SeqgenError as error:
+    except (SeqgenError, StoppedEarly) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a missing permission: nobody nearer knew better

@@ -25,7 +25,7 @@ from seqgen.core.errors import StoppedEarly
 
 _DVC_TELLS = "DVC_STAGE"  # is in the environment of what DVC starts, and not in its own
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_stopped_by: str | None = None
+_stopped_by: signal.Signals | None = None
 
 
 def raise_on_stop() -> None:
@@ -61,7 +61,7 @@ def _stop_after(ended: int) -> None:
 def check_stop() -> None:
     """Raise StoppedEarly if a signal has come; native code it interrupted may have swallowed the exception."""
     if _stopped_by is not None:
-        raise StoppedEarly(f"stopped by {_stopped_by}")
+        raise StoppedEarly(f"stopped by {_stopped_by.name}")
 
 
 @contextlib.contextmanager
@@ -76,12 +76,27 @@ def on_stop(callback: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def stop_afterwards() -> Iterator[None]:
+    """Let a first signal that comes in this block take effect at its end: for what is short and should be whole."""
+    if _stopped_by is not None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = threading.Event()
+    try:
+        with on_stop(came.set):
+            yield
+    finally:
+        if came.is_set() and _stopped_by is not None:
+            signal.raise_signal(_stopped_by)
+
+
 def _install(callback: Callable[[], None]) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         global _stopped_by
         for stopping in _STOPPING:
             signal.signal(stopping, signal.SIG_DFL)
-        _stopped_by = signal.Signals(number).name
+        _stopped_by = signal.Signals(number)
         callback()
 
     for number in _STOPPING:

@@ -20,7 +20,7 @@ from seqgen.core.errors import BadInput, NumericalError, OperationalError, Seqge
 from seqgen.core.yaml import read_yaml
 
 GRACE = 120.0  # seconds in which a stopped verb ends its Ray and closes its run
-ERRORS: dict[int, type[SeqgenError]] = {2: BadInput, 3: NumericalError, 4: StoppedEarly}
+ERRORS: dict[int, type[SeqgenError | StoppedEarly]] = {2: BadInput, 3: NumericalError, 4: StoppedEarly}
 _STAGE_CODE = re.compile(rb"exited with (\d+)")
 
 

@@ -15,6 +15,7 @@ from seqgen.core.machine import Resources, free_port
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE = 15.0  # seconds in which a cluster's control service must answer
+_COORDINATOR = "AutoscalingCoordinator"  # Ray's name of an actor, and of its namespace
 
 
 def elsewhere() -> bool:
@@ -41,7 +42,35 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
         raise_on_stop()
         yield resources
     finally:
+        if elsewhere() and ray.is_initialized():
+            _end_coordinator(ray)
         ray.shutdown()
+
+
+def _end_coordinator(ray: ModuleType) -> None:
+    """End the actor in which Ray Train counts what trainings want of the cluster, if no other driver is left there.
+
+    It is detached: Ray would leave it behind for good. The next training starts one again.
+    """
+    from ray._private.worker import global_worker
+    from ray._raylet import RAY_INTERNAL_NAMESPACE_PREFIX  # type: ignore[attr-defined]
+
+    with contextlib.suppress(
+        ray.exceptions.RayError, ValueError
+    ):  # the cluster is gone, or there is no such actor
+        jobs = global_worker.gcs_client.get_all_job_info(  # type: ignore[attr-defined]
+            skip_submission_job_info_field=True, skip_is_running_tasks_field=True, timeout=_PATIENCE
+        )
+        ours = ray.get_runtime_context().get_job_id()
+        others = [
+            job
+            for job in jobs.values()
+            if not job.is_dead
+            and job.job_id.hex() != ours
+            and not job.config.ray_namespace.startswith(RAY_INTERNAL_NAMESPACE_PREFIX)
+        ]
+        if not others:
+            ray.kill(ray.get_actor(_COORDINATOR, namespace=_COORDINATOR))
 
 
 def check_answers(address: str) -> None:

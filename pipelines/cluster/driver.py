@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import threading
 import time
@@ -18,6 +17,7 @@ from pipelines.cli.signals import check_stop, on_stop
 from pipelines.cluster.checkpoints import Checkpoints
 from pipelines.cluster.connect import elsewhere
 from pipelines.cluster.line import Exchange, Heard
+from pipelines.cluster.patience import Patience
 from pipelines.cluster.storage import RunStorage
 from pipelines.cluster.worker import News, Task, train_worker
 from pipelines.storage.lease import Lost
@@ -67,6 +67,7 @@ def run_workers(
     digests: dict[str, str],
     storage: RunStorage,
     device: Device,
+    patience: Patience,
     on_epoch: Callable[[Row], None],
     initial: Path | None = None,
 ) -> TrainingResult:
@@ -94,6 +95,7 @@ def run_workers(
         run=storage.name,
         lease=storage.lease,
         exchange=exchange,
+        upload_seconds=patience.upload,
     )
     workers, cuda = recipe.train.workers, device == "cuda"
     fewest = recipe.train.fewest_workers or workers
@@ -123,7 +125,7 @@ def run_workers(
             display.say(
                 "the native kernels are not built here: `python -m seqgen.native` makes training faster"
             )
-        listener = _Listener(exchange, display, on_epoch, storage)
+        listener = _Listener(exchange, display, on_epoch, storage, patience)
         result = _follow(cast("Callable[[], Result]", trainer.fit), listener, checkpoints)
     outcome = result.return_value or {"error": None}
     if outcome["error"] is not None:
@@ -181,9 +183,10 @@ class _Listener:
         display: TrainingDisplay,
         on_epoch: Callable[[Row], None],
         storage: RunStorage,
+        patience: Patience,
     ) -> None:
         self._exchange, self._display, self._on_epoch, self._storage = exchange, display, on_epoch, storage
-        self._hang = float(os.environ.get("SEQGEN_HANG_SECONDS", "600"))
+        self._hang, self.grace = patience.hang, patience.grace
         self._skipped: dict[int, dict[str, Any]] = {}
         self._draining: set[str] = set()
         self.alive = False
@@ -276,7 +279,6 @@ def _stop_in_order(listener: _Listener) -> Iterator[Callable[[], None]]:
     Call what it gives again and again: it raises StoppedEarly where there is nothing to save, or none has been after
     SEQGEN_GRACE_SECONDS.
     """
-    grace = float(os.environ.get("SEQGEN_GRACE_SECONDS", "60"))
     began: list[float] = []
 
     def ask() -> None:
@@ -291,7 +293,7 @@ def _stop_in_order(listener: _Listener) -> Iterator[Callable[[], None]]:
         if not told:
             listener.stop()
             told = True
-        if not listener.alive or time.monotonic() - began[0] > grace:
+        if not listener.alive or time.monotonic() - began[0] > listener.grace:
             check_stop()
 
     with on_stop(ask):
@@ -306,12 +308,13 @@ def _failure(error: BaseException, checkpoints: Checkpoints) -> BaseException:
     if not isinstance(error, TrainingFailedError):
         return error
     cause: BaseException = error
+    who = ""
     if isinstance(error, WorkerGroupError) and error.worker_failures:
-        ranks = sorted(error.worker_failures.items(), key=lambda item: (_is_echo(item[1]), item[0]))
-        cause = ranks[0][1]
+        rank, cause = min(error.worker_failures.items(), key=lambda item: (_is_echo(item[1]), item[0]))
+        who = f"rank {rank}: "
     text = next((line for line in reversed(str(cause).splitlines()) if line.strip()), type(cause).__name__)
     return OperationalError(
-        f"training failed and its restarts are used up: {text.strip()[:300]}; {_last_checkpoint(checkpoints)}"
+        f"training failed and its restarts are used up: {who}{text.strip()[:300]}; {_last_checkpoint(checkpoints)}"
     )
 
 

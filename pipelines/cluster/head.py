@@ -16,15 +16,20 @@ from typing import Any
 from pipelines.artifacts.places import state_root
 from pipelines.cli import background
 from pipelines.cli.subprocesses import GRACE
+from pipelines.cluster.client import connect
 from pipelines.cluster.storage import storage_root
 from pipelines.tracking.runs import tracking_uri
+from seqgen.core.environment import number
 from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.core.files import write_json
+from seqgen.core.locks import held
 from seqgen.core.machine import free_port
 
 _STATE = Path(".seqgen/cluster.json")
+_LOCK = Path(".seqgen/cluster.lock")  # held while the head is started or stopped
 _LOG = Path(".seqgen/cluster.log")
 _START_SECONDS = 180.0
+_KILL_SECONDS = 60.0  # in which a killed job ends
 # From a job's SIGTERM to its SIGKILL, which Ray sends after 3 seconds: too few to save in. Longer than a stopped
 # `pipelines.retrain` waits for the processes of its line.
 JOB_STOP_SECONDS = int(GRACE) + 30
@@ -33,16 +38,21 @@ _WORKER_PORTS = range(10002, 20000)
 
 
 def up(port: int, dashboard_port: int) -> dict[str, Any]:
-    """Start a Ray head in the background and wait until it takes jobs; one that runs already is kept.
+    """Start a Ray head in the background and wait until it takes jobs; one that runs already, or starts, is kept.
 
     Jobs inherit its environment: where artifacts, checkpoints, locks and the tracking server are, as absolute
     paths, so that a job finds them although it runs in a copy of the code.
     Raises BadInput (ports), OperationalError.
     """
-    if state := running():
-        return state
-    for name, number in (("port", port), ("dashboard-port", dashboard_port)):
-        _check_port(name, number)
+    for name, value in (("port", port), ("dashboard-port", dashboard_port)):
+        _check_port(name, value)
+    with held(_LOCK, timeout=_START_SECONDS + _KILL_SECONDS):
+        return running() or _start(port, dashboard_port)
+
+
+def _start(port: int, dashboard_port: int) -> dict[str, Any]:
+    for name, value in (("port", port), ("dashboard-port", dashboard_port)):
+        background.check_free(f"--{name}", value)
     # RAY_API_SERVER_ADDRESS: as in connect.py, so that Ray's watching actors ask this cluster.
     environment = _environment() | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}"}
     _make_token(environment)
@@ -94,7 +104,6 @@ def _check_port(name: str, number: int) -> None:
         raise BadInput(
             f"--{name} {number}: choose 1024 to 65535, but not 10002 to 19999, which are Ray's workers'"
         )
-    background.check_free(f"--{name}", number)
 
 
 def _wait(process: subprocess.Popen[bytes], dashboard: str, agent_port: int) -> None:
@@ -142,21 +151,25 @@ def stop_jobs(dashboard: str) -> list[str]:
     """Send SIGTERM to the running jobs of the cluster at `dashboard`, wait until they have ended, return their ids.
 
     A job that has not ended after RAY_JOB_STOP_WAIT_TIME_S, as the head was started with it, is killed by Ray.
-    Raises OperationalError if the cluster does not answer or refuses the token.
+    Raises OperationalError if the cluster does not answer or refuses the token, or a job does not end.
     """
+    patience = number("RAY_JOB_STOP_WAIT_TIME_S", JOB_STOP_SECONDS) + _KILL_SECONDS
     os.environ["RAY_AUTH_MODE"] = "token"
-    # Ray prefers this, and RAY_ADDRESS, to the address it is given: the jobs of another cluster would be stopped.
-    os.environ["RAY_API_SERVER_ADDRESS"] = dashboard
+    client = connect(dashboard)
     from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
 
     try:
-        client = JobSubmissionClient(dashboard)
         jobs = [job.submission_id for job in client.list_jobs() if job.submission_id]
         stopped = [job for job in jobs if not client.get_job_status(job).is_terminal()]
         for job in stopped:
             client.stop_job(job)
-        while any(not client.get_job_status(job).is_terminal() for job in stopped):
+        deadline = time.monotonic() + patience
+        while left := [job for job in stopped if not client.get_job_status(job).is_terminal()]:
+            if time.monotonic() > deadline:
+                raise OperationalError(
+                    f"{', '.join(left)} at {dashboard} did not end within {patience:g} s of SIGTERM; "
+                    "`python -m pipelines.cluster down` ends the cluster with all that runs there"
+                )
             time.sleep(0.5)
     except (AuthenticationError, RuntimeError, OSError) as error:
         raise OperationalError(f"the jobs of {dashboard} could not be stopped: {one_line(error)}") from error
@@ -165,6 +178,13 @@ def stop_jobs(dashboard: str) -> list[str]:
 
 def down() -> bool:
     """Stop the head that `up` started here, its jobs first, and nothing else; returns whether one was running."""
+    if not _STATE.exists():
+        return False
+    with held(_LOCK, timeout=_START_SECONDS + _KILL_SECONDS):
+        return _down()
+
+
+def _down() -> bool:
     state = running()
     if state is None:
         _STATE.unlink(missing_ok=True)

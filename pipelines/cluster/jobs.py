@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 import threading
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.cli.signals import on_stop
 from pipelines.cli.subprocesses import ERRORS
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 STOP_SECONDS = 120
 _AGENT_SECONDS = 180.0  # after its start a cluster has no agent that takes jobs, for a minute or more
 _PATIENCE = 120.0  # for a cluster that does not answer while a job is followed
-
-
-def send_token() -> None:
-    """Have Ray's client send the token; to be called before Ray is imported. Who wants none does not mind it."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def dashboard(address: str | None) -> str:
@@ -47,34 +41,6 @@ def dashboard(address: str | None) -> str:
     if not found.startswith(("http://", "https://")):
         raise BadInput(f"--address {found}: give the dashboard's, http://<host>:8265")
     return found.rstrip("/")
-
-
-def connect(address: str) -> JobSubmissionClient:
-    """A client of the cluster whose dashboard is at `address`, with the token. Raises OperationalError."""
-    os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray prefers to what it is told
-    import requests
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    for chatty in ("job.sdk", "dashboard_sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.WARNING)
-
-    class Client(JobSubmissionClient):
-        # Ray's own method, with an end to waiting.
-        def _do_request(self, *arguments: Any, **options: Any) -> Any:
-            return super()._do_request(*arguments, **{"timeout": (10, 60), **options})
-
-    try:
-        return Client(address)
-    except AuthenticationError as error:
-        raise OperationalError(
-            f"{address} refuses us ({one_line(error)}); copy the head's ~/.ray/auth_token here, or name it with "
-            "RAY_AUTH_TOKEN_PATH"
-        ) from None
-    except (ConnectionError, RuntimeError, requests.RequestException) as error:
-        raise OperationalError(
-            f"{address}: no cluster answers there ({one_line(error)}); check --address, or start it"
-        ) from None
 
 
 def submit(client: JobSubmissionClient, entrypoint: str, package: Path, variables: dict[str, str]) -> str:

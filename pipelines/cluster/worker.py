@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_history
 from pipelines.artifacts.published import opened
@@ -40,6 +40,7 @@ class Task(TypedDict):
     run: str
     lease: Lease | None
     exchange: ActorHandle
+    upload_seconds: float  # for what is not yet in storage at the end
 
 
 class News(TypedDict):
@@ -74,7 +75,7 @@ def train_worker(task: dict[str, Any]) -> Outcome:
     pulse = Pulse(task["exchange"], group.rank, group.size, node)
     store, keep = open_store(task["storage"]), recipe.train.keep_checkpoints
     checkpoints = Checkpoints(store, task["run"], keep, task["lease"])
-    overseer = _Overseer(recipe, checkpoints, pulse, task["exchange"], group.rank == 0)
+    overseer = _Overseer(recipe, checkpoints, pulse, cast(Task, task), group.rank == 0)
     try:
         with _last_checkpoint(checkpoints, group, overseer) as resume:
             training.run(
@@ -145,9 +146,10 @@ class _Overseer(Watch):
     """Asks the driver and the clock between steps; the first rank's saves checkpoints and tells the news."""
 
     def __init__(
-        self, recipe: Recipe, checkpoints: Checkpoints, pulse: Pulse, exchange: ActorHandle, first: bool
+        self, recipe: Recipe, checkpoints: Checkpoints, pulse: Pulse, task: Task, first: bool
     ) -> None:
-        self._recipe, self._pulse, self._exchange, self._first = recipe, pulse, exchange, first
+        self._recipe, self._pulse, self._first = recipe, pulse, first
+        self._exchange, self._patience = task["exchange"], task["upload_seconds"]
         self._history: list[Row] = []
         self._saved, self._obeyed = time.monotonic(), 0
         self._uploads = Uploads(checkpoints, self.say) if first else None
@@ -203,7 +205,7 @@ class _Overseer(Watch):
         """Wait for what is not yet in storage. Raises _Final, or Lost."""
         if self._uploads:
             try:
-                self._uploads.finish(float(os.environ.get("SEQGEN_UPLOAD_SECONDS", "300")))
+                self._uploads.finish(self._patience)
             except OperationalError as error:
                 raise _Final(str(error)) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
@@ -13,7 +14,7 @@ from pipelines.artifacts.trained_model import TrainedModel
 from pipelines.registry.evaluation import Evaluation
 from pipelines.registry.inspection import FILES_TAG, files_digest
 from pipelines.registry.package import save_package
-from pipelines.tracking import lineage
+from pipelines.tracking import lineage, runs
 from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.core.files import canonical_digest, file_sha256
 from seqgen.models.files import DESCRIPTION
@@ -129,7 +130,8 @@ def _log_model(
             digest = files_digest(package)
             client.log_model_artifacts(logged.model_id, str(package))
     except BaseException:
-        client.finalize_logged_model(logged.model_id, "FAILED")
+        with contextlib.suppress(*runs.server_errors()):  # what ended it is what is told
+            client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, trained.run["steps"])])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipelines.cli.signals import stop_afterwards
 from pipelines.tracking import lineage
 from pipelines.tracking.experiment import experiment_id, id_on_server
 from pipelines.tracking.metrics import REPLAY, MetricLog
@@ -28,7 +29,7 @@ from pipelines.tracking.server import (
 )
 from pipelines.tracking.spool import Point, RunSpool, is_local
 from pipelines.tracking.sqlite_file import EXPERIMENT
-from seqgen.core.errors import OperationalError, StoppedEarly, redact
+from seqgen.core.errors import OperationalError, redact
 from seqgen.core.locks import Taken
 
 if TYPE_CHECKING:
@@ -80,16 +81,17 @@ def close_run(run_id: str, status: Status) -> bool:
     Returns whether the server has it; if not, it is spooled for `python -m pipelines.replay`.
     """
     spool, uri = RunSpool.of(run_id), tracking_uri()
-    try:
-        _on_server(uri, run_id, lambda client, known: client.set_terminated(known, status))
-        spool.forget_status()
-        return True
-    except Exception as error:
-        what = f"run {run_id} not marked {status} on the server"
-        _spool(spool, what, explain(uri, error), lambda: spool.keep_status(status))
-        return False
-    finally:
-        spool.end()
+    with stop_afterwards():  # the status is half a minute's work at most
+        try:
+            _on_server(uri, run_id, lambda client, known: client.set_terminated(known, status))
+            spool.forget_status()
+            return True
+        except Exception as error:
+            what = f"run {run_id} not marked {status} on the server"
+            _spool(spool, what, explain(uri, error), lambda: spool.keep_status(status))
+            return False
+        finally:
+            spool.end()
 
 
 def leave_run(run_id: str) -> None:
@@ -113,8 +115,6 @@ def attach(run_id: str, path: Path, folder: str) -> bool:
     try:
         _on_server(uri, run_id, upload, short=False)
         return True
-    except StoppedEarly:
-        raise
     except Exception as error:
         spool = RunSpool.of(run_id)
         what = f"{path} not attached to run {run_id}"
@@ -140,8 +140,6 @@ def log_measured(run_id: str, values: Mapping[str, float], step: int) -> bool:
     try:
         _on_server(uri, run_id, log)
         return True
-    except StoppedEarly:
-        raise
     except Exception as error:
         if is_final(error):
             raise OperationalError(explain(uri, error)) from None

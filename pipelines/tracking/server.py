@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipelines.tracking import sqlite_file
-from seqgen.core.errors import BadInput, OperationalError, SeqgenError, StoppedEarly, one_line, redact
+from seqgen.core.errors import BadInput, OperationalError, SeqgenError, one_line, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -116,8 +116,6 @@ def connect(uri: str | None = None) -> MlflowClient:
         with short_retries():
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
-    except StoppedEarly:
-        raise
     except Exception as error:
         raise failure(uri, error) from None
     return client

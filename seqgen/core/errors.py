@@ -1,4 +1,4 @@
-"""The errors a user meets, and the exit code each one stands for."""
+"""The errors a user meets, and a stop, and the exit code each one stands for."""
 
 from __future__ import annotations
 
@@ -33,8 +33,12 @@ class NumericalError(SeqgenError):
     exit_code = 3
 
 
-class StoppedEarly(SeqgenError):
-    """The run was asked to stop; what it had is saved and it can be resumed."""
+class StoppedEarly(BaseException):
+    """The run was asked to stop; what it had is saved and it can be resumed.
+
+    No Exception, as KeyboardInterrupt is none: a signal raises it anywhere, and whoever handles errors there, we or a
+    library, must not take a stop for one.
+    """
 
     exit_code = 4
 

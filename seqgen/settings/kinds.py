@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points, packages_distributions, version
 from typing import Any, ClassVar, TypeVar
 
-from seqgen.core.errors import BadInput, StoppedEarly, one_line
+from seqgen.core.errors import BadInput, one_line
 from seqgen.core.strict import Strict
 
 SLOTS = (
@@ -177,7 +177,7 @@ def load_plugin(module: str) -> None:
     """Import a module that registers kinds. Raises BadInput if it cannot be imported."""
     try:
         importlib.import_module(module)
-    except (BadInput, StoppedEarly):
+    except BadInput:
         raise
     except Exception as error:  # whatever a module of somebody else raises
         raise BadInput(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +19,12 @@ import pytest
 from tests.free_ports import free_ports
 from tests.train_runs import assert_complete, environment, running, weights
 
+ASK = """
+import json, ray
+from ray._private import state
+ray.init(log_to_driver=False, logging_level="error")
+print(json.dumps({}))
+"""
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -46,14 +54,16 @@ class Nodes:
         return self._start(f"--address={self.address}", "--num-cpus=1")
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        path = self.place / f"node-{len(self.processes)}.log"
+        name = self._name(len(self.processes))
+        path = self.place / f"{name}.log"
         log = path.open("wb")
         cores = sorted(os.sched_getaffinity(0))
         core = cores[
             len(self.processes) % len(cores)
         ]  # one: so many threads a worker has, and its sums are split by
+        ray = [RAY, "start", "--block", "--disable-usage-stats", f"--node-name={name}"]
         process = subprocess.Popen(
-            ["taskset", "-c", str(core), RAY, "start", "--block", "--disable-usage-stats", *arguments],
+            ["taskset", "-c", str(core), *ray, *arguments],
             cwd=self.place,
             env=environment(self.place) | self.variables,
             stdout=log,
@@ -65,6 +75,34 @@ class Nodes:
             assert process.poll() is None, path.read_text()
             time.sleep(0.5)
         return process
+
+    def drain(self, node: subprocess.Popen[bytes]) -> None:
+        """Announce, as a cloud does, that a node will go."""
+        name = self._name(self.processes.index(node))
+        (node_id,) = self._ask(f"[node['NodeID'] for node in ray.nodes() if node['NodeName'] == '{name}']")
+        self._ray(
+            RAY, "drain-node", "--address", self.address, "--node-id", node_id,
+            "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "reclaimed",
+            "--deadline-remaining-seconds", "120",
+        )  # fmt: skip
+
+    def actors(self) -> list[str]:
+        """The classes of the actors that live on the cluster."""
+        return self._ask("[a['ActorClassName'] for a in state.actors().values() if a['State'] == 'ALIVE']")
+
+    def _ask(self, expression: str) -> Any:
+        """What the cluster says."""
+        return json.loads(self._ray(sys.executable, "-c", ASK.format(expression)).splitlines()[-1])
+
+    def _ray(self, *command: str) -> str:
+        env = environment(self.place) | self.variables | {"RAY_ADDRESS": self.address}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"node-{number}"
 
     def end(self) -> None:
         for process in reversed(self.processes):
@@ -112,6 +150,7 @@ def test_01_a_killed_node_costs_a_restart_on_another(undisturbed: str, place: Pa
     assert_complete(place)
     assert weights(place) == undisturbed
     assert first.poll() is None
+    assert "_AutoscalingCoordinatorActor" not in nodes.actors()
 
 
 @pytest.mark.slow
@@ -125,3 +164,26 @@ def test_11_fewer_workers_go_on_where_a_node_is_lost_for_good(place: Path, nodes
         kill(lost)
         assert run.end() == 0, run.text
     assert_complete(place)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_07_a_node_that_is_drained_is_saved_before_it_goes_and_another_goes_on(
+    undisturbed: str, place: Path, nodes: Nodes
+):
+    nodes.add()
+    drained = nodes.add()
+    # Nothing else saves: what is gone on with was saved because of the drain.
+    seldom = ("--set", "train.checkpoint_every=1000", "--set", "train.checkpoint_minutes=1000")
+    with running(place, *seldom, **variables(nodes)) as run:
+        run.wait_for("epoch  3/")
+        nodes.drain(drained)
+        run.wait_for("node ")
+        assert "is being drained: saving" in run.lines[-1]
+        run.wait_until(lambda: any((place / "storage").glob("*/step-*/index.json")))
+        kill(drained)
+        nodes.add()
+        run.wait_for("going on after epoch")
+        assert run.end() == 0, run.text
+    assert_complete(place)
+    assert weights(place) == undisturbed

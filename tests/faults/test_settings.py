@@ -349,3 +349,15 @@ def test_a_user_without_a_name_and_a_home_prepares_data(place: Path):
             timeout=300,
         )
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["SEQGEN_HANG_SECONDS", "SEQGEN_GRACE_SECONDS", "SEQGEN_UPLOAD_SECONDS"])
+def test_a_time_that_is_no_number_ends_a_training_before_anything_starts(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    tiny_recipe(place)
+    write_digits(place / "artifacts/tiny/shards")
+    monkeypatch.setenv(name, "soon")
+    code, said = ended(["train", "--recipe", "tiny.yaml"], capsys)
+    assert (code, f"error: {name}=soon: give a number of seconds" in said) == (2, True)
+    assert {path.name for path in place.iterdir()} == {"artifacts", "tiny.yaml"}

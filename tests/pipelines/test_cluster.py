@@ -12,8 +12,9 @@ import psutil
 import pytest
 from ray._common.utils import get_ray_address_file
 
-from tests.cluster_site import Site, cluster_site
-from tests.finished_run import tiny_recipe
+from tests.cluster_site import ROOT, VERB, Site, cluster_site
+from tests.finished_run import outside, tiny_recipe
+from tests.free_ports import free_ports
 from tests.sets import write_digits
 
 
@@ -74,3 +75,23 @@ def test_without_a_cluster_status_is_1_and_down_does_nothing(tmp_path: Path):
             [sys.executable, "-m", "pipelines.cluster", action], cwd=tmp_path, capture_output=True, text=True
         )
         assert (done.returncode, done.stdout) == (code, "no cluster of this directory is running\n")
+
+
+@pytest.mark.slow
+def test_two_at_once_start_one_cluster(tmp_path: Path):
+    (tmp_path / "home").mkdir()
+    port, dashboard = free_ports(2)
+    environment = {**outside(), "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home")}
+    up = [*VERB, "up", "--port", str(port), "--dashboard-port", str(dashboard)]
+    try:
+        both = [
+            subprocess.Popen(up, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        said = [process.communicate(timeout=400)[0] for process in both]
+        assert [process.returncode for process in both] == [0, 0]
+        pid = json.loads((tmp_path / ".seqgen/cluster.json").read_text())["pid"]
+        assert sum("starting Ray" in text for text in said) == 1
+        assert all(f"Ray runs (pid {pid}, port {port})" in text for text in said)
+    finally:
+        subprocess.run([*VERB, "down"], cwd=tmp_path, env=environment, timeout=200)

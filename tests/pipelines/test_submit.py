@@ -142,6 +142,8 @@ def test_an_upload_that_no_dashboard_takes_is_refused(project: Path, capsys: pyt
         (["--env", "x", "--", "train"], "--env x: give NAME=VALUE"),
         (["--address", "host:8265", "--", "train"], "--address host:8265: give the dashboard's"),
         (["--", "train"], "no cluster: give --address"),
+        (["--follow", "job-1", "--", "train"], "--follow job-1: takes no command"),
+        (["--follow", "job-1", "--no-wait"], "--follow job-1: takes no command and no other option"),
     ],
 )
 def test_bad_input_is_named(

@@ -8,7 +8,7 @@ from pipelines.cli.command import run
 from seqgen.core.errors import BadInput, NumericalError, OperationalError, StoppedEarly
 
 
-def ended(error: Exception) -> int | str | None:
+def ended(error: BaseException) -> int | str | None:
     def work() -> None:
         raise error
 
@@ -21,7 +21,7 @@ def ended(error: Exception) -> int | str | None:
     ("kind", "code"), [(OperationalError, 1), (BadInput, 2), (NumericalError, 3), (StoppedEarly, 4)]
 )
 def test_each_kind_of_error_has_its_code_and_one_line(
-    kind: type[Exception], code: int, capsys: pytest.CaptureFixture[str]
+    kind: type[BaseException], code: int, capsys: pytest.CaptureFixture[str]
 ):
     assert ended(kind("what is wrong")) == code
     assert capsys.readouterr().err == "error: what is wrong\n"

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 STOPPED = """
 import contextlib, os, signal, time
 from seqgen.core.errors import StoppedEarly
-from pipelines.cli.signals import check_stop, on_stop, raise_on_stop
+from pipelines.cli.signals import check_stop, on_stop, raise_on_stop, stop_afterwards
 from pipelines.cli.command import run
 
 def stop(number: int = signal.SIGTERM) -> None:
@@ -56,6 +56,39 @@ print("swallowed", flush=True)
 check_stop()
 """
     assert stopped(body) == (4, "swallowed\n", "error: stopped by SIGTERM\n")
+
+
+def test_who_handles_errors_takes_no_stop_for_one():
+    body = """
+try:
+    stop()
+except Exception:
+    print("taken for an error", flush=True)
+"""
+    assert stopped(body) == (4, "", "error: stopped by SIGTERM\n")
+
+
+@pytest.mark.parametrize("end", ["pass", "raise ValueError"])
+def test_what_should_be_whole_is_and_the_stop_comes_afterwards(end: str):
+    body = f"""
+with stop_afterwards():
+    stop()
+    print("whole", flush=True)
+    {end}
+print("too late", flush=True)
+"""
+    code, out, error = stopped(body)
+    assert (code, out, error) == (4, "whole\n", "error: stopped by SIGTERM\n")
+
+
+def test_the_second_signal_does_not_wait_for_what_should_be_whole():
+    body = """
+with stop_afterwards():
+    stop()
+    stop()
+    print("too late", flush=True)
+"""
+    assert stopped(body) == (-15, "", "")
 
 
 def test_a_second_signal_ends_at_once():

@@ -1,0 +1,159 @@
+"""Stops: SIGTERM in every phase of a training ends it with 4 and KILLED, all is saved, and the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.cluster.checkpoints import Checkpoints
+from pipelines.storage import open_store
+from tests.fault_proxy import FaultProxy, Request, Slow
+from tests.s3_server import S3Server
+from tests.train_runs import ROOT, assert_complete, in_phase, running, tracked, train, weights
+
+# A plugin that is imported for long.
+IMPORTED = """
+import time
+print("importing", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_04_a_signal_before_there_is_a_run_ends_it_with_4_and_leaves_nothing(
+    place: Path, number: signal.Signals
+):
+    (place / "unhurried_canvas.py").write_text(IMPORTED)
+    with running(place) as run:
+        run.wait_for("importing")
+        run.process.send_signal(number)
+        assert run.end() == 4, run.text
+    assert run.lines[-1] == f"error: stopped by {number.name}\n"
+    assert not (place / ".seqgen").exists()
+    assert not (place / "mlflow.db").exists()
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Before a real S3 server, in which checkpoints lie."""
+    with S3Server(tmp_path / "s3") as server, FaultProxy(server.port) as proxy:
+        server.client().create_bucket(Bucket="runs")
+        for name, value in server.environment(endpoint=proxy.address).items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+def uploading(request: Request) -> bool:
+    return request.method == "PUT" and "/step-" in request.path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_04_a_stop_in_any_phase_is_saved_and_gone_on_with(undisturbed: str, place: Path, proxy: FaultProxy):
+    """One run, stopped in one phase after the other, each time gone on with, ends with the bits of one that was not."""
+    root = "s3://runs/stops"
+
+    def stopped(reached: Callable[[], bool]) -> str:
+        """Start or go on, stop when it is there; the last line. What was saved is whole, and newer than before."""
+        with running(place, SEQGEN_STORAGE=root) as run:
+            run.wait_until(reached)
+            time.sleep(1)  # until the driver has heard of its workers; each phase lasts for three
+            run.process.terminate()
+            assert run.end() == 4, run.text
+        assert [found["status"] for found in tracked(place)] == ["KILLED"]
+        return run.lines[-1]
+
+    def saved() -> int:
+        """The newest checkpoint, which is whole."""
+        (name,) = {key.partition("/")[0] for key in open_store(root).list("tiny-")}
+        said: list[str] = []
+        newest = Checkpoints(open_store(root), name).newest_whole(said.append)
+        assert (newest is not None, said) == (True, [])
+        return newest or 0
+
+    before = 0
+    for phase in ("warm-up", "train", "evaluate", "save"):
+        in_phase(place, phase, calls=20 if phase == "train" else 2)
+        last = stopped((place / f"{phase}-0").exists)
+        assert "stopped in epoch" in last, phase
+        assert "Go on with: python -m pipelines.train --recipe tiny.yaml" in last
+        assert saved() > before, phase
+        before = saved()
+
+    proxy.heal()
+    proxy.inject(Slow(3.0), uploading, times=4)
+    last = stopped(lambda: any(uploading(request) for request in proxy.requests))
+    assert "stopped in epoch" in last
+    assert saved() > before
+
+    done = train(place, SEQGEN_STORAGE=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after epoch" in done.stdout
+    assert_complete(place)
+    assert weights(place) == undisturbed
+
+
+# What verbs ask of the tracking server, which answers nothing; one of its calls is stopped by a real signal.
+ASKING = """
+import os, signal, threading
+from pathlib import Path
+import mlflow
+from pipelines.cli.command import run
+from pipelines.cli.signals import raise_on_stop
+from pipelines.tracking import runs, server
+
+server._TIMEOUT = 3
+
+def work() -> None:
+    raise_on_stop()
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    {call}
+    print("went on", flush=True)
+
+run(work, [])
+"""
+RUN = "0" * 32
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "runs.connect()",
+        "runs.runs_with('tiny', 'loss')",
+        f"runs.close_run('{RUN}', 'FINISHED')",
+        f"runs.attach('{RUN}', Path('asking.txt'), 'train')",
+        f"runs.log_measured('{RUN}', {{'loss': 1.0}}, 1)",
+    ],
+)
+def test_04_no_call_of_the_tracking_server_takes_a_stop_for_an_error(call: str, tmp_path: Path):
+    (tmp_path / "asking.txt").write_text("text")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes connections, and nobody answers
+        done = subprocess.run(
+            [sys.executable, "-c", ASKING.format(call=call)],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            },
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "went on" not in done.stdout
+    assert done.stderr.splitlines()[-1] == "error: stopped by SIGTERM"
+    kept = tmp_path / f".seqgen/spool/{RUN}/status.json"
+    if "close_run" in call:  # the status is no matter of luck
+        assert "FINISHED" in json.dumps(json.loads(kept.read_text()))
+    else:
+        assert not kept.exists()
