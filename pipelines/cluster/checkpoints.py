@@ -235,6 +235,7 @@ class Uploads:
         """Wait until all is put. Raises OperationalError, naming what is left here, after `seconds`."""
         with self._changed:
             if self._changed.wait_for(lambda: not self._waiting, seconds):
+                self._unsent.close()
                 return
             left = ", ".join(str(directory) for directory, _ in self._waiting.values())
             raise OperationalError(
