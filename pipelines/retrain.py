@@ -153,7 +153,7 @@ def _written_down(record: Record) -> Iterator[None]:
 
 def _retrain_one(name: str, recipe: Recipe, schedule: _Schedule, lock: int, record: Record) -> None:
     """Run the stages if the recipe's champion is not of today; their processes keep the descriptor `lock`."""
-    from pipelines.registry import staleness, versions
+    from pipelines.registry import moves, staleness, versions
     from pipelines.tracking import lineage, runs
 
     settings, force = schedule.settings, schedule.force
@@ -162,6 +162,7 @@ def _retrain_one(name: str, recipe: Recipe, schedule: _Schedule, lock: int, reco
     if champion is None:
         print(f"{model} has no champion yet")
     else:
+        moves.settle(client, model)
         if recipe.data.source == "folder" and name in dvc_recipes():  # DVC does not see what arrived there
             run_stages(name, "fetch", settings, force=True, keep=(lock,))
         run_stages(name, "shard", settings, keep=(lock,))

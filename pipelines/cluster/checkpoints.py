@@ -256,6 +256,7 @@ class Uploads:
             if self.lost:
                 raise self.lost
             if done:
+                self._unsent.close()
                 return
             left = ", ".join(str(directory) for directory, _ in self._waiting.values())
             raise OperationalError(

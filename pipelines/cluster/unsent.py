@@ -56,7 +56,10 @@ class Unsent:
     def remove(self, directory: Path) -> None:
         """It was put, or is not wanted any more."""
         shutil.rmtree(directory, ignore_errors=True)
-        with contextlib.suppress(OSError):  # others are there
+
+    def close(self) -> None:
+        """Nothing more will come: the folder goes, if nothing is in it."""
+        with contextlib.suppress(OSError):
             self.place.rmdir()
 
     def left(self) -> Iterator[Left]:

@@ -37,9 +37,11 @@ def compare(client: MlflowClient, champion: ModelVersion, recipe: Recipe, manife
         return Comparison([], f"{title} is made of this data, code and settings")
     lines = [f"since champion version {champion.version} was made, {line}" for line in changed]
     newest = versions.by_alias(client, recipe.register_.name, versions.CANDIDATE)
-    if newest is None or _changed_since(newest, present):
+    if newest is None or "promotion_reason" not in newest.tags:  # none, or it was killed before it was judged
         return Comparison(lines, "")
-    verdict = f"{newest.tags.get('promotion')}: {newest.tags.get('promotion_reason')}"
+    if _changed_since(newest, present):
+        return Comparison(lines, "")
+    verdict = f"{newest.tags.get('promotion')}: {newest.tags['promotion_reason']}"
     return Comparison(lines, f"version {newest.version} is made of all this already ({verdict})")
 
 

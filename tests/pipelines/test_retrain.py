@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 
 from pipelines import retrain
 from pipelines.registry import versions
+from pipelines.registry.competition import competition
+from pipelines.tracking import runs
 from seqgen.core.errors import BadInput, OperationalError
-from tests.finished_run import outside, tiny_recipe, work_in
+from tests.finished_run import finished_run, outside, tiny_recipe, work_in
+from tests.registries import champion, registered, version
 
 
 @pytest.fixture
@@ -58,6 +62,46 @@ def test_an_error_of_the_server_is_that_recipes(
     said = capsys.readouterr().err
     assert "two.yaml" in said
     assert "canary" not in said + str(caught.value)
+
+
+def test_a_promotion_that_broke_off_is_written_down_though_there_is_nothing_to_do(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def break_off(*_: object) -> None:
+        raise RuntimeError
+
+    recipe = tiny_recipe(here)
+    trained = finished_run(recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "set_tags", break_off)
+        with pytest.raises(RuntimeError):
+            registered(trained)
+    assert champion() == "1"
+    assert "promotion" not in version("1").tags
+    monkeypatch.setattr(retrain, "run_stages", lambda *_, **__: None)
+    retrain.retrain(str(recipe))
+    assert "nothing to do: champion version 1 is made of this" in capsys.readouterr().out
+    assert version("1").tags["promotion"] == "promoted"
+
+
+def test_a_version_that_was_never_judged_is_no_reason_to_do_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Its registering was killed: the stages run again, and it competes."""
+    recipe = tiny_recipe(here)
+    registered(finished_run(recipe, data_seed=1))
+    shutil.rmtree(here / "artifacts/tiny/shards")
+    trained = finished_run(recipe)
+    versions.add_version(runs.connect(), trained, competition(trained)[0])
+    asked: list[str] = []
+    monkeypatch.setattr(retrain, "run_stages", lambda name, last, *_, **__: asked.append(last))
+    retrain.retrain(str(recipe))
+    assert asked == ["shard", "report"]
+    registered(trained)
+    capsys.readouterr()
+    retrain.retrain(str(recipe))
+    assert asked == ["shard", "report", "shard"]
+    assert "nothing to do: version 2 is made of all this already (not promoted: " in capsys.readouterr().out
 
 
 def test_server_that_is_down_ends_it_before_a_stage_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
