@@ -116,7 +116,9 @@ def train_recipe(
                     **result.summary(),
                 }
                 with result.checkpoints.fetched(result.step) as best:
-                    target = write_trained_model(recipe, manifest, best, result.history, about)
+                    target = write_trained_model(
+                        recipe, manifest, best, result.history, result.gallery, about
+                    )
                 storage.complete({"epochs": recipe.train.epochs})
     for file in ("recipe.json", FILE_NAME):
         runs.attach(run_id, target / file, "train")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pipelines.artifacts import gallery
+from pipelines.artifacts.gallery import Gallery, read_gallery
 from pipelines.artifacts.history import FILE_NAME, Row, read_history
 from pipelines.cli.progress import TrainingDisplay
 from pipelines.cli.signals import check_stop, on_stop
@@ -37,12 +39,13 @@ _KINDS = {kind.__name__: kind for kind in (BadInput, NumericalError, Operational
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run: its checkpoint with the lowest held-out bound (nats), that bound, every epoch's row."""
+    """A finished run: its checkpoint with the lowest held-out bound (nats), that bound, all rows and drawings."""
 
     checkpoints: Checkpoints
     step: int
     bound: float
     history: list[Row]
+    gallery: Gallery
 
     @property
     def epoch(self) -> int:
@@ -145,8 +148,8 @@ def trained(checkpoints: Checkpoints) -> TrainingResult:
             f"run {checkpoints.run}: no checkpoint has a finite held-out bound; try a lower train.learning_rate"
         )
     with checkpoints.fetched(steps[0]) as latest:
-        history = read_history(latest / FILE_NAME)
-    result = TrainingResult(checkpoints, best, checkpoints.score(best), history)
+        history, drawn = read_history(latest / FILE_NAME), read_gallery(latest / gallery.FILE_NAME)
+    result = TrainingResult(checkpoints, best, checkpoints.score(best), history, drawn)
     print(f"best of {history[-1]['epoch']} epochs: {result.epoch}, held-out bound {result.bound:.2f} nats")
     return result
 

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from pipelines.artifacts import gallery
+from pipelines.artifacts.gallery import Gallery, read_gallery
 from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_history
 from pipelines.artifacts.published import opened
 from pipelines.cluster.checkpoints import Checkpoints, Uploads
@@ -19,7 +21,7 @@ from pipelines.storage import open_store
 from seqgen.core.errors import BadInput, NumericalError, OperationalError, SeqgenError, StoppedEarly
 from seqgen.core.machine import cores
 from seqgen.settings import Recipe, build_recipe
-from seqgen.training.watch import SaveFn, Skipped, Watch, Wish
+from seqgen.training.callbacks import Callback, SaveFn, Skipped, Wish
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -80,8 +82,7 @@ def train_worker(task: dict[str, Any]) -> Outcome:
                 threads=max(1, cores() // context.get_local_world_size()),
                 initial=Path(task["initial"]) if task["initial"] else None,
                 resume=resume,
-                on_epoch=overseer.epoch,
-                watch=overseer,
+                callbacks=[overseer],
                 digests=task["digests"],
             )
         pulse.end()
@@ -121,11 +122,12 @@ def _last_checkpoint(
     if newest == -2:
         raise _Final(str(error)) if isinstance(error, OperationalError) else error or _Final("")
     if newest == -1:
-        overseer.begin([], resumed=False)
+        overseer.begin([], Gallery(), resumed=False)
         yield None
         return
     with checkpoints.fetched(newest) as directory:
-        overseer.begin(read_history(directory / FILE_NAME), resumed=True)
+        seen = read_gallery(directory / gallery.FILE_NAME)
+        overseer.begin(read_history(directory / FILE_NAME), seen, resumed=True)
         yield directory
 
 
@@ -134,7 +136,7 @@ def _from_first(number: int, group: ProcessGroup) -> int:
     return group.most(number + 2 if group.rank == 0 else 0) - 2
 
 
-class _Overseer(Watch):
+class _Overseer(Callback):
     """Asks the driver and the clock between steps; the first rank's saves checkpoints and tells the news."""
 
     def __init__(
@@ -142,17 +144,18 @@ class _Overseer(Watch):
     ) -> None:
         self._recipe, self._pulse, self._exchange, self._first = recipe, pulse, exchange, first
         self._history: list[Row] = []
+        self._gallery = Gallery()
         self._saved, self._obeyed = time.monotonic(), 0
         self._uploads = Uploads(checkpoints, self.say) if first else None
 
-    def begin(self, history: list[Row], resumed: bool) -> None:
+    def begin(self, history: list[Row], seen: Gallery, resumed: bool) -> None:
         """Training goes on after these epochs. Raises BadInput if they are more than were asked for."""
         if history and history[-1]["epoch"] > (asked := self._recipe.train.epochs):
             raise BadInput(
                 f"train.epochs={asked}: the run is at epoch {history[-1]['epoch']} already; "
                 "ask for more, or start anew with --force-new"
             )
-        self._history = history
+        self._history, self._gallery = history, seen
         if resumed:
             self._tell(kind="resumed", rows=history)
 
@@ -182,10 +185,28 @@ class _Overseer(Watch):
         row: Row = {"epoch": progress.epoch, "step": progress.step, **progress.metrics}
         self._history.append(row)
         self._tell(kind="epoch", rows=[row])
+        self._draw(progress)
+        if progress.last and progress.epoch < self._recipe.train.epochs:
+            patience = self._recipe.train.patience
+            self.say(
+                f"ended after epoch {progress.epoch}: the last {patience} held-out bounds were not the best"
+            )
         if progress.last or progress.epoch % self._recipe.train.checkpoint_every == 0:
             bound = progress.metrics.get(self._recipe.data.held_out_metric, math.inf)
             # An epoch without a (finite) held-out bound is never the best one.
             self._save(progress.step, bound if math.isfinite(bound) else math.inf, save)
+
+    def _draw(self, progress: Progress) -> None:
+        """Keep what the model draws, if it is time to."""
+        every, seed = self._recipe.train.gallery_every, self._recipe.train.seed
+        if not (self._first and every and (progress.last or progress.epoch % every == 0)):
+            return
+        from seqgen.drawing import learning
+
+        if self._gallery.context is None:
+            conditional = progress.model.config.conditional
+            self._gallery.context = learning.shown(progress.held_out, conditional, seed)
+        self._gallery.drawn[progress.epoch] = learning.drawings(progress.model, self._gallery.context, seed)
 
     def finish(self) -> None:
         """Wait for what is not yet in storage. Raises _Final."""
@@ -210,6 +231,7 @@ class _Overseer(Watch):
 
             def write(directory: Path) -> None:
                 write_history(directory / FILE_NAME, self._history)
+                self._gallery.write(directory / gallery.FILE_NAME)
                 save(directory)
 
             self._uploads.add(step, score, write)
