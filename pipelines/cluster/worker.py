@@ -201,12 +201,12 @@ class _Overseer(Callback):
         every, seed = self._recipe.train.gallery_every, self._recipe.train.seed
         if not (self._first and every and (progress.last or progress.epoch % every == 0)):
             return
-        from seqgen.drawing import learning
+        from seqgen.training.drawings import drawings, shown
 
         if self._gallery.context is None:
             conditional = progress.model.config.conditional
-            self._gallery.context = learning.shown(progress.held_out, conditional, seed)
-        self._gallery.drawn[progress.epoch] = learning.drawings(progress.model, self._gallery.context, seed)
+            self._gallery.context = shown(progress.held_out, conditional, seed)
+        self._gallery.drawn[progress.epoch] = drawings(progress.model, self._gallery.context, seed)
 
     def finish(self) -> None:
         """Wait for what is not yet in storage. Raises _Final."""

@@ -1,44 +1,20 @@
-"""What a model draws while it learns, of the same noise each time: a strip of epochs, and an animated GIF of them."""
+"""What a model drew while it learned (`seqgen.training.drawings`): a strip of epochs, and an animated GIF of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from PIL import Image
 
-from seqgen.data.batches import generator_at
 from seqgen.drawing.animation import gif
-from seqgen.drawing.galleries import chosen_steps, first_of_each
+from seqgen.drawing.galleries import chosen_steps
 from seqgen.drawing.pictures import FRAME, Row, Sheet, render, tile, upscale
-from seqgen.evaluation.bounds import HeldOut, subset
-from seqgen.models import SequentialModel
 
-COLUMNS = 10
 _ROWS = 12  # epochs of a strip, at most
 _FRAMES = 60  # of an animation, at most
 _ALL, _EACH, _LAST = 6000, 400, 2000  # milliseconds: of all frames, of one at most, of the last
 _TARGET = 56  # screen pixels of a drawing
-
-
-def shown(held_out: HeldOut | None, conditional: bool, seed: int) -> np.ndarray | None:
-    """What a conditional model is shown: one held-out drawing each of `COLUMNS` concepts, uint8 [n,H,W]."""
-    if not conditional or held_out is None:
-        return None
-    first = first_of_each(held_out.concepts)
-    chosen = first[subset(len(first), min(COLUMNS, len(first)), seed, "pictures")]
-    return _levels(held_out.x[chosen].float())
-
-
-@torch.no_grad()
-def drawings(model: SequentialModel, context: np.ndarray | None, seed: int) -> np.ndarray:
-    """Means of p(x | c_T) of `COLUMNS` samples, or of one for each context, uint8 [n,H,W], 255 = ink."""
-    device = next(model.parameters()).device
-    count = COLUMNS if context is None else len(context)
-    noise = model.noise(count, generator_at(torch.device("cpu"), seed, "learning")).to(device)
-    given = None if context is None else torch.from_numpy(context / np.float32(255)).unsqueeze(1).to(device)
-    return _levels(model.sample(noise, given))
 
 
 def strip(epochs: Sequence[int], drawn: np.ndarray, context: np.ndarray | None) -> Image.Image:
@@ -72,7 +48,3 @@ def _caption(context: np.ndarray | None) -> str:
 def _tiles(images: np.ndarray) -> list[Image.Image]:
     scale = upscale(images.shape[1], _TARGET)
     return [tile(image / 255, scale) for image in images]
-
-
-def _levels(images: torch.Tensor) -> np.ndarray:
-    return (images[:, 0].float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()

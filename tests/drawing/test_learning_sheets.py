@@ -1,34 +1,13 @@
-"""What a model draws while it learns: the same noise and contexts each time, every epoch that is shown."""
+"""The sheets of what a model drew while it learned: every epoch that is shown."""
 
 from __future__ import annotations
 
 import io
 
 import numpy as np
-import torch
 from PIL import Image
 
 from seqgen.drawing import learning
-from tests.drawing.test_animation import held_out, model
-
-
-def test_the_same_model_draws_the_same_and_another_one_of_the_same_noise_something_else():
-    context = learning.shown(held_out(), conditional=True, seed=3)
-    assert context is not None and context.shape == (learning.COLUMNS, 12, 12)
-    assert set(np.unique(context)) == {0, 255}
-    first, again = (learning.drawings(model(), context, 3) for _ in range(2))
-    assert first.dtype == np.uint8 and first.shape == context.shape
-    np.testing.assert_array_equal(first, again)
-    changed = model()
-    with torch.no_grad():
-        for parameter in changed.parameters():
-            parameter.add_(0.1)
-    assert (learning.drawings(changed, context, 3) != first).any()
-
-
-def test_an_unconditional_model_is_shown_nothing():
-    assert learning.shown(held_out(), conditional=False, seed=0) is None
-    assert learning.shown(None, conditional=True, seed=0) is None
 
 
 def test_the_strip_has_first_and_last_epoch_and_the_film_a_frame_each():
