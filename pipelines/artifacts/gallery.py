@@ -30,7 +30,7 @@ class Gallery:
         if self.context is not None:
             parts["context"] = self.context
         content = io.BytesIO()
-        np.savez_compressed(content, **parts)
+        np.savez_compressed(content, **parts)  # type: ignore[arg-type]
         write_bytes(path, content.getvalue())
 
 
