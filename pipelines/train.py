@@ -37,6 +37,10 @@ NameOption = Annotated[
 FreshOption = Annotated[
     bool, typer.Option("--force-new", help="Start anew, also where a run of these settings could go on.")
 ]
+ProfileOption = Annotated[
+    bool,
+    typer.Option("--profile", help="Say in which operations the time of ten steps goes, and keep the trace."),
+]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -48,6 +52,7 @@ def train(
     name: NameOption = None,
     force_new: FreshOption = False,
     on_bad_shard: BadShardOption = "refuse",
+    profile: ProfileOption = False,
 ) -> None:
     """Train the recipe's model on N workers. If interrupted, the same command goes on with the run."""
     raise_on_stop()
@@ -57,11 +62,16 @@ def train(
     request = lineage.training_request(load_recipe(recipe, assignments))
     if on_bad_shard == "skip":
         skip_bad_shards(places(load_recipe(recipe, assignments)).shards)
-    train_recipe(load_searched(recipe, assignments), device, request, name, force_new)
+    train_recipe(load_searched(recipe, assignments), device, request, name, force_new, profile)
 
 
 def train_recipe(
-    recipe: Recipe, device: Device, request: str, name: str | None = None, fresh: bool = False
+    recipe: Recipe,
+    device: Device,
+    request: str,
+    name: str | None = None,
+    fresh: bool = False,
+    profile: bool = False,
 ) -> None:
     """Train `recipe` and write artifacts/<recipe>/train; `request` is the digest of what was asked for.
 
@@ -104,6 +114,7 @@ def train_recipe(
                     chosen,
                     log_epoch,
                     start.directory if start else None,
+                    profile,
                 )
                 for row in result.history:  # what was not heard of; what was, is not sent twice
                     log_epoch(row)

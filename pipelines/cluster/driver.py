@@ -71,12 +71,14 @@ def run_workers(
     device: Device,
     on_epoch: Callable[[Row], None],
     initial: Path | None = None,
+    profile: bool = False,
 ) -> TrainingResult:
     """Train on the connected cluster, from the run's last checkpoint if it has one.
 
     `shards` is the address of the set, `initial` the model that a new run starts from. `digests` says what a
     checkpoint must have been made with; `on_epoch` gets every epoch's row, also those before when the run goes on.
-    Lost workers are restarted `train.max_failures` times.
+    With `profile` the first worker says where the time of a few steps goes. Lost workers are restarted
+    `train.max_failures` times.
     Raises NumericalError or BadInput from the workers, OperationalError when the restarts are used up or a worker
     hangs, StoppedEarly, once the workers have saved, on SIGTERM or Ctrl-C.
     """
@@ -95,6 +97,7 @@ def run_workers(
         storage=storage.root,
         run=storage.name,
         exchange=exchange,
+        profile=profile,
     )
     workers, cuda = recipe.train.workers, device == "cuda"
     fewest = recipe.train.fewest_workers or workers

@@ -39,6 +39,7 @@ class Task(TypedDict):
     storage: str
     run: str
     exchange: ActorHandle
+    profile: bool
 
 
 class News(TypedDict):
@@ -65,6 +66,7 @@ def train_worker(task: dict[str, Any]) -> Outcome:
     import torch
 
     from seqgen import training
+    from seqgen.training.profile import Profile
 
     recipe = build_recipe(task["recipe"], "recipe")
     group = training.ProcessGroup.joined(ray.train.torch.get_device())
@@ -73,6 +75,9 @@ def train_worker(task: dict[str, Any]) -> Outcome:
     pulse = Pulse(task["exchange"], group.rank, group.size, node)
     checkpoints = Checkpoints(open_store(task["storage"]), task["run"], recipe.train.keep_checkpoints)
     overseer = _Overseer(recipe, checkpoints, pulse, task["exchange"], group.rank == 0)
+    callbacks: list[Callback] = [overseer]
+    if task["profile"] and group.rank == 0:
+        callbacks.append(Profile(overseer.profiled, group.device))
     try:
         with _last_checkpoint(checkpoints, group, overseer) as resume:
             training.run(
@@ -82,7 +87,7 @@ def train_worker(task: dict[str, Any]) -> Outcome:
                 threads=max(1, cores() // context.get_local_world_size()),
                 initial=Path(task["initial"]) if task["initial"] else None,
                 resume=resume,
-                callbacks=[overseer],
+                callbacks=callbacks,
                 digests=task["digests"],
             )
         pulse.end()
@@ -145,6 +150,7 @@ class _Overseer(Callback):
         self._recipe, self._pulse, self._exchange, self._first = recipe, pulse, exchange, first
         self._history: list[Row] = []
         self._gallery = Gallery()
+        self._checkpoints = checkpoints
         self._saved, self._obeyed = time.monotonic(), 0
         self._uploads = Uploads(checkpoints, self.say) if first else None
 
@@ -162,6 +168,16 @@ class _Overseer(Callback):
     def say(self, text: str) -> None:
         """A line for whoever sits at the driver."""
         self._tell(kind="say", text=text)
+
+    def profiled(self, table: str, trace: Path) -> None:
+        """Tell where the time goes, and keep the trace beside the checkpoints."""
+        store, key = self._checkpoints.store, f"{self._checkpoints.run}/{trace.name}"
+        try:
+            store.put_file(trace, key)
+        except SeqgenError as error:
+            self.say(f"{table}\nwarning: the trace is not kept: {error}")
+        else:
+            self.say(f"{table}\nthe trace, for chrome://tracing: {store.root}/{key}")
 
     def wish(self) -> Wish:
         self._pulse.asked = (self._pulse.asked or 0) + 1
