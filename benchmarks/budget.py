@@ -16,7 +16,7 @@ from pipelines.artifacts.places import places
 from pipelines.recipes import load_recipe
 from seqgen.core.files import directory_writer
 from seqgen.settings import Recipe
-from seqgen.training import ProcessGroup, Progress, SaveFn, run
+from seqgen.training import EachEpoch, ProcessGroup, Progress, SaveFn, run
 
 
 def train(recipe: Recipe, directory: Path, device: torch.device) -> None:
@@ -34,7 +34,13 @@ def train(recipe: Recipe, directory: Path, device: torch.device) -> None:
                 write_history(fresh / FILE_NAME, rows)
                 save(fresh)
 
-    run(recipe, places(recipe).shards, group=ProcessGroup(device=device), resume=resume, on_epoch=on_epoch)
+    run(
+        recipe,
+        places(recipe).shards,
+        group=ProcessGroup(device=device),
+        resume=resume,
+        callbacks=[EachEpoch(on_epoch)],
+    )
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ from seqgen.evaluation.bounds import CHUNK
 from seqgen.evaluation.errors import Estimate, estimate
 from seqgen.models import SequentialModel, build
 from seqgen.settings import Recipe
-from seqgen.training import Progress, SaveFn, fit
+from seqgen.training import EachEpoch, Progress, SaveFn, fit
 from seqgen.training.checkpoint import load_average
 
 RECIPE = "draw-mnist"
@@ -206,7 +206,7 @@ def run_seqgen(recipe: Recipe, digits: Digits, seconds: float, images: int) -> d
             load_average(Path(directory), average)
         curve.add(_energies(average), progress.step)
 
-    trained = fit(model, digits.train, None, recipe.data, config, on_epoch=on_epoch)
+    trained = fit(model, digits.train, None, recipe.data, config, callbacks=[EachEpoch(on_epoch)])
     return curve.result(_energies(trained))
 
 
@@ -333,7 +333,7 @@ def _images_per_second(recipe: Recipe, digits: Digits, steps: int = 20) -> float
         None,
         recipe.data,
         recipe.train.model_copy(update={"epochs": 2}),
-        on_epoch=lambda progress, save: rates.append(progress.metrics["images_per_second"]),
+        callbacks=[EachEpoch(lambda progress, save: rates.append(progress.metrics["images_per_second"]))],
     )
     return rates[-1]
 

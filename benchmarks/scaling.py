@@ -33,7 +33,7 @@ from pipelines.tracking import runs
 from seqgen.data.images import ImageSet
 from seqgen.models import build
 from seqgen.settings import Recipe
-from seqgen.training import ProcessGroup, Progress, SaveFn, fit
+from seqgen.training import EachEpoch, ProcessGroup, Progress, SaveFn, fit
 
 _CPU = torch.device("cpu")
 _PATIENCE = timedelta(minutes=2)  # for a process that waits in vain for another one
@@ -121,7 +121,7 @@ def trained(group: ProcessGroup, specification: Specification, steps: int, epoch
 
     torch.manual_seed(config.seed)
     model = build(recipe.model, recipe.data.size, recipe.data.size, INK)
-    fit(model, train, valid, recipe.data, config, group=group, on_epoch=on_epoch)
+    fit(model, train, valid, recipe.data, config, group=group, callbacks=[EachEpoch(on_epoch)])
     return rows[1:]
 
 

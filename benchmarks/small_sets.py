@@ -13,7 +13,7 @@ from data_prep.digits import Labelled, read_digits
 from seqgen.data.images import ImageSet
 from seqgen.models import build
 from seqgen.settings import Recipe
-from seqgen.training import Progress, SaveFn, fit
+from seqgen.training import EachEpoch, Progress, SaveFn, fit
 
 Split = tuple[ImageSet, ImageSet]  # to train on, held out
 
@@ -46,7 +46,7 @@ def learned(recipe: Recipe, split: Split) -> float:
     def on_epoch(progress: Progress, save: SaveFn) -> None:
         bounds.append(progress.metrics.get(recipe.data.held_out_metric, torch.nan))
 
-    fit(model, images, held_out, recipe.data, recipe.train, on_epoch=on_epoch)
+    fit(model, images, held_out, recipe.data, recipe.train, callbacks=[EachEpoch(on_epoch)])
     return bounds[-1]
 
 

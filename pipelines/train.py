@@ -39,6 +39,10 @@ NameOption = Annotated[
 FreshOption = Annotated[
     bool, typer.Option("--force-new", help="Start anew, also where a run of these settings could go on.")
 ]
+ProfileOption = Annotated[
+    bool,
+    typer.Option("--profile", help="Say in which operations the time of ten steps goes, and keep the trace."),
+]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -50,6 +54,7 @@ def train(
     name: NameOption = None,
     force_new: FreshOption = False,
     on_bad_shard: BadShardOption = "refuse",
+    profile: ProfileOption = False,
 ) -> None:
     """Train the recipe's model on N workers. If interrupted, the same command goes on with the run."""
     raise_on_stop()
@@ -59,11 +64,16 @@ def train(
     request = lineage.training_request(load_recipe(recipe, assignments))
     if on_bad_shard == "skip":
         skip_bad_shards(places(load_recipe(recipe, assignments)).shards)
-    train_recipe(load_searched(recipe, assignments), device, request, name, force_new)
+    train_recipe(load_searched(recipe, assignments), device, request, name, force_new, profile)
 
 
 def train_recipe(
-    recipe: Recipe, device: Device, request: str, name: str | None = None, fresh: bool = False
+    recipe: Recipe,
+    device: Device,
+    request: str,
+    name: str | None = None,
+    fresh: bool = False,
+    profile: bool = False,
 ) -> None:
     """Train `recipe` and write artifacts/<recipe>/train; `request` is the digest of what was asked for.
 
@@ -107,6 +117,7 @@ def train_recipe(
                     patience,
                     log_epoch,
                     start.directory if start else None,
+                    profile,
                 )
                 for row in result.history:  # what was not heard of; what was, is not sent twice
                     log_epoch(row)
@@ -119,12 +130,13 @@ def train_recipe(
                     **result.summary(),
                 }
                 with result.checkpoints.fetched(result.step) as best:
-                    target = write_trained_model(recipe, manifest, best, result.history, about)
+                    target = write_trained_model(
+                        recipe, manifest, best, result.history, result.gallery, about
+                    )
                 for file in ("recipe.json", FILE_NAME):
                     runs.attach(run_id, target / file, "train")
-        storage.complete(
-            {"epochs": recipe.train.epochs}
-        )  # at the very end: what is stopped before it goes on
+        # At the very end: what is stopped before it goes on.
+        storage.complete({"epochs": recipe.train.epochs})
     print(f"model in {target / 'model'}, run {run_id}")
 
 

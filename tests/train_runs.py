@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from pipelines.artifacts.gallery import read_gallery
 from pipelines.cluster.killing import LocalProcesses
 from seqgen.core.files import file_sha256
 from seqgen.core.machine import cores
@@ -30,7 +31,7 @@ data: {{source: mnist-5k, size: 28, binarise: dynamic}}
 model:
   {{steps: 2, hidden: 16, latents: 4, attention: gaussian, read_size: 4, write_size: 4, canvas: additive,
     canvas_channels: 1, observation: identity, posterior_hidden: 16}}
-train: {{epochs: {EPOCHS}, batch: 16, learning_rate: 3e-3, workers: {WORKERS}, ema: 0.9}}
+train: {{epochs: {EPOCHS}, batch: 16, learning_rate: 3e-3, workers: {WORKERS}, ema: 0.9, gallery_every: 25}}
 evaluate: {{}}
 register: {{name: tiny}}
 """
@@ -233,6 +234,7 @@ def assert_complete(place: Path) -> None:
     products = place / "artifacts/tiny/train"
     assert {path.name for path in products.iterdir()} == {
         "model",
+        "gallery.npz",
         "history.csv",
         "manifest.json",
         "recipe.json",
@@ -246,6 +248,7 @@ def assert_complete(place: Path) -> None:
     assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
     bounds = {int(row["epoch"]): float(row["valid/dynamic/free_energy"]) for row in rows}
     assert told["best_epoch"] == min(bounds, key=lambda epoch: bounds[epoch])
+    assert list(read_gallery(products / "gallery.npz").drawn) == [25, 50, EPOCHS]
     assert not [path for path in products.parent.iterdir() if path.name.startswith(".")]
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.artifacts import gallery
+from pipelines.artifacts.gallery import read_gallery
 from pipelines.artifacts.measurements import bound_rows, read_json, read_measurement
 from pipelines.artifacts.one_shot import read_tables
 from pipelines.artifacts.trained_model import TrainedModel
@@ -57,6 +59,7 @@ def contents(trained: TrainedModel, tags: Mapping[str, str]) -> dict[str, Any]:
             for name, caption in _SHEETS.items()
             if (path := places.pictures / f"{name}.png").is_file()
         ],
+        "learning": _learning(places.train / gallery.FILE_NAME),
         "one_shot": one_shot(trained),
         "trials": _trials(places.search / "trials.csv"),
         "found": found,
@@ -147,6 +150,23 @@ def _curves(history: History, recipe: Recipe, kl_path: Path) -> list[dict[str, s
         title = "KL of each step, mean over the held-out images: where the drawing takes up information."
         drawn.append((title, curves.kl_bars(kl)))
     return [{"title": title, "data": _data_uri(svg, "image/svg+xml")} for title, svg in drawn]
+
+
+def _learning(path: Path) -> dict[str, str] | None:
+    """What it drew while it learned, as a strip and as an animation; None if it was not looked at."""
+    import numpy as np
+
+    from seqgen.drawing.learning import film, strip
+    from seqgen.drawing.pictures import png
+
+    seen = read_gallery(path)
+    if not seen.drawn:
+        return None
+    epochs, drawn = list(seen.drawn), np.stack(list(seen.drawn.values()))
+    return {
+        "strip": _data_uri(png(strip(epochs, drawn, seen.context)), "image/png"),
+        "film": _data_uri(film(epochs, drawn, seen.context), "image/gif"),
+    }
 
 
 def _columns(path: Path) -> History:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.artifacts import gallery
+from pipelines.artifacts.gallery import Gallery
 from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_history
 from pipelines.artifacts.places import Places, places
 from pipelines.artifacts.shards import shards_of
@@ -71,7 +73,12 @@ class TrainedModel:
 
 
 def write_trained_model(
-    recipe: Recipe, manifest: Manifest, checkpoint: Path, history: list[Row], about: Mapping[str, Any]
+    recipe: Recipe,
+    manifest: Manifest,
+    checkpoint: Path,
+    history: list[Row],
+    drawn: Gallery,
+    about: Mapping[str, Any],
 ) -> Path:
     """Write artifacts/<recipe>/train, whole or not at all, and return it.
 
@@ -86,6 +93,7 @@ def write_trained_model(
     with directory_writer(target) as fresh:
         save_model(model, fresh / "model")
         write_history(fresh / FILE_NAME, history)
+        drawn.write(fresh / gallery.FILE_NAME)
         write_json(fresh / MANIFEST, manifest.model_dump(mode="json"))
         write_json(fresh / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
         digests = {"settings_digest": recipe.digest(), "manifest_digest": manifest.digest}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pipelines.artifacts import gallery
+from pipelines.artifacts.gallery import Gallery, read_gallery
 from pipelines.artifacts.history import FILE_NAME, Row, read_history
 from pipelines.cli.progress import TrainingDisplay
 from pipelines.cli.signals import check_stop, on_stop
@@ -38,12 +40,13 @@ _KINDS = {kind.__name__: kind for kind in (BadInput, NumericalError, Operational
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run: its checkpoint with the lowest held-out bound (nats), that bound, every epoch's row."""
+    """A finished run: its checkpoint with the lowest held-out bound (nats), that bound, all rows and drawings."""
 
     checkpoints: Checkpoints
     step: int
     bound: float
     history: list[Row]
+    gallery: Gallery
 
     @property
     def epoch(self) -> int:
@@ -70,12 +73,14 @@ def run_workers(
     patience: Patience,
     on_epoch: Callable[[Row], None],
     initial: Path | None = None,
+    profile: bool = False,
 ) -> TrainingResult:
     """Train on the connected cluster, from the run's last checkpoint if it has one.
 
     `shards` is the address of the set, `initial` the model that a new run starts from. `digests` says what a
     checkpoint must have been made with; `on_epoch` gets every epoch's row, also those before when the run goes on.
-    Lost workers are restarted `train.max_failures` times.
+    With `profile` the first worker says where the time of a few steps goes. Lost workers are restarted
+    `train.max_failures` times.
     Raises NumericalError or BadInput from the workers, OperationalError when the restarts are used up or a worker
     hangs, StoppedEarly, once the workers have saved, on SIGTERM or Ctrl-C.
     """
@@ -96,6 +101,7 @@ def run_workers(
         lease=storage.lease,
         exchange=exchange,
         upload_seconds=patience.upload,
+        profile=profile,
     )
     workers, cuda = recipe.train.workers, device == "cuda"
     fewest = recipe.train.fewest_workers or workers
@@ -149,8 +155,8 @@ def trained(checkpoints: Checkpoints) -> TrainingResult:
             f"run {checkpoints.run}: no checkpoint has a finite held-out bound; try a lower train.learning_rate"
         )
     with checkpoints.fetched(steps[0]) as latest:
-        history = read_history(latest / FILE_NAME)
-    result = TrainingResult(checkpoints, best, checkpoints.score(best), history)
+        history, drawn = read_history(latest / FILE_NAME), read_gallery(latest / gallery.FILE_NAME)
+    result = TrainingResult(checkpoints, best, checkpoints.score(best), history, drawn)
     print(f"best of {history[-1]['epoch']} epochs: {result.epoch}, held-out bound {result.bound:.2f} nats")
     return result
 

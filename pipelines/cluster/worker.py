@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
+from pipelines.artifacts import gallery
+from pipelines.artifacts.gallery import Gallery, read_gallery
 from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_history
 from pipelines.artifacts.published import opened
 from pipelines.cluster.checkpoints import Checkpoints, Uploads
@@ -21,7 +23,7 @@ from pipelines.storage.lease import Lease, Lost
 from seqgen.core.errors import BadInput, NumericalError, OperationalError, SeqgenError, StoppedEarly
 from seqgen.core.machine import cores
 from seqgen.settings import Recipe, build_recipe
-from seqgen.training.watch import SaveFn, Skipped, Watch, Wish
+from seqgen.training.callbacks import Callback, SaveFn, Skipped, Wish
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -41,6 +43,7 @@ class Task(TypedDict):
     lease: Lease | None
     exchange: ActorHandle
     upload_seconds: float  # for what is not yet in storage at the end
+    profile: bool
 
 
 class News(TypedDict):
@@ -67,6 +70,7 @@ def train_worker(task: dict[str, Any]) -> Outcome:
     import torch
 
     from seqgen import training
+    from seqgen.training.profile import Profile
 
     recipe = build_recipe(task["recipe"], "recipe")
     group = training.ProcessGroup.joined(ray.train.torch.get_device())
@@ -76,6 +80,9 @@ def train_worker(task: dict[str, Any]) -> Outcome:
     store, keep = open_store(task["storage"]), recipe.train.keep_checkpoints
     checkpoints = Checkpoints(store, task["run"], keep, task["lease"])
     overseer = _Overseer(recipe, checkpoints, pulse, cast(Task, task), group.rank == 0)
+    callbacks: list[Callback] = [overseer]
+    if task["profile"] and group.rank == 0:
+        callbacks.append(Profile(overseer.profiled, group.device))
     try:
         with _last_checkpoint(checkpoints, group, overseer) as resume:
             training.run(
@@ -85,8 +92,7 @@ def train_worker(task: dict[str, Any]) -> Outcome:
                 threads=max(1, cores() // context.get_local_world_size()),
                 initial=Path(task["initial"]) if task["initial"] else None,
                 resume=resume,
-                on_epoch=overseer.epoch,
-                watch=overseer,
+                callbacks=callbacks,
                 digests=task["digests"],
             )
         pulse.end()
@@ -129,11 +135,12 @@ def _last_checkpoint(
     if newest == -2:
         raise _Final(str(error)) if isinstance(error, OperationalError) else error or _Final("")
     if newest == -1:
-        overseer.begin([], resumed=False)
+        overseer.begin([], Gallery(), resumed=False)
         yield None
         return
     with checkpoints.fetched(newest) as directory:
-        overseer.begin(read_history(directory / FILE_NAME), resumed=True)
+        seen = read_gallery(directory / gallery.FILE_NAME)
+        overseer.begin(read_history(directory / FILE_NAME), seen, resumed=True)
         yield directory
 
 
@@ -142,7 +149,7 @@ def _from_first(number: int, group: ProcessGroup) -> int:
     return group.most(number + 2 if group.rank == 0 else 0) - 2
 
 
-class _Overseer(Watch):
+class _Overseer(Callback):
     """Asks the driver and the clock between steps; the first rank's saves checkpoints and tells the news."""
 
     def __init__(
@@ -151,17 +158,19 @@ class _Overseer(Watch):
         self._recipe, self._pulse, self._first = recipe, pulse, first
         self._exchange, self._patience = task["exchange"], task["upload_seconds"]
         self._history: list[Row] = []
+        self._gallery = Gallery()
+        self._checkpoints = checkpoints
         self._saved, self._obeyed = time.monotonic(), 0
         self._uploads = Uploads(checkpoints, self.say) if first else None
 
-    def begin(self, history: list[Row], resumed: bool) -> None:
+    def begin(self, history: list[Row], seen: Gallery, resumed: bool) -> None:
         """Training goes on after these epochs. Raises BadInput if they are more than were asked for."""
         if history and history[-1]["epoch"] > (asked := self._recipe.train.epochs):
             raise BadInput(
                 f"train.epochs={asked}: the run is at epoch {history[-1]['epoch']} already; "
                 "ask for more, or start anew with --force-new"
             )
-        self._history = history
+        self._history, self._gallery = history, seen
         if resumed:
             self._tell(kind="resumed", rows=history)
 
@@ -173,6 +182,16 @@ class _Overseer(Watch):
     def say(self, text: str) -> None:
         """A line for whoever sits at the driver."""
         self._tell(kind="say", text=text)
+
+    def profiled(self, table: str, trace: Path) -> None:
+        """Tell where the time goes, and keep the trace beside the checkpoints."""
+        store, key = self._checkpoints.store, f"{self._checkpoints.run}/{trace.name}"
+        try:
+            store.put_file(trace, key)
+        except SeqgenError as error:
+            self.say(f"{table}\nwarning: the trace is not kept: {error}")
+        else:
+            self.say(f"{table}\nthe trace, for chrome://tracing: {store.root}/{key}")
 
     def wish(self) -> Wish:
         self._pulse.asked = (self._pulse.asked or 0) + 1
@@ -196,10 +215,28 @@ class _Overseer(Watch):
         row: Row = {"epoch": progress.epoch, "step": progress.step, **progress.metrics}
         self._history.append(row)
         self._tell(kind="epoch", rows=[row])
+        self._draw(progress)
+        if progress.last and progress.epoch < self._recipe.train.epochs:
+            patience = self._recipe.train.patience
+            self.say(
+                f"ended after epoch {progress.epoch}: the last {patience} held-out bounds were not the best"
+            )
         if progress.last or progress.epoch % self._recipe.train.checkpoint_every == 0:
             bound = progress.metrics.get(self._recipe.data.held_out_metric, math.inf)
             # An epoch without a (finite) held-out bound is never the best one.
             self._save(progress.step, bound if math.isfinite(bound) else math.inf, save)
+
+    def _draw(self, progress: Progress) -> None:
+        """Keep what the model draws, if it is time to."""
+        every, seed = self._recipe.train.gallery_every, self._recipe.train.seed
+        if not (self._first and every and (progress.last or progress.epoch % every == 0)):
+            return
+        from seqgen.training.drawings import drawings, shown
+
+        if self._gallery.context is None:
+            conditional = progress.model.config.conditional
+            self._gallery.context = shown(progress.held_out, conditional, seed)
+        self._gallery.drawn[progress.epoch] = drawings(progress.model, self._gallery.context, seed)
 
     def finish(self) -> None:
         """Wait for what is not yet in storage. Raises _Final, or Lost."""
@@ -226,6 +263,7 @@ class _Overseer(Watch):
 
             def write(directory: Path) -> None:
                 write_history(directory / FILE_NAME, self._history)
+                self._gallery.write(directory / gallery.FILE_NAME)
                 save(directory)
 
             self._uploads.add(step, score, write)

@@ -87,7 +87,7 @@ def _member(
     from seqgen.data.images import load_split
     from seqgen.data.manifest import read_manifest
     from seqgen.models import build
-    from seqgen.training import ProcessGroup, Progress, SaveFn, fit
+    from seqgen.training import EachEpoch, ProcessGroup, Progress, SaveFn, fit
 
     recipe = Recipe.model_validate_json(text)
     config, where = recipe.train, torch.device(device, rank) if device == "cuda" else torch.device("cpu")
@@ -115,7 +115,7 @@ def _member(
             trained = len(train) // config.batch * config.batch
             looks.append((progress.metrics["seconds"] - trained / rate) / len(valid))
 
-    fit(model, train, valid, recipe.data, config, group=group, on_epoch=on_epoch)
+    fit(model, train, valid, recipe.data, config, group=group, callbacks=[EachEpoch(on_epoch)])
     if config.workers > 1:
         distributed.destroy_process_group()
     step = config.batch / statistics.median(rates[1:])

@@ -118,10 +118,11 @@ def train_trial(
     searched = build_recipe(recipe, "search")
     assert searched.search is not None
     trial = trial_recipe(searched, settings)
-    saved = time.monotonic()
+    saved, told = time.monotonic(), False
 
     def on_epoch(progress: Progress, save: SaveFn) -> None:
-        nonlocal saved
+        nonlocal saved, told
+        told = True
         # Tune counts its own iterations anew after a restore, so the epoch is ours.
         row: Row = {"epoch": progress.epoch, "step": progress.step, **progress.metrics}
         due = progress.last or time.monotonic() - saved >= CHECKPOINT_SECONDS
@@ -136,9 +137,6 @@ def train_trial(
 
     with checkpoint.as_directory() if checkpoint else contextlib.nullcontext() as name:
         resume = Path(name) if name else None
-        if resume and (row := json.loads((resume / _ROW).read_text()))["epoch"] >= trial.train.epochs:
-            report(row, None)  # all was done, but the driver died before it had saved that
-            return
         training.run(
             trial,
             opened(shards),
@@ -146,5 +144,7 @@ def train_trial(
             threads=CPUS_PER_WORKER,
             train_images=searched.search.train_images,
             resume=resume,
-            on_epoch=on_epoch,
+            callbacks=[training.EachEpoch(on_epoch)],
         )
+        if resume and not told:  # all was done, but the driver died before it had saved that
+            report(json.loads((resume / _ROW).read_text()), None)

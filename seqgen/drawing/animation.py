@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from seqgen.data.batches import generator_at
-from seqgen.drawing.galleries import chosen_steps, exemplar_rows, first_of_each, scaled, tiles
+from seqgen.drawing.galleries import chosen_steps, exemplar_rows, scaled, tiles
 from seqgen.drawing.pictures import (
     FRAME,
     INK,
@@ -24,7 +24,7 @@ from seqgen.drawing.pictures import (
     outline,
     render,
 )
-from seqgen.evaluation.bounds import HeldOut, subset
+from seqgen.evaluation.bounds import HeldOut, first_of_each, subset
 from seqgen.models import SequentialModel, Trace
 
 LIMIT = 1_500_000  # bytes

@@ -23,7 +23,7 @@ from seqgen.drawing.pictures import (
     tile,
     upscale,
 )
-from seqgen.evaluation.bounds import HeldOut, subset
+from seqgen.evaluation.bounds import HeldOut, first_of_each, subset
 from seqgen.models import SequentialModel
 
 
@@ -163,14 +163,6 @@ def chosen_steps(total: int, count: int) -> list[int]:
     if total <= count:
         return list(range(total))
     return sorted({round(index) for index in np.linspace(0, total - 1, count)})
-
-
-def first_of_each(concepts: Tensor) -> Tensor:
-    """The index of the first image of every concept, in order: int64."""
-    seen: dict[int, int] = {}
-    for index, concept in enumerate(concepts.tolist()):
-        seen.setdefault(concept, index)
-    return torch.tensor(list(seen.values()))
 
 
 def _pick(model: SequentialModel, held_out: HeldOut, count: int, seed: int) -> tuple[Tensor, Tensor | None]:

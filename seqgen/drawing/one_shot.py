@@ -13,9 +13,9 @@ from seqgen.core.errors import BadInput
 from seqgen.data.batches import generator_at
 from seqgen.data.settings import Pairs
 from seqgen.drawing.composing import SMALL, centred, mosaics, stacked
-from seqgen.drawing.galleries import exemplar_rows, first_of_each, scaled, tiles
+from seqgen.drawing.galleries import exemplar_rows, scaled, tiles
 from seqgen.drawing.pictures import FRAME, PAPER, Row, Sheet, render
-from seqgen.evaluation.bounds import HeldOut, subset
+from seqgen.evaluation.bounds import HeldOut, first_of_each, subset
 from seqgen.evaluation.copies import Nearest
 from seqgen.models import SequentialModel
 

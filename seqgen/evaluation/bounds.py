@@ -86,6 +86,14 @@ def random_order(total: int, seed: int, purpose: str) -> Tensor:
     return torch.randperm(total, generator=generator_at(_CPU, seed, purpose))
 
 
+def first_of_each(concepts: Tensor) -> Tensor:
+    """The index of the first image of every concept, in order: int64."""
+    seen: dict[int, int] = {}
+    for index, concept in enumerate(concepts.tolist()):
+        seen.setdefault(concept, index)
+    return torch.tensor(list(seen.values()))
+
+
 def groups_of(images: ImageSet, data: DataConfig) -> Tensor | None:
     """Which images are no independent evidence, int64 [N] on the CPU: those of one held-out character.
 

@@ -1,6 +1,6 @@
 """What a training minimises (a slot, `contracts`), and bounds on log p(x) that an evaluation reports."""
 
-from seqgen.objectives.contracts import Batch, Objective, Outcome, State
+from seqgen.objectives.contracts import Batch, Objective, Outcome, State, mean_outcome
 from seqgen.objectives.importance import (
     Importance,
     importance_estimate,
@@ -17,4 +17,5 @@ __all__ = [
     "importance_estimate",
     "importance_weighted",
     "log_importance_weights",
+    "mean_outcome",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from seqgen.models import SequentialModel
@@ -31,12 +33,27 @@ class Outcome(NamedTuple):
     state: State
 
 
+def mean_outcome(parts: Sequence[Outcome]) -> Outcome:
+    """That of a batch which was computed in parts of equally many images, each from the same state."""
+    if len(parts) == 1:
+        return parts[0]
+    loss = torch.stack([part.loss for part in parts]).mean()
+    metrics = {name: torch.stack([part.metrics[name] for part in parts]).mean(0) for name in parts[0].metrics}
+    state = {
+        name: torch.stack([part.state[name] for part in parts]).mean(0)
+        if value.is_floating_point()
+        else value
+        for name, value in parts[-1].state.items()
+    }
+    return Outcome(loss, metrics, state)
+
+
 class Objective(nn.Module):
     """Slot `objective`: forward(model, batch, state) -> Outcome.
 
     Parameters of its own (a baseline's) are trained with the model's, and clipped apart. What it keeps from step to
-    step is its state, a dictionary of tensors; both are in the checkpoint. It sees one rank's images: floating-point
-    numbers of its state are averaged over the ranks after each step.
+    step is its state, a dictionary of tensors; both are in the checkpoint. It sees one rank's images, or a part of
+    them: floating-point numbers of its state are averaged over parts and ranks after each step.
     """
 
     samples = 1  # posterior samples an image, k

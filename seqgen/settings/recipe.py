@@ -19,17 +19,19 @@ _SHAPES = 7  # torch.compile gives up after 8; one is for the last batch of an e
 _WAYS = {
     "workers",
     "fewest_workers",
+    "accumulate",
     "recompute",
     "evaluate_every",
     "checkpoint_every",
     "checkpoint_minutes",
     "keep_checkpoints",
+    "gallery_every",
     "max_skipped",
     "max_failures",
 }
 
 
-_LATER = {"shuffle_shards": None, "initial": "random"}
+_LATER = {"shuffle_shards": None, "initial": "random", "patience": 0}
 
 
 class TrainConfig(OpenSection):
@@ -44,6 +46,10 @@ class TrainConfig(OpenSection):
     )
     fewest_workers: Positive | None = Field(
         default=None, description="go on with as few where more cannot be had; absent: wait for all"
+    )
+    accumulate: Positive = Field(
+        default=1,
+        description="parts in which a worker computes its gradient, one after another: less memory, the same step",
     )
     learning_rate: float = Field(gt=0, le=1)
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the rate rises from 0")
@@ -87,11 +93,19 @@ class TrainConfig(OpenSection):
         "0 = keep all",
     )
     evaluate_every: Positive = Field(default=1, description="epochs between held-out bounds")
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="end after so many held-out bounds in a row that are no better; 0 = never",
+    )
     checkpoint_every: Positive = Field(default=1, description="epochs between checkpoints")
     checkpoint_minutes: float = Field(
         default=10.0, gt=0, description="and minutes, within a long epoch; at most so much work is lost"
     )
     keep_checkpoints: Positive = Field(default=2, description="the latest ones kept, besides the best")
+    gallery_every: int = Field(
+        default=0, ge=0, description="epochs between drawings by which one sees it learn; 0 = none"
+    )
     max_skipped: int = Field(
         default=5, ge=0, description="steps in a row whose gradient may be not finite; none is taken"
     )
@@ -103,8 +117,8 @@ class TrainConfig(OpenSection):
         return self.model_dump(mode="json", exclude=self._ways())
 
     def kept(self) -> dict[str, Any]:
-        """Of `learned`, what a run keeps for life: all but `epochs`, of which more may be asked for later."""
-        return self.model_dump(mode="json", exclude={*self._ways(), "epochs"})
+        """Of `learned`, what a run keeps for life: all but when it ends, which may be asked to be later."""
+        return self.model_dump(mode="json", exclude={*self._ways(), "epochs", "patience"})
 
     def _ways(self) -> set[str]:
         # Settings from before there were these choices keep their digests.
@@ -191,6 +205,12 @@ class Recipe(Strict):
                     "which may be what there is; choose another of the two"
                 )
                 break
+        each = self.train.batch // self.train.workers
+        if each % self.train.accumulate:
+            yield (
+                f"train.accumulate={self.train.accumulate}: a worker's {each} images of train.batch="
+                f"{self.train.batch} are not divisible by it; choose a divisor"
+            )
         if self.model.conditional and (
             self.data.source in ("binarized-mnist", "folder") or self.data.is_multi_mnist
         ):

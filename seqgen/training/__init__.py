@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from seqgen.training.callbacks import Callback, EachEpoch, Progress, SaveFn, Skipped, Wish
 from seqgen.training.checkpoint import Position
-from seqgen.training.loop import Progress, fit
+from seqgen.training.loop import fit
 from seqgen.training.process_group import ProcessGroup
 from seqgen.training.run import run
-from seqgen.training.watch import SaveFn, Skipped, Watch, Wish
 
-__all__ = ["Position", "ProcessGroup", "Progress", "SaveFn", "Skipped", "Watch", "Wish", "fit", "run"]
+__all__ = [
+    "Callback",
+    "EachEpoch",
+    "Position",
+    "ProcessGroup",
+    "Progress",
+    "SaveFn",
+    "Skipped",
+    "Wish",
+    "fit",
+    "run",
+]

@@ -5,7 +5,7 @@
     objective.safetensors  what the objective learned and keeps
     optimiser.pt           Adam's moments
     epoch.safetensors      within an epoch: what it has summed up so far
-    index.json             position, settings, sha256 of every file
+    index.json             position, best bound, settings, sha256 of every file
 
 Order, binarisation, partners and noise follow from the position, so there is no other random state to keep.
 The index is written last: a directory without one is not a checkpoint.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,7 +58,8 @@ class Position:
 class Trainee:
     """What a run changes: the weights, their average, the optimiser's state, the objective and its state.
 
-    `sums` is what the present epoch has summed up so far; empty between two epochs.
+    `sums` is what the present epoch has summed up so far; empty between two epochs. `best` is the lowest held-out
+    bound so far (nats), `not_better` how many have been measured since.
     """
 
     model: nn.Module
@@ -66,6 +68,8 @@ class Trainee:
     objective: Objective
     state: State
     sums: dict[str, Tensor] = field(default_factory=dict)
+    best: float = math.inf
+    not_better: int = 0
 
 
 def save_checkpoint(
@@ -86,6 +90,8 @@ def save_checkpoint(
         "format": _FORMAT,
         "version": seqgen.__version__,
         "position": asdict(position),
+        "best": trainee.best if math.isfinite(trainee.best) else None,
+        "not_better": trainee.not_better,
         "settings": dict(settings),
         "files": files,
     }
@@ -141,6 +147,8 @@ def load_checkpoint(directory: Path, trainee: Trainee, settings: Mapping[str, An
     trainee.sums = {}
     if _EPOCH in index["files"]:
         trainee.sums = load_tensors((directory / _EPOCH).read_bytes())
+    best = index.get("best")  # absent from checkpoints of before there was a train.patience
+    trainee.best, trainee.not_better = math.inf if best is None else best, index.get("not_better", 0)
     return Position(**index["position"])
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,29 +20,16 @@ from seqgen.data.settings import DataConfig
 from seqgen.data.streamed import StreamedImages
 from seqgen.evaluation.bounds import HeldOut, hold_out, mean_free_energy
 from seqgen.models import SequentialModel
-from seqgen.objectives import Batch, Objective, Outcome, State
+from seqgen.objectives import Batch, Objective, Outcome, State, mean_outcome
 from seqgen.settings import TrainConfig, flatten
 from seqgen.settings.kinds import find
+from seqgen.training.callbacks import Callback, Callbacks, Progress, SaveFn, Skipped, Wish
 from seqgen.training.checkpoint import Position, Trainee, load_checkpoint, save_checkpoint
 from seqgen.training.process_group import ProcessGroup
 from seqgen.training.schedule import average_decay, learning_rate
 from seqgen.training.sums import EpochSums
-from seqgen.training.watch import SaveFn, Skipped, Watch, Wish
 
-
-@dataclass(frozen=True)
-class Progress:
-    """A run after an epoch: completed epochs and optimiser steps, and the metrics (nats per image)."""
-
-    epoch: int
-    step: int
-    metrics: dict[str, float]
-    last: bool
-
-
-OnEpoch = Callable[[Progress, SaveFn], bool | None]
-
-# Steps between looks at a GPU, for a gradient that is not finite, and at what the watch wishes.
+# Steps between looks at a GPU, for a gradient that is not finite, and at what the callbacks wish.
 _LOOK_EVERY = 100
 
 
@@ -55,21 +42,20 @@ def fit(
     *,
     group: ProcessGroup | None = None,
     resume: Path | None = None,
-    on_epoch: OnEpoch | None = None,
-    watch: Watch | None = None,
+    callbacks: Sequence[Callback] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> SequentialModel:
     """Minimise the objective over `train` and return the averaged weights, the same on every rank.
 
-    `on_epoch(progress, save)` is called on every rank after each epoch: `save(directory)` writes a complete
-    checkpoint (one rank is enough), and True from any rank stops the run. `watch` has its say between two steps.
-    `resume` is the directory of a checkpoint, made with the same settings but for the number of epochs; `settings`
-    says what else must not have changed since (digests of data and code).
-    Of `config`, the caller sees to `workers`, the cadence and number of checkpoints and `max_failures`.
+    `callbacks` have their say between two steps and after each epoch. `resume` is the directory of a checkpoint, made
+    with the same settings but for the number of epochs; `settings` says what else must not have changed since
+    (digests of data and code). The run ends early after `config.patience` held-out bounds in a row that were not
+    better than the best. Of `config`, the caller sees to `workers`, the cadence and number of checkpoints, of what is
+    drawn while it learns, and `max_failures`.
 
     Raises BadInput (batch and data do not fit, another run's checkpoint), OperationalError (damaged
     checkpoint), NumericalError where more gradients than `config.max_skipped` in a row were not finite, and
-    StoppedEarly if the watch wished so.
+    StoppedEarly if a callback wished so.
     """
     group = group or ProcessGroup()
     conditional = model.config.conditional
@@ -84,7 +70,7 @@ def fit(
         **(settings or {}),
     }
     model, train = model.to(group.device), train.to(group.device)
-    run = _Run(model, train, data, config, group, watch or Watch(), bound_to)
+    run = _Run(model, train, data, config, group, Callbacks(callbacks), bound_to)
     held_out = None
     if valid is not None:  # drawn on the CPU: the same whatever the device, the epoch and the ranks
         held_out = hold_out(valid.to("cpu"), data, conditional, config.seed, pairs=config.pairs)
@@ -94,16 +80,18 @@ def fit(
     run.step = start.step
 
     for epoch in range(start.epoch, config.epochs):
+        if run.out_of_patience:  # which a run that was resumed may have been before
+            break
         sums = run.epoch(epoch)
         done, last = epoch + 1, epoch + 1 == config.epochs
         bound = {}
         if held_out is not None and (last or done % config.evaluate_every == 0):
             bound = {data.held_out_metric: run.measure(held_out, epoch, sums)}
         metrics = {**run.means(sums), **bound, "seconds": sums.seconds}
-        if on_epoch is None:
-            continue
+        last = last or run.out_of_patience
+        progress = Progress(done, run.step, metrics, last, run.averaged, held_out)
         save = run.saver(Position(done, run.step))
-        if group.any(bool(on_epoch(Progress(done, run.step, metrics, last), save))):
+        if group.any(bool(run.callbacks.epoch(progress, save))):
             break
     return run.averaged
 
@@ -129,11 +117,11 @@ class _Run:
         data: DataConfig,
         config: TrainConfig,
         group: ProcessGroup,
-        watch: Watch,
+        callbacks: Callbacks,
         bound_to: Mapping[str, Any],
     ) -> None:
         self.config, self.group, self.model = config, group, model
-        self.watch, self.bound_to = watch, bound_to
+        self.callbacks, self.bound_to = callbacks, bound_to
         self.step = self.in_a_row = 0  # steps done; the last of them that were not taken
         self.batches = TrainingBatches(
             train,
@@ -171,7 +159,7 @@ class _Run:
         if group.size > 1:
             # After its first backward pass DDP orders its buckets anew, and with them its sums. Spend one
             # pass on that, so that a resumed run adds in the same order as one that was not interrupted.
-            self._outcome(0, 0).loss.backward()
+            self._outcome(0, 0)
             optimiser.zero_grad()
 
     @property
@@ -197,7 +185,6 @@ class _Run:
             if looks and index > first:
                 self._ask(epoch, sums)
             outcome = self._outcome(epoch, index)
-            outcome.loss.backward()
             norm, own = (
                 nn.utils.clip_grad_norm_(part, self.config.clip) for part in (self.parameters, self.own)
             )
@@ -208,7 +195,6 @@ class _Run:
             self.trainee.state = {
                 name: torch.where(bad, self.trainee.state[name], value) for name, value in state.items()
             }
-            del outcome  # and with it what was prepared of the weights
             self.step += 1
             if looks:
                 self._tell_skipped(epoch, sums, start, index + 1)
@@ -233,29 +219,69 @@ class _Run:
             held_out,
             self.config.seed,
             self.group,
-            stopped=lambda: self.watch.wish() is Wish.STOP,
+            stopped=lambda: self.callbacks.wish() is Wish.STOP,
         )
         self._ask(epoch, sums)
+        trainee = self.trainee
+        trainee.not_better = 0 if bound < trainee.best else trainee.not_better + 1
+        trainee.best = bound if bound < trainee.best else trainee.best
         return bound
 
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether so many held-out bounds in a row were not better that the run ends."""
+        return 0 < self.config.patience <= self.trainee.not_better
+
     def _ask(self, epoch: int, sums: EpochSums) -> None:
-        """Save, or save and stop, if any rank's watch wishes so."""
-        wish = Wish(self.group.most(self.watch.wish()))
+        """Save, or save and stop, if any rank's callbacks wish so."""
+        wish = Wish(self.group.most(self.callbacks.wish()))
         if wish is Wish.GO_ON:
             return
         self.trainee.sums = sums.packed(self.group)
         position = Position(epoch, self.step)
-        self.watch.save(position, self.saver(position))
+        self.callbacks.save(position, self.saver(position))
         self.trainee.sums = {}
         if wish is Wish.STOP:
             raise StoppedEarly(f"stopped in epoch {epoch + 1}, after step {self.step}")
 
     def _outcome(self, epoch: int, index: int) -> Outcome:
-        """The objective of this rank's images of a step."""
-        images, kind = self.batches.at(epoch, index), self.group.device.type
-        batch = Batch(*images, self._noise(epoch, index))
-        with torch.autocast(kind, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            return self.loss(batch, self.trainee.state)
+        """The objective of this rank's images of a step, whose gradient is added to the parameters'.
+
+        In `accumulate` parts, one after another, of which it is the mean.
+        """
+        count = self.config.accumulate
+        outcomes = []
+        for number, part in enumerate(self._parts(epoch, index), 1):
+            with self._summed_by_ranks(number == count):
+                with torch.autocast(
+                    self.group.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+                ):
+                    outcome = self.loss(part, self.trainee.state)
+                (outcome.loss / count).backward()
+            outcomes.append(outcome._replace(loss=outcome.loss.detach()))
+        return mean_outcome(outcomes)
+
+    def _parts(self, epoch: int, index: int) -> Iterator[Batch]:
+        """This rank's batch of a step, in parts of equally many images."""
+        batch, count = (
+            Batch(*self.batches.at(epoch, index), self._noise(epoch, index)),
+            self.config.accumulate,
+        )
+        if count == 1:
+            yield batch
+            return
+        size, samples = len(batch.x) // count, self.trainee.objective.samples
+        noise = batch.noise.unflatten(1, (samples, count, size))
+        for part in range(count):
+            mine = slice(part * size, (part + 1) * size)
+            context = None if batch.context is None else batch.context[mine]
+            yield Batch(batch.x[mine], context, noise[:, :, part].flatten(1, 2).contiguous())
+
+    def _summed_by_ranks(self, now: bool) -> contextlib.AbstractContextManager[None]:
+        """DDP averages the gradients over the ranks once a step: with its last part."""
+        if now or not isinstance(self.loss, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.loss.no_sync()
 
     def _noise(self, epoch: int, index: int) -> Tensor:
         """This rank's noise, [T,kB,K]: drawn for the global batch, k samples an image, and then sliced."""
@@ -278,7 +304,7 @@ class _Run:
         }
 
     def _tell_skipped(self, epoch: int, sums: EpochSums, start: int, end: int) -> None:
-        """Tell the watch of the steps `start` to `end` of the epoch that were not taken; it is the same on all ranks.
+        """Tell the callbacks of the steps `start` to `end` of the epoch that were not taken, the same on all ranks.
 
         Raises NumericalError if there were too many in a row.
         """
@@ -287,7 +313,7 @@ class _Run:
             if not bad:
                 continue
             step, seed = epoch * self.batches.steps + index, self.config.seed
-            self.watch.skipped(Skipped(epoch + 1, step, seed, self.batches.keys(epoch, index)))
+            self.callbacks.skipped(Skipped(epoch + 1, step, seed, self.batches.keys(epoch, index)))
             if self.in_a_row > self.config.max_skipped:
                 raise NumericalError(
                     f"the gradient is not finite at epoch {epoch + 1}, step {step}, seed {seed}; no step taken, and "

@@ -70,7 +70,7 @@ def _counted(model: str, size: int) -> tuple[int, int, int, int]:
 def bytes_needed(recipe: Recipe) -> int:
     """About the memory that all workers of a training take together."""
     train = recipe.train
-    pairs = train.batch // train.workers * getattr(train, "importance_samples", 1)
+    pairs = train.batch // (train.workers * train.accumulate) * getattr(train, "importance_samples", 1)
     each = training_bytes(recipe.model, recipe.data.size, pairs, train.recompute)
     return train.workers * each
 

@@ -6,15 +6,18 @@ In a script it needs no cluster and no tracking server:
     from seqgen import settings, training
     from seqgen.models import save_model
 
+    def show(progress, save):
+        print(progress.epoch, progress.metrics)
+
     recipe = settings.build_recipe(tree, "my recipe")        # a recipe's tree, for example of a YAML file
-    model = training.run(recipe, Path("artifacts/quickstart/shards"), on_epoch=lambda progress, save: print(progress))
+    model = training.run(recipe, Path("artifacts/quickstart/shards"), callbacks=[training.EachEpoch(show)])
     save_model(model, Path("model"))
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,10 +28,10 @@ from seqgen.data.manifest import Place, read_manifest
 from seqgen.data.streamed import StreamedImages
 from seqgen.models import SequentialModel, build, load_model
 from seqgen.settings import Recipe
-from seqgen.training.loop import OnEpoch, fit
+from seqgen.training.callbacks import Callback
+from seqgen.training.loop import fit
 from seqgen.training.memory import bytes_needed, image_memory
 from seqgen.training.process_group import ProcessGroup
-from seqgen.training.watch import Watch
 
 
 def run(
@@ -40,8 +43,7 @@ def run(
     train_images: int | None = None,
     initial: Path | None = None,
     resume: Path | None = None,
-    on_epoch: OnEpoch | None = None,
-    watch: Watch | None = None,
+    callbacks: Sequence[Callback] = (),
     digests: Mapping[str, str] | None = None,
 ) -> SequentialModel:
     """Train `recipe`'s model on the shards of a set and return the averaged weights, the same on every rank.
@@ -50,8 +52,8 @@ def run(
     this one alone, whatever `recipe.train.workers` says), `threads` the cores each has for its tensors (default:
     all; part of what makes a run repeatable, because sums are split by thread). `train_images` limits what is
     trained on, as `ImageSet.spread` does. `initial` is the directory of a saved model of these settings, whose weights
-    the training starts from (`train.initial` says where a caller finds it). `resume`, `on_epoch` and `watch` are those
-    of `fit`, and `digests` is what else a checkpoint must have been made with (data, code).
+    the training starts from (`train.initial` says where a caller finds it). `resume` and `callbacks` are those of
+    `fit`, and `digests` is what else a checkpoint must have been made with (data, code).
 
     Raises what `fit` and `load_split` raise.
     """
@@ -79,8 +81,7 @@ def run(
         recipe.train,
         group=group,
         resume=resume,
-        on_epoch=on_epoch,
-        watch=watch,
+        callbacks=callbacks,
         settings=digests,
     )
 

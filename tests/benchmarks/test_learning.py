@@ -21,7 +21,7 @@ from seqgen.core.errors import BadInput
 from seqgen.data.images import ImageSet
 from seqgen.models import build
 from seqgen.settings import flatten
-from seqgen.training import fit
+from seqgen.training import EachEpoch, fit
 from tests.sets import write_digits, write_strokes
 
 TINY = {"model.steps": 2, "model.latents": 3, "model.hidden": 12, "train.batch": 8}
@@ -176,7 +176,14 @@ def test_the_steps_are_those_of_fit(kind: str, bits: Digits):
     seen = []
     config = recipe.train.model_copy(update={"epochs": 1, "seed": 3})
     model = starts.fresh(recipe, CHANGES[DEFAULT], bits, 3)
-    fit(model, bits.train, None, recipe.data, config, on_epoch=lambda done, save: seen.append(done.metrics))
+    fit(
+        model,
+        bits.train,
+        None,
+        recipe.data,
+        config,
+        callbacks=[EachEpoch(lambda done, save: seen.append(done.metrics))],
+    )
     assert statistics.fmean(history) == pytest.approx(seen[0]["train/free_energy"], rel=1e-5)
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from seqgen.data.batches import generator_at
 from seqgen.drawing import animation
-from seqgen.drawing.galleries import first_of_each, tiles
+from seqgen.drawing.galleries import tiles
 from seqgen.drawing.pictures import FRAME, WRITE
-from seqgen.evaluation.bounds import HeldOut, subset
+from seqgen.evaluation.bounds import HeldOut, first_of_each, subset
 from seqgen.models import SequentialModel, build
 from seqgen.settings import ModelConfig
 

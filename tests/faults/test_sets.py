@@ -140,7 +140,9 @@ def test_35_one_sample_is_enough(tmp_path, monkeypatch):
     write_digits(shards, {"train": 1, "valid": 1, "test": 1})
     checked_manifest(recipe)
     rows: list[dict[str, float]] = []
-    training.run(recipe, shards, on_epoch=lambda progress, save: rows.append(progress.metrics))
+    training.run(
+        recipe, shards, callbacks=[training.EachEpoch(lambda progress, save: rows.append(progress.metrics))]
+    )
     assert np.isfinite(rows[-1]["valid/dynamic/free_energy"])
 
 

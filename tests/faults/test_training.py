@@ -138,9 +138,11 @@ def test_03_and_04_a_killed_driver_and_one_stopped_at_its_start_are_gone_on_with
     assert [found["status"] for found in tracked(place)] == ["KILLED"]
     assert not (place / "artifacts/tiny/train").exists()
 
-    done = train(place)
+    done = train(place, "--profile")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "going on after epoch" in done.stdout
+    assert "aten::" in done.stdout
+    assert list(place.glob(".seqgen/ray/tiny-*/profile.json.gz"))
     assert_complete(place)
     assert weights(place) == undisturbed
 

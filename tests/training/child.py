@@ -20,7 +20,7 @@ from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
 from seqgen.models import SequentialModel, build
 from seqgen.settings import ModelConfig, TrainConfig
-from seqgen.training import Position, ProcessGroup, Progress, SaveFn, Skipped, Watch, Wish, fit
+from seqgen.training import Callback, Position, ProcessGroup, Progress, SaveFn, Skipped, Wish, fit
 
 DATA = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
 MODEL = ModelConfig(
@@ -47,12 +47,13 @@ def digits(count: int) -> ImageSet:
     return ImageSet(images, 256, labels, torch.full((count,), -1), ("0", "1", "2", "3"))
 
 
-class Saving(Watch):
-    """Saves every so many steps, and stops before step `stop`; rank 0 alone has these wishes."""
+class Saving(Callback):
+    """Saves every so many steps and after each epoch, and stops before step `stop`; rank 0 alone has these wishes."""
 
     def __init__(self, out: Path, rank: int, every: int | None, stop: int | None) -> None:
         self.out, self.rank, self.every, self.stop = out, rank, every, stop
         self.asked, self.lost = 0, []
+        self.metrics: list[dict[str, float]] = []
 
     def wish(self) -> Wish:
         self.asked += 1
@@ -64,6 +65,10 @@ class Saving(Watch):
         if self.rank == 0:
             save(self.out / f"step-{position.step:03d}")
             print(position.step, flush=True)
+
+    def epoch(self, progress: Progress, save: SaveFn) -> None:
+        self.metrics.append({"epoch": progress.epoch, "step": progress.step, **progress.metrics})
+        self.save(Position(progress.epoch, progress.step), save)
 
     def skipped(self, step: Skipped) -> None:
         self.lost.append([step.epoch, step.step, step.seed, step.samples])
@@ -89,18 +94,10 @@ def main(task: dict) -> None:
             "gloo", f"file://{out / 'rendezvous'}", rank=rank, world_size=size
         )
     torch.manual_seed(100 + rank)  # other ranks must take the weights of the first
-    metrics: list[dict[str, float]] = []
-
-    def on_epoch(progress: Progress, save: SaveFn) -> None:
-        metrics.append({"epoch": progress.epoch, "step": progress.step, **progress.metrics})
-        if rank == 0:
-            save(out / f"step-{progress.step:03d}")
-            print(progress.step, flush=True)
-
     resume, bits = Path(task["resume"]) if task.get("resume") else None, task.get("bits", False)
     model = build(BITS if bits else MODEL, 28, 28)
     spoil(model, task.get("spoil", []))
-    watch = Saving(out, rank, task.get("save_every"), task.get("stop"))
+    saving = Saving(out, rank, task.get("save_every"), task.get("stop"))
     try:
         average = fit(
             model,
@@ -110,15 +107,14 @@ def main(task: dict) -> None:
             (NVIL if bits else TRAIN).model_copy(update=task.get("settings", {})),
             group=ProcessGroup.joined(torch.device("cpu")),
             resume=resume,
-            on_epoch=on_epoch,
-            watch=watch,
+            callbacks=[saving],
         )
     except (StoppedEarly, NumericalError) as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     finally:
-        (out / f"metrics-{rank}.json").write_text(json.dumps(metrics))
-        (out / f"skipped-{rank}.json").write_text(json.dumps(watch.lost))
+        (out / f"metrics-{rank}.json").write_text(json.dumps(saving.metrics))
+        (out / f"skipped-{rank}.json").write_text(json.dumps(saving.lost))
     torch.save(average.state_dict(), out / f"weights-{rank}.pt")
 
 

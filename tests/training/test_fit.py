@@ -14,7 +14,7 @@ from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
 from seqgen.models import Bound, build
 from seqgen.settings import ModelConfig, TrainConfig
-from seqgen.training import Progress, SaveFn, fit
+from seqgen.training import EachEpoch, Progress, SaveFn, fit
 from tests.training.child import DATA, MODEL, TRAIN, digits
 
 PLAIN = MODEL.model_copy(update={"conditional": False})
@@ -72,7 +72,7 @@ def ink(count: int) -> ImageSet:
 def test_training_lowers_the_free_energy_and_the_held_out_bound():
     rows = Rows()
     torch.manual_seed(0)
-    fit(build(MODEL, 28, 28), digits(60), digits(31), DATA, settings(epochs=12), on_epoch=rows)
+    fit(build(MODEL, 28, 28), digits(60), digits(31), DATA, settings(epochs=12), callbacks=[EachEpoch(rows)])
     for name in ("train/free_energy", "valid/dynamic/free_energy"):
         assert rows.metric(name)[-1] < 0.8 * rows.metric(name)[0]
     first = rows.rows[0]
@@ -95,21 +95,21 @@ def test_training_lowers_the_free_energy_and_the_held_out_bound():
 def test_every_held_out_image_counts_once(count: int):
     rows = Rows()
     probe = Probe()
-    fit(probe, ink(12), ink(count), STATIC, settings(epochs=1, ema=0.0), on_epoch=rows)  # type: ignore[arg-type]
+    fit(probe, ink(12), ink(count), STATIC, settings(epochs=1, ema=0.0), callbacks=[EachEpoch(rows)])  # type: ignore[arg-type]
     expected = (count + 1) / 2 * float(probe.weight.detach())
     assert rows.metric("valid/static/free_energy") == pytest.approx([expected])
 
 
 def test_the_held_out_bound_is_measured_every_so_often_and_at_the_end():
     rows = Rows()
-    fit(Probe(), ink(12), ink(5), STATIC, settings(epochs=5, evaluate_every=2), on_epoch=rows)  # type: ignore[arg-type]
+    fit(Probe(), ink(12), ink(5), STATIC, settings(epochs=5, evaluate_every=2), callbacks=[EachEpoch(rows)])  # type: ignore[arg-type]
     measured = [row.epoch for row in rows.rows if "valid/static/free_energy" in row.metrics]
     assert measured == [2, 4, 5]
 
 
 def test_true_stops_the_run():
     rows = Rows(stop_after=2)
-    fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(epochs=9), on_epoch=rows)
+    fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(epochs=9), callbacks=[EachEpoch(rows)])
     assert [row.epoch for row in rows.rows] == [1, 2]
 
 
@@ -127,7 +127,7 @@ def test_the_average_follows_its_definition():
     def on_epoch(progress: Progress, save: SaveFn) -> None:
         seen.append(float(probe.weight.detach()))
 
-    average = fit(probe, ink(12), None, STATIC, settings(epochs=30, ema=0.6), on_epoch=on_epoch)  # type: ignore[arg-type]
+    average = fit(probe, ink(12), None, STATIC, settings(epochs=30, ema=0.6), callbacks=[EachEpoch(on_epoch)])  # type: ignore[arg-type]
     expected = 1.0
     for step, weight in enumerate(seen):  # a step an epoch
         decay = min(0.6, (1 + step) / (10 + step))
@@ -141,7 +141,14 @@ def test_the_kl_of_the_loss_is_weighted_and_that_of_the_metric_is_not():
         rows[steps] = Rows()
         torch.manual_seed(0)
         model = build(PLAIN, 28, 28)
-        fit(model, digits(60), None, DATA, settings(epochs=12, kl_warmup_steps=steps), on_epoch=rows[steps])
+        fit(
+            model,
+            digits(60),
+            None,
+            DATA,
+            settings(epochs=12, kl_warmup_steps=steps),
+            callbacks=[EachEpoch(rows[steps])],
+        )
     free = rows[10**6]
     assert free.metric("train/kl")[-1] > 2 * rows[0].metric("train/kl")[-1]
     parts = free.rows[-1].metrics
@@ -157,14 +164,14 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step():
 
 def test_an_epoch_without_a_step_has_no_means():
     rows = Rows()
-    fit(Probe(broken=5), ink(12), None, STATIC, settings(epochs=1), on_epoch=rows)  # type: ignore[arg-type]
+    fit(Probe(broken=5), ink(12), None, STATIC, settings(epochs=1), callbacks=[EachEpoch(rows)])  # type: ignore[arg-type]
     assert rows.metric("skipped_steps") == [1]
     assert all(math.isnan(row.metrics["train/free_energy"]) for row in rows.rows)
 
 
 def test_clipping_bounds_the_step_but_the_metric_is_the_norm_itself():
     rows = Rows()
-    fit(Probe(), ink(12), None, STATIC, settings(epochs=1, clip=0.5), on_epoch=rows)  # type: ignore[arg-type]
+    fit(Probe(), ink(12), None, STATIC, settings(epochs=1, clip=0.5), callbacks=[EachEpoch(rows)])  # type: ignore[arg-type]
     assert rows.metric("grad_norm") == pytest.approx([6.5])
 
 
@@ -175,7 +182,14 @@ def test_bfloat16_trains_and_its_metrics_are_close_to_those_of_float32(canvas: s
         rows = Rows()
         torch.manual_seed(0)
         model = build(PLAIN.model_copy(update={"canvas": canvas}), 28, 28)
-        fit(model, digits(24), digits(24), DATA, settings(epochs=2, precision=precision), on_epoch=rows)
+        fit(
+            model,
+            digits(24),
+            digits(24),
+            DATA,
+            settings(epochs=2, precision=precision),
+            callbacks=[EachEpoch(rows)],
+        )
         bounds.append(rows.metric("valid/dynamic/free_energy")[-1])
         assert model.step.transition.h0.dtype == torch.float32
     assert bounds[1] == pytest.approx(bounds[0], rel=0.01)
@@ -183,6 +197,54 @@ def test_bfloat16_trains_and_its_metrics_are_close_to_those_of_float32(canvas: s
 
 
 @pytest.mark.slow
+class Told(Probe):
+    """Its held-out bounds are these, one an epoch."""
+
+    def __init__(self, bounds: list[float]) -> None:
+        super().__init__()
+        self.bounds = iter(bounds)
+
+    def __deepcopy__(self, memo: dict) -> Told:  # the average has them, too
+        copy = Told([])
+        copy.bounds = self.bounds
+        return copy
+
+    def forward(self, x: Tensor, context: Tensor | None, noise: Tensor) -> Bound:
+        bound = super().forward(x, context, noise)
+        if self.training:
+            return bound
+        return bound._replace(log_likelihood=torch.full((len(x),), -next(self.bounds)))
+
+
+def until_patience_ends(
+    bounds: list[float], resume: Path | None = None, out: Path | None = None
+) -> list[Progress]:
+    """Two bounds in a row that are no better end it; what was told of."""
+    rows: list[Progress] = []
+
+    def on_epoch(progress: Progress, save: SaveFn) -> None:
+        rows.append(progress)
+        if out:
+            save(out / str(progress.epoch))
+
+    patient = settings(epochs=9, patience=2)
+    fit(Told(bounds), ink(12), ink(5), STATIC, patient, resume=resume, callbacks=[EachEpoch(on_epoch)])  # type: ignore[arg-type]
+    return rows
+
+
+def test_bounds_that_are_no_better_end_a_run_also_one_that_was_interrupted(tmp_path: Path):
+    rows = until_patience_ends([3.0, 2.0, 2.5, 1.9, math.nan, 1.9, 1.0], out=tmp_path)
+    assert [(row.epoch, row.last) for row in rows] == [*((epoch, False) for epoch in range(1, 6)), (6, True)]
+    assert [row.epoch for row in until_patience_ends([1.9, 1.0], tmp_path / "5")] == [6]
+    assert until_patience_ends([1.0], tmp_path / "6") == []
+
+
+def test_callbacks_are_all_told_and_one_may_end_the_run():
+    first, second = Rows(stop_after=2), Rows()
+    fit(Probe(), ink(12), None, STATIC, settings(), callbacks=[EachEpoch(first), EachEpoch(second)])  # type: ignore[arg-type]
+    assert [row.epoch for row in first.rows] == [row.epoch for row in second.rows] == [1, 2]
+
+
 def test_a_compiled_run_gives_the_numbers_of_the_plain_one():
     bounds = []
     for compiled in (False, True):
@@ -190,7 +252,12 @@ def test_a_compiled_run_gives_the_numbers_of_the_plain_one():
         torch.manual_seed(0)
         model = build(PLAIN, 28, 28)
         average = fit(
-            model, digits(24), digits(30), DATA, settings(epochs=2, compile=compiled), on_epoch=rows
+            model,
+            digits(24),
+            digits(30),
+            DATA,
+            settings(epochs=2, compile=compiled),
+            callbacks=[EachEpoch(rows)],
         )
         bounds.append(rows.metric("valid/dynamic/free_energy"))
         assert average.state_dict().keys() == model.state_dict().keys()
@@ -204,8 +271,23 @@ def test_a_batch_larger_than_the_set_is_refused():
 
 def test_more_epochs_asked_for_later_go_on_with_a_run(tmp_path: Path):
     rows = Rows()
-    fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(), on_epoch=lambda _, save: save(tmp_path))
-    fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(epochs=7), resume=tmp_path, on_epoch=rows)
+    fit(
+        build(PLAIN, 28, 28),
+        digits(24),
+        None,
+        DATA,
+        settings(),
+        callbacks=[EachEpoch(lambda _, save: save(tmp_path))],
+    )
+    fit(
+        build(PLAIN, 28, 28),
+        digits(24),
+        None,
+        DATA,
+        settings(epochs=7),
+        resume=tmp_path,
+        callbacks=[EachEpoch(rows)],
+    )
     assert [row.epoch for row in rows.rows] == [6, 7]
 
 
@@ -213,7 +295,7 @@ def test_a_damaged_checkpoint_and_another_runs_checkpoint_are_refused(tmp_path: 
     def on_epoch(progress: Progress, save: SaveFn) -> None:
         save(tmp_path)
 
-    fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(), on_epoch=on_epoch)
+    fit(build(PLAIN, 28, 28), digits(24), None, DATA, settings(), callbacks=[EachEpoch(on_epoch)])
     other = ModelConfig(**{**PLAIN.model_dump(), "steps": 3})
     with pytest.raises(BadInput, match=r"model\.steps was 2, is 3"):
         fit(build(other, 28, 28), digits(24), None, DATA, settings(), resume=tmp_path)

@@ -83,7 +83,11 @@ def test_a_folder_is_learned_far_better_than_its_pixels_means_and_variances(ball
         recipe,
         balls / "shards",
         threads=1,
-        on_epoch=lambda progress, save: bounds.append(progress.metrics[recipe.data.held_out_metric]),
+        callbacks=[
+            training.EachEpoch(
+                lambda progress, save: bounds.append(progress.metrics[recipe.data.held_out_metric])
+            )
+        ],
     )
     train, valid = (load_split(balls / "shards", split) for split in ("train", "valid"))
     seen = [fixed_set(images, recipe.data, False, recipe.train.seed).x for images in (train, valid)]

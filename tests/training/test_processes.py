@@ -125,6 +125,18 @@ def test_bits_are_learned_alike_by_one_process_and_by_two(tmp_path: Path):
         torch.testing.assert_close(found[name], value, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("bits", [False, True])
+def test_a_gradient_in_parts_is_that_of_the_whole(alone: Path, tmp_path: Path, bits: bool):
+    if bits:
+        alone = train(tmp_path / "alone", bits=True)
+    parts = train(tmp_path / "parts", size=2, bits=bits, settings={"accumulate": 3})
+    for one, other in zip(metrics(alone), metrics(parts), strict=True):
+        assert other == pytest.approx(one, rel=2e-4)
+    found = weights(parts)
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 5, 13, 24])  # within epochs, at the end of one, near that of the run
 def test_three_killed_processes_go_on_to_the_same_bits(three: Path, tmp_path: Path, step: int):

@@ -15,7 +15,7 @@ from seqgen.core.errors import BadInput
 from seqgen.core.machine import cores
 from seqgen.models import load_model
 from seqgen.settings import Recipe, build_recipe
-from seqgen.training import Progress, SaveFn
+from seqgen.training import EachEpoch, Progress, SaveFn
 from tests.sets import write_digits
 from tests.tiny_search import TREE
 
@@ -28,7 +28,8 @@ from seqgen import settings, training
 from seqgen.models import save_model
 
 recipe = settings.build_recipe(json.loads(sys.argv[1]), "my recipe")
-model = training.run(recipe, Path("shards"), threads=1, on_epoch=lambda progress, save: print(progress.metrics))
+show = training.EachEpoch(lambda progress, save: print(progress.metrics))
+model = training.run(recipe, Path("shards"), threads=1, callbacks=[show])
 save_model(model, Path("model"))
 assert not {"ray", "mlflow", "pipelines"} & sys.modules.keys(), "the library alone"
 """
@@ -86,7 +87,7 @@ def test_it_trains_on_as_many_images_as_it_is_told(recipe: Recipe, shards: Path)
         shards,
         threads=1,
         train_images=32,
-        on_epoch=lambda progress, save: steps.append(progress.step),
+        callbacks=[EachEpoch(lambda progress, save: steps.append(progress.step))],
     )
     assert steps == [2, 4]
 
@@ -97,7 +98,9 @@ def test_a_checkpoint_of_other_code_is_refused(recipe: Recipe, shards: Path, tmp
         save(tmp_path / "checkpoint")
         return True
 
-    training.run(recipe, shards, threads=1, on_epoch=stop_at_once, digests={"code digest": "then"})
+    training.run(
+        recipe, shards, threads=1, callbacks=[EachEpoch(stop_at_once)], digests={"code digest": "then"}
+    )
     with pytest.raises(BadInput, match="code digest was 'then', is 'now'"):
         training.run(
             recipe, shards, threads=1, resume=tmp_path / "checkpoint", digests={"code digest": "now"}

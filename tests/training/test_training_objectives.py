@@ -17,7 +17,7 @@ from seqgen.objectives.iwae import ImportanceWeighted
 from seqgen.objectives.score_function import ScoreFunction
 from seqgen.settings import KindSettings, TrainConfig, register
 from seqgen.settings.kinds import find
-from seqgen.training import Progress, SaveFn, fit
+from seqgen.training import EachEpoch, Progress, SaveFn, fit
 from tests.training.child import DATA, MODEL, TRAIN, digits
 
 PLAIN = MODEL.model_copy(update={"conditional": False, "steps": 2, "latents": 3})
@@ -73,7 +73,15 @@ def train(objective: str, model: SequentialModel, *, stop: int = 0, resume: Path
             save(changes.get("out", Path("checkpoint")))
         return progress.epoch == stop
 
-    trained = fit(model, digits(60), digits(31), DATA, TrainConfig(**tree), resume=resume, on_epoch=on_epoch)
+    trained = fit(
+        model,
+        digits(60),
+        digits(31),
+        DATA,
+        TrainConfig(**tree),
+        resume=resume,
+        callbacks=[EachEpoch(on_epoch)],
+    )
     return trained, rows
 
 
@@ -92,6 +100,15 @@ def test_an_importance_weighted_objective_trains_on_k_samples_an_image():
     loss = objective("iwae", model, importance_samples=4)(model, Batch(x, None, noise), {}).loss
     each = torch.stack([log_importance_weights(model, x, None, part) for part in noise.split(5, 1)])
     torch.testing.assert_close(loss, -(each.logsumexp(0) - math.log(4)).mean())
+
+
+def test_in_parts_every_image_has_its_own_samples():
+    whole, rows = train("iwae", fresh(), importance_samples=4)
+    parts, others = train("iwae", fresh(), importance_samples=4, accumulate=4)
+    for row, other in zip(rows, others, strict=True):
+        assert other.metrics["train/free_energy"] == pytest.approx(row.metrics["train/free_energy"], rel=2e-4)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=2e-4)
 
 
 def test_an_objective_from_outside_trains_what_it_owns():
