@@ -13,11 +13,18 @@ from seqgen.settings import Recipe, build_recipe, parse_assignment, with_setting
 from seqgen.settings.kinds import chosen, owners, within
 
 RECIPES = Path(__file__).parent
+OWN = Path("recipes")  # of the working directory, where `seqgen quickstart` made it: they come first
 
 
 def recipe_names() -> list[str]:
-    """The names of the recipes that come with the project."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    """The names of the recipes there are: those of the working directory's project, and the package's."""
+    return sorted({path.stem for folder in (OWN, RECIPES) for path in folder.glob("*.yaml")})
+
+
+def recipe_file(name: str) -> Path | None:
+    """The file of the recipe of that name, None if there is none."""
+    paths = (folder / f"{name}.yaml" for folder in (OWN, RECIPES))
+    return next((path for path in paths if _is_file(path)), None)
 
 
 def load_recipe(
@@ -30,8 +37,8 @@ def load_recipe(
     Raises BadInput.
     """
     name = name or _from_params(Path("params.yaml"))
-    path = RECIPES / f"{name}.yaml"
-    if not _is_file(path):
+    path = recipe_file(name)
+    if path is None:
         path = Path(name)
         if path.suffix != ".yaml" or not _is_file(path):
             near = difflib.get_close_matches(name, recipe_names(), n=1)
