@@ -36,7 +36,9 @@ class _LazyVerbs(TyperGroup):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `seqgen VERB ...` and exit with the verb's code; an unknown verb is bad input (2)."""
-    app = plain_app(cls=_LazyVerbs, options_metavar="", subcommand_metavar="VERB [OPTIONS]")
+    app = plain_app(
+        cls=_LazyVerbs, add_completion=True, options_metavar="", subcommand_metavar="VERB [OPTIONS]"
+    )
 
     @app.callback()
     def seqgen(version: VersionOption = False) -> None:
