@@ -105,7 +105,7 @@ def test_a_project_begins_where_nothing_is_in_the_way(
     quickstart(Path("new one"))
     assert "cd 'new one'" in capsys.readouterr().out
     assert not any(path.name == "quickstart" for path in Path().iterdir())
-    made = {path.relative_to(tmp_path / "new one").as_posix() for path in Path("new one").rglob("*")}
+    made = {path.relative_to(tmp_path / "new one").as_posix() for path in (tmp_path / "new one").rglob("*")}
     assert {"dvc.yaml", "params.yaml", ".gitignore", ".rayignore", ".dvc/config"} <= made
     assert {f"recipes/{path.name}" for path in RECIPES.glob("*.yaml")} <= made
     (tmp_path / "params.yaml").write_text("mine")
