@@ -1,4 +1,4 @@
-"""Make a project in an empty directory: recipes, dvc.yaml, params.yaml."""
+"""Make a project in an empty directory."""
 
 from __future__ import annotations
 

@@ -168,11 +168,7 @@ _OTHERS = (
         "pipelines.chaos",
         "Kill a training's processes and check that it ends the same.",
     ),
-    Verb(
-        "quickstart",
-        "pipelines.quickstart",
-        "Make a project in an empty directory: recipes, dvc.yaml, params.yaml.",
-    ),
+    Verb("quickstart", "pipelines.quickstart", "Make a project in an empty directory."),
     Verb("recipes", "pipelines.recipes.__main__", "List the recipes there are."),
     Verb("show", "pipelines.show", "Print a recipe in full, as YAML that is itself a recipe."),
 )

@@ -18,7 +18,7 @@ SHELLS = ("bash", "zsh", "fish")
 SEQGEN = '#!/bin/sh\nexec {python} -m pipelines.cli.main "$@"\n'
 # What bash does when the last word of the line is completed.
 TAB = """
-eval "$(seqgen --show-completion bash)"
+eval "$(seqgen --show-completion)"
 COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
 $(complete -p seqgen | sed 's/.*-F \\([^ ]*\\) .*/\\1/') seqgen
 printf '%s\\n' "${COMPREPLY[@]}"
@@ -55,9 +55,11 @@ def completed(here: Path, shell: str, *words: str) -> set[str]:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_is_shown(here: Path, shell: str) -> None:
-    shown = run(here, "seqgen", "--show-completion", shell)
+    shown = run(here, "seqgen", _SEQGEN_COMPLETE=f"source_{shell}")
     assert f"complete_{shell}" in shown
     assert "seqgen" in shown
+    if shell == "bash":  # the shell that asks is the one that is meant
+        assert run(here, "bash", "-c", "seqgen --show-completion; true").strip() == shown.strip()
 
 
 @pytest.mark.parametrize("shell", SHELLS)
