@@ -9,7 +9,7 @@ from typing import Any
 
 from seqgen.core.errors import BadInput
 from seqgen.core.yaml import read_yaml
-from seqgen.settings import Recipe, build_recipe, parse_assignment, with_settings
+from seqgen.settings import Recipe, build_recipe, parse_assignment, read_recipe, with_settings
 from seqgen.settings.kinds import chosen, owners, within
 
 RECIPES = Path(__file__).parent
@@ -44,11 +44,9 @@ def load_recipe(
             near = difflib.get_close_matches(name, recipe_names(), n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(recipe_names())}"
             raise BadInput(f"recipe {name!r} is not known ({hint}); a path must end in .yaml and exist")
-    tree = read_yaml(path)
-    if not isinstance(tree, Mapping):
-        raise BadInput(f"{path}: a recipe is a mapping of sections")
-    asked = dict(parse_assignment(text) for text in assignments)
-    recipe = build_recipe(with_settings({"name": path.stem, **tree}, asked), str(path))
+    assignments = tuple(assignments)
+    recipe = read_recipe(path, assignments)
+    asked = [parse_assignment(text)[0] for text in assignments]
     rest = {key: value for key, value in (found or {}).items() if not _within(key, asked)}
     return choose(recipe, rest, str(path)) if rest else recipe
 

@@ -6,7 +6,7 @@ In a script it needs no cluster and no tracking server:
     from seqgen import settings, training
     from seqgen.models import save_model
 
-    recipe = settings.build_recipe(tree, "my recipe")        # a recipe's tree, for example of a YAML file
+    recipe = settings.read_recipe(Path("recipes/quickstart.yaml"))
     model = training.run(recipe, Path("artifacts/quickstart/shards"), on_epoch=lambda progress, save: print(progress))
     save_model(model, Path("model"))
 """
