@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,19 +75,44 @@ def test_the_wheel_makes_a_project_whose_line_runs(bin_: Path, tmp_path: Path) -
     assert all(
         Path(path).is_relative_to(bin_.parent) for path in run(bin_, tmp_path, "python", "-c", where).split()
     )
-    said = run(bin_, tmp_path, "seqgen", "quickstart").splitlines()
+    project = tmp_path / "project"
+    git(tmp_path, "init", "--quiet", "project")
+    said = run(bin_, project, "seqgen", "quickstart").splitlines()
     assert said[-1] == "  dvc repro"
-    recipe = tmp_path / "recipes/quickstart.yaml"
+    recipe = project / "recipes/quickstart.yaml"
     recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | SMALL))
-    (tmp_path / "params.yaml").write_text("recipes: [quickstart]\n")
-    run(bin_, tmp_path, "dvc", "repro")
-    assert (tmp_path / "artifacts/quickstart/report/report.html").is_file()
-    assert "up to date" in run(bin_, tmp_path, "dvc", "repro")
-    recipe.write_text(recipe.read_text().replace("importance_samples: 2", "importance_samples: 3"))
-    changed = run(bin_, tmp_path, "dvc", "status")
-    assert "recipes/quickstart.yaml" in changed
+    (project / "params.yaml").write_text("recipes: [quickstart]\n")
+    run(bin_, project, "dvc", "repro")
+    assert (project / "artifacts/quickstart/report/report.html").is_file()
+    assert "up to date" in run(bin_, project, "dvc", "repro")
+    git(project, "add", "--all")
+    assert "mlflow.db" not in git(project, "ls-files")
+    git(project, "commit", "--quiet", "--message=one")
+
+    # What docs/operations.md shows: keep, bring back, compare.
+    run(bin_, project, "dvc", "remote", "add", "-d", "storage", str(tmp_path / "remote"))
+    run(bin_, project, "dvc", "push")
+    for made in ("artifacts", ".dvc/cache"):
+        shutil.rmtree(project / made)
+    run(bin_, project, "dvc", "pull")
+    assert "up to date" in run(bin_, project, "dvc", "repro")
+    recipe.write_text(recipe.read_text().replace("evaluate:\n", "evaluate:\n  seed: 1\n"))
+    changed = run(bin_, project, "dvc", "status")
     assert "evaluate@quickstart" in changed
     assert "train@quickstart" not in changed
+    run(bin_, project, "dvc", "repro", "evaluate@quickstart")
+    compared = run(bin_, project, "dvc", "metrics", "diff")
+    assert re.search(
+        r"quickstart/evaluate/metrics.json +test.dynamic.bound +[\d.]+ +[\d.]+ +-?[\d.]+", compared
+    )
+
+
+def git(directory: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    done = subprocess.run(
+        ["git", *who, *arguments], cwd=directory, check=True, capture_output=True, text=True
+    )
+    return done.stdout
 
 
 def test_what_a_project_begins_with_is_ours() -> None:

@@ -64,7 +64,7 @@ def test_a_version_has_a_card_with_the_numbers_of_its_run(here: Path, conditiona
     ((model,), (result,)) = front["model-index"], front["model-index"][0]["results"]
     bound = Evaluation.read(stored(here)).mean
     assert (model["name"], result["metrics"][0]["value"]) == ("tiny", pytest.approx(bound, abs=1e-4))
-    assert result["dataset"]["split"] == "test"
+    assert result["dataset"]["split"] == trained.recipe.register_.split
     metrics = json.loads((trained.places.evaluate / "metrics.json").read_text())
     (measured,) = metrics["test"].values()
     for said in (
