@@ -69,33 +69,58 @@ def run(bin_: Path, directory: Path, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
-def test_the_wheel_makes_a_project_whose_line_runs(bin_: Path, tmp_path: Path) -> None:
-    where = "import pipelines, seqgen; print(seqgen.__file__, pipelines.__file__)"
-    assert all(
-        Path(path).is_relative_to(bin_.parent) for path in run(bin_, tmp_path, "python", "-c", where).split()
-    )
-    project = tmp_path / "project"
+@pytest.fixture
+def project(bin_: Path, tmp_path: Path) -> Path:
+    """A project of the recipe `quickstart`, made small, in a repository of its own."""
+    directory = tmp_path / "project"
     git(tmp_path, "init", "--quiet", "project")
-    said = run(bin_, project, "seqgen", "quickstart").splitlines()
+    said = run(bin_, directory, "seqgen", "quickstart").splitlines()
     assert said[-1] == "  dvc repro"
-    recipe = project / "recipes/quickstart.yaml"
+    recipe = directory / "recipes/quickstart.yaml"
     recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | SMALL))
-    (project / "params.yaml").write_text("recipes: [quickstart]\n")
-    run(bin_, project, "dvc", "repro")
-    assert (project / "artifacts/quickstart/report/report.html").is_file()
-    assert "up to date" in run(bin_, project, "dvc", "repro")
+    (directory / "params.yaml").write_text("recipes: [quickstart]\n")
+    return directory
+
+
+def commit(project: Path) -> None:
     git(project, "add", "--all")
     assert "mlflow.db" not in git(project, "ls-files")
     git(project, "commit", "--quiet", "--message=one")
 
-    # What docs/operations.md shows: keep, bring back, compare.
-    run(bin_, project, "dvc", "remote", "add", "-d", "storage", str(tmp_path / "remote"))
+
+@pytest.mark.slow
+def test_the_wheel_needs_nothing_of_this_checkout(bin_: Path, project: Path) -> None:
+    where = (
+        "import data_prep, pipelines, seqgen; print(data_prep.__file__, pipelines.__file__, seqgen.__file__)"
+    )
+    for path in run(bin_, project, "python", "-c", where).split():
+        assert Path(path).is_relative_to(bin_.parent)
+    (installed,) = bin_.parent.glob("lib/python*/site-packages/seqgen-*.dist-info")
+    said = run(bin_, project, "seqgen", "--version").strip()
+    assert installed.name == f"{said.replace(' ', '-')}.dist-info"
+    run(bin_, project, "dvc", "repro", "shard@quickstart")
+    manifest = project / "artifacts/quickstart/shards/manifest.json"
+    before = manifest.read_bytes()
+    assert (project / "artifacts/quickstart/data-card.md").is_file()
+    commit(project)
+
+    # What docs/operations.md shows: keep it elsewhere, bring it back.
+    run(bin_, project, "dvc", "remote", "add", "-d", "storage", str(project.parent / "remote"))
     run(bin_, project, "dvc", "push")
     for made in ("artifacts", ".dvc/cache"):
         shutil.rmtree(project / made)
-    run(bin_, project, "dvc", "pull")
+    run(bin_, project, "dvc", "pull", "shard@quickstart", "fetch@quickstart")
+    assert manifest.read_bytes() == before
+    assert "up to date" in run(bin_, project, "dvc", "repro", "shard@quickstart")
+
+
+@pytest.mark.slow
+def test_the_line_runs_in_a_project(bin_: Path, project: Path) -> None:
+    run(bin_, project, "dvc", "repro")
+    assert (project / "artifacts/quickstart/report/report.html").is_file()
     assert "up to date" in run(bin_, project, "dvc", "repro")
+    commit(project)
+    recipe = project / "recipes/quickstart.yaml"
     recipe.write_text(recipe.read_text().replace("evaluate:\n", "evaluate:\n  seed: 1\n"))
     changed = run(bin_, project, "dvc", "status")
     assert "evaluate@quickstart" in changed
