@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.command import SetOption, run
+from pipelines.cli.command import SetOption, recipes_from, run
 from pipelines.recipes import load_recipe
 from seqgen.core.yaml import format_yaml
 
 RecipeArgument = Annotated[
-    str | None, typer.Argument(help="Recipe name or YAML file; default: params.yaml's.")
+    str | None,
+    typer.Argument(help="Recipe name or YAML file; default: params.yaml's.", autocompletion=recipes_from),
 ]
 
 

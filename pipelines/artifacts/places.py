@@ -28,6 +28,11 @@ class Places:
         return self.root / "shards"
 
     @property
+    def data_card(self) -> Path:
+        """What is said of the set to whom it is given; beside it, so that no word of it is a change of the data."""
+        return self.root / "data-card.md"
+
+    @property
     def search(self) -> Path:
         """`best.json` (dotted settings) and `trials.csv`."""
         return self.root / "search"

@@ -12,9 +12,21 @@ import typer
 
 from seqgen.core.errors import SeqgenError, StoppedEarly, one_line
 
+
+def recipes_from(start: str) -> list[str]:
+    """The names of recipes that begin so: what a shell completes."""
+    from pipelines.recipes import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(start)]
+
+
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", help="Recipe name or YAML file; default: params.yaml's, if it names one."),
+    typer.Option(
+        "--recipe",
+        help="Recipe name or YAML file; default: params.yaml's, if it names one.",
+        autocompletion=recipes_from,
+    ),
 ]
 BadShardOption = Annotated[
     Literal["refuse", "skip"],
@@ -40,13 +52,8 @@ def app_of(command: Callable[..., None]) -> typer.Typer:
 def plain_app(**options: Any) -> typer.Typer:
     """A Typer without markup: help and errors are plain, and rich is not imported for them."""
     settings = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-    return typer.Typer(
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        context_settings=settings,
-        **options,
-    )
+    plain = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+    return typer.Typer(context_settings=settings, **{**plain, **options})
 
 
 def run_app(app: typer.Typer, program: str, arguments: list[str] | None) -> None:

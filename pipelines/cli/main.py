@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from pipelines.cli.command import app_of, plain_app, run_app
 from pipelines.cli.verbs import VERBS
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        import seqgen
+
+        print(f"seqgen {seqgen.__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Say the version and exit.", is_eager=True, callback=_say_version)
+]
 
 
 class _LazyVerbs(TyperGroup):
@@ -22,10 +36,12 @@ class _LazyVerbs(TyperGroup):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `seqgen VERB ...` and exit with the verb's code; an unknown verb is bad input (2)."""
-    app = plain_app(cls=_LazyVerbs, options_metavar="", subcommand_metavar="VERB [OPTIONS]")
+    app = plain_app(
+        cls=_LazyVerbs, add_completion=True, options_metavar="", subcommand_metavar="VERB [OPTIONS]"
+    )
 
     @app.callback()
-    def seqgen() -> None:
+    def seqgen(version: VersionOption = False) -> None:
         """Train and operate sequential generative models.
 
         `seqgen VERB --help` says what a verb takes.

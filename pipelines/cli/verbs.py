@@ -168,7 +168,8 @@ _OTHERS = (
         "pipelines.chaos",
         "Kill a training's processes and check that it ends the same.",
     ),
-    Verb("recipes", "pipelines.recipes.__main__", "List the recipes that come with the project."),
+    Verb("quickstart", "pipelines.quickstart", "Make a project in an empty directory."),
+    Verb("recipes", "pipelines.recipes.__main__", "List the recipes there are."),
     Verb("show", "pipelines.show", "Print a recipe in full, as YAML that is itself a recipe."),
 )
 VERBS = {verb.name: verb for verb in (*STAGES, *_ONE_SHOT, *_LATENT, *_OTHERS)}

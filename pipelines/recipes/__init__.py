@@ -9,15 +9,22 @@ from typing import Any
 
 from seqgen.core.errors import BadInput
 from seqgen.core.yaml import read_yaml
-from seqgen.settings import Recipe, build_recipe, parse_assignment, with_settings
+from seqgen.settings import Recipe, build_recipe, parse_assignment, read_recipe, with_settings
 from seqgen.settings.kinds import chosen, owners, within
 
 RECIPES = Path(__file__).parent
+OWN = Path("recipes")  # of the working directory, where `seqgen quickstart` made it: they come first
 
 
 def recipe_names() -> list[str]:
-    """The names of the recipes that come with the project."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    """The names of the recipes there are: those of the working directory's project, and the package's."""
+    return sorted({path.stem for folder in (OWN, RECIPES) for path in folder.glob("*.yaml")})
+
+
+def recipe_file(name: str) -> Path | None:
+    """The file of the recipe of that name, None if there is none."""
+    paths = (folder / f"{name}.yaml" for folder in (OWN, RECIPES))
+    return next((path for path in paths if _is_file(path)), None)
 
 
 def load_recipe(
@@ -30,18 +37,16 @@ def load_recipe(
     Raises BadInput.
     """
     name = name or _from_params(Path("params.yaml"))
-    path = RECIPES / f"{name}.yaml"
-    if not _is_file(path):
+    path = recipe_file(name)
+    if path is None:
         path = Path(name)
         if path.suffix != ".yaml" or not _is_file(path):
             near = difflib.get_close_matches(name, recipe_names(), n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(recipe_names())}"
             raise BadInput(f"recipe {name!r} is not known ({hint}); a path must end in .yaml and exist")
-    tree = read_yaml(path)
-    if not isinstance(tree, Mapping):
-        raise BadInput(f"{path}: a recipe is a mapping of sections")
-    asked = dict(parse_assignment(text) for text in assignments)
-    recipe = build_recipe(with_settings({"name": path.stem, **tree}, asked), str(path))
+    assignments = tuple(assignments)
+    recipe = read_recipe(path, assignments)
+    asked = [parse_assignment(text)[0] for text in assignments]
     rest = {key: value for key, value in (found or {}).items() if not _within(key, asked)}
     return choose(recipe, rest, str(path)) if rest else recipe
 

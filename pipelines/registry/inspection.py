@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 FILES_TAG = "seqgen.files_sha256"  # of `files_digest`
-_SUFFIXES = {".json", ".npy", ".py", ".cpp", ".h", ".yaml", ".txt"}
+_SUFFIXES = {".json", ".npy", ".py", ".cpp", ".h", ".yaml", ".txt", ".md"}
 _PICKLES = (b"\x80", b"PK")  # a pickle's first byte; a zip, which is what torch.save writes
 # Whose first bytes may be anything: they are read as what they are, or not at all.
 _PARSED = {"MLmodel", "weights.safetensors"}

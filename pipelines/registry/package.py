@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts.trained_model import TrainedModel
+from pipelines.registry.card import model_card
 from pipelines.registry.evaluation import Evaluation
 from pipelines.tracking.source_files import NOT_SHIPPED, SHIPPED, SourceFiles, source_files
+from seqgen.core.files import write_bytes
 from seqgen.serving.loading import CODE
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
+
+
+CARD = "README.md"
 
 
 def parts(trained: TrainedModel) -> dict[str, Path]:
@@ -62,6 +67,7 @@ def save_package(trained: TrainedModel, evaluation: Evaluation, description: Mod
     for entry in flavor["artifacts"].values():
         entry["uri"] = entry["path"]
     description.save(str(path / "MLmodel"))
+    write_bytes(path / CARD, model_card(trained, evaluation).encode())
 
 
 def model_code(plugins: Collection[str]) -> SourceFiles:

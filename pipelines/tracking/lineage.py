@@ -61,6 +61,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def dataset(manifest: Manifest) -> dict[str, str]:
+    """The set as MLflow has it among a run's inputs; of the digest it takes 36 characters, and 32 are given."""
+    images = {split: index.images for split, index in manifest.splits.items()}
+    sources = {source.name: source.sha256 for source in manifest.sources}
+    return {
+        "name": manifest.title,
+        "digest": manifest.digest[:32],
+        "source_type": manifest.data.source,
+        "source": json.dumps(sources, sort_keys=True),
+        "profile": json.dumps({"images": images, "height": manifest.height, "width": manifest.width}),
+    }
+
+
 def ray_job() -> str:
     """The submission id of the Ray job we are the entry point of, else the cluster's job id, else "none"."""
     try:

@@ -74,6 +74,7 @@ def open_run(
         "parameters": {
             key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()
         },
+        "dataset": lineage.dataset(manifest),
     }
     # Written down before the server hears of it: whenever we are killed, the run is found again.
     spool = RunSpool.new(description)
@@ -160,7 +161,7 @@ def _create(client: MlflowClient, spool: RunSpool, *, anew: bool = False) -> Non
 
     Call while it is held; it has the server's id afterwards. Raises MLflow's errors.
     """
-    from mlflow.entities import Param
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
     description = spool.description()
     assert description is not None
@@ -178,6 +179,9 @@ def _create(client: MlflowClient, spool: RunSpool, *, anew: bool = False) -> Non
     parameters = [Param(key, value) for key, value in description["parameters"].items()]
     for start in range(0, len(parameters), 100):  # the server's limit for one call
         client.log_batch(spool.run_id, params=parameters[start : start + 100])
+    if dataset := description.get("dataset"):  # a spool of before has none
+        context = InputTag("mlflow.data.context", "training")
+        client.log_inputs(spool.run_id, [DatasetInput(Dataset(**dataset), [context])])
     spool.opened()
 
 

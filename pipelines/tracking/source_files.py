@@ -23,6 +23,7 @@ PACKAGES = ("seqgen", "data_prep", "pipelines")
 # Files that belong to a module without being imported: patterns beside it.
 READ = {
     "seqgen.native": ("*.cpp", "*.h", "__main__.py"),  # the last one builds the others
+    "pipelines.quickstart": ("project/*.yaml", "project/*ignore", "project/dvc/*"),
     "pipelines.report": ("artifacts/templates/*.html",),
     "pipelines.evaluate.results": ("templates/results.md",),
     "pipelines.evaluate.family": ("templates/family.md",),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pipelines.tracking import runs
+from pipelines.tracking.system_metrics import system_metrics
 from seqgen.core.errors import StoppedEarly
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def tracked_run(
     status: runs.Status = "FAILED"
     try:
         storage.keep({"run_id": run_id})
-        yield run_id
+        with system_metrics(run_id):
+            yield run_id
         status = "FINISHED"
     except (StoppedEarly, KeyboardInterrupt):
         status = "KILLED"

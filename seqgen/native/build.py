@@ -11,9 +11,10 @@ import tempfile
 from pathlib import Path
 
 from seqgen.core.errors import BadInput, OperationalError
-from seqgen.core.files import publish
+from seqgen.core.files import publish, write_bytes
 
 _HERE = Path(__file__).parent
+SHIPPED = _HERE / "built"  # what a wheel brings: a library for each instruction set of its kind of processor
 # No -ffast-math: it would hide the NaN that stops a diverged run.
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 # What each instruction set needs of the chip, as its list of features names it, the best first. A chip's best one is
@@ -51,30 +52,55 @@ def chosen() -> str | None:
 def compile_library(instructions: str) -> Path:
     """Compile the kernels, if that was not done, into the user's cache and return the library's path.
 
-    Raises OperationalError if there is no C++ compiler or it fails.
+    Without a C++ compiler it is the wheel's library, if it brought one. Raises OperationalError if there is neither, or
+    the compiler fails.
     """
     path = library_path(instructions)
     if path.exists():
         return path
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
-    if compiler is None:
-        raise OperationalError("no C++ compiler (c++, g++ or CXX): install one, for example g++")
+    shipped = _shipped(SHIPPED, instructions)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _compile(compiler, instructions, path)
+        if _compiler() is None and shipped.is_file():
+            write_bytes(path, shipped.read_bytes())
+            return path
+        return _compile(_architecture(instructions), path)
     except OSError as error:
         raise OperationalError(
             f"{path}: {error.strerror or error}; set XDG_CACHE_HOME to a writable place"
         ) from error
 
 
-def _compile(compiler: str, instructions: str, path: Path) -> Path:
+def compile_for_wheel(directory: Path) -> list[Path]:
+    """Compile a library for each instruction set of this kind of processor, for any chip that has it; their paths.
+
+    Raises OperationalError as `compile_library`, BadInput on a processor whose instruction sets have no name here.
+    """
+    names = {"x86_64": ("avx512", "avx2"), "aarch64": ("neon",), "arm64": ("neon",)}.get(platform.machine())
+    if names is None:
+        raise BadInput(f"{platform.machine()}: no kernels to ship; build the wheel without them")
+    directory.mkdir(parents=True, exist_ok=True)
+    return [_compile(_SETS[name][1], _shipped(directory, name)) for name in names]
+
+
+def _shipped(directory: Path, instructions: str) -> Path:
+    return directory / f"kernels-{instructions}.so"
+
+
+def _compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+
+
+def _compile(architecture: tuple[str, ...], path: Path) -> Path:
+    compiler = _compiler()
+    if compiler is None:
+        raise OperationalError("no C++ compiler (c++, g++ or CXX): install one, for example g++")
     code = [str(source) for source in _sources() if source.suffix == ".cpp"]
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         built = Path(directory) / path.name
         for parallel in (["-fopenmp"], []):  # Apple's clang has no OpenMP; one thread is then used
             done = subprocess.run(
-                [compiler, *_FLAGS, *_architecture(instructions), *parallel, *code, "-o", str(built)],
+                [compiler, *_FLAGS, *architecture, *parallel, *code, "-o", str(built)],
                 capture_output=True,
                 text=True,
             )

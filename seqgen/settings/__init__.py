@@ -4,7 +4,7 @@ from seqgen.data.settings import DataConfig
 from seqgen.settings import catalogue  # noqa: F401  (registers)
 from seqgen.settings.kinds import KindSettings, register
 from seqgen.settings.model import ModelConfig
-from seqgen.settings.overrides import build_recipe, flatten, parse_assignment, with_settings
+from seqgen.settings.overrides import build_recipe, flatten, parse_assignment, read_recipe, with_settings
 from seqgen.settings.recipe import EvaluateConfig, Recipe, RegisterConfig, SearchConfig, TrainConfig
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "build_recipe",
     "flatten",
     "parse_assignment",
+    "read_recipe",
     "register",
     "with_settings",
 ]

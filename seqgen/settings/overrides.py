@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from seqgen.core.errors import BadInput
-from seqgen.core.yaml import parse_yaml
+from seqgen.core.yaml import parse_yaml, read_yaml
 from seqgen.settings.recipe import Recipe
 
 
@@ -64,6 +65,18 @@ def build_recipe(tree: Any, where: str) -> Recipe:
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
         raise BadInput(f"{where}: " + "; ".join(lines)) from None
+
+
+def read_recipe(path: Path, assignments: Iterable[str] = ()) -> Recipe:
+    """The recipe of a YAML file, with `assignments` (`a.b=c`) over it; its name is the file's unless it says another.
+
+    Raises BadInput, with every problem.
+    """
+    tree = read_yaml(path)
+    if not isinstance(tree, Mapping):
+        raise BadInput(f"{path}: a recipe is a mapping of sections")
+    asked = dict(parse_assignment(text) for text in assignments)
+    return build_recipe(with_settings({"name": path.stem, **tree}, asked), str(path))
 
 
 def _explain(problem: Any) -> str:

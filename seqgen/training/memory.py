@@ -38,6 +38,10 @@ def _counted(model: str, size: int) -> tuple[int, int, int, int]:
     those of a step's state.
     """
     config = ModelConfig.model_validate_json(model)
+    for (
+        kind
+    ) in config.kinds():  # a constant of a module that is first imported below would have no memory, for ever
+        kind.load()
     with (
         FakeTensorMode(),
         native.using("none"),

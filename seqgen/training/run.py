@@ -9,7 +9,7 @@ In a script it needs no cluster and no tracking server:
     def show(progress, save):
         print(progress.epoch, progress.metrics)
 
-    recipe = settings.build_recipe(tree, "my recipe")        # a recipe's tree, for example of a YAML file
+    recipe = settings.read_recipe(Path("recipes/quickstart.yaml"))
     model = training.run(recipe, Path("artifacts/quickstart/shards"), callbacks=[training.EachEpoch(show)])
     save_model(model, Path("model"))
 """

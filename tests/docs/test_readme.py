@@ -16,8 +16,14 @@ from pipelines.cli.verbs import VERBS
 from pipelines.recipes import recipe_names
 
 ROOT = Path(__file__).parents[2]
-TEXTS = {".py", ".md", ".yaml", ".toml", ".txt", ".sh", ".service", ".timer"}
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "infra" / "README.md"]
+TEXTS = {".cff", ".py", ".md", ".yaml", ".toml", ".txt", ".sh", ".service", ".timer"}
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "infra" / "README.md",
+]
 
 
 def commands(pattern: str) -> list[tuple[str, str]]:

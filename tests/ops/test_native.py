@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from seqgen import native, ops
-from seqgen.core.errors import BadInput
-from seqgen.native.build import chosen, compile_library, instruction_sets
+from seqgen.core.errors import BadInput, OperationalError
+from seqgen.native import build as build_module
+from seqgen.native.build import chosen, compile_for_wheel, compile_library, instruction_sets
 from seqgen.native.verdict import Row, measure, read_verdict, verdict_path
 from seqgen.ops.operation import OPERATIONS
 
@@ -88,6 +89,23 @@ def test_where_there_is_no_compiler_it_says_so_and_everything_works(tmp_path):
     assert told.returncode == 1
     assert "install one" in told.stderr
     subprocess.run([sys.executable, "-c", code], env=bare, check=True)
+
+
+def test_where_there_is_no_compiler_a_wheels_library_is_taken(kernels, monkeypatch, tmp_path):
+    compile_for_wheel(tmp_path / "built")
+    monkeypatch.setattr(build_module, "SHIPPED", tmp_path / "built")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.forget()
+    assert not native.loads()
+    path = compile_library(kernels)
+    native.forget()
+    assert path.read_bytes() == (tmp_path / "built" / f"kernels-{kernels}.so").read_bytes()
+    assert native.loads()
+    (tmp_path / "built" / f"kernels-{kernels}.so").unlink()
+    path.unlink()
+    with pytest.raises(OperationalError, match="install one"):
+        compile_library(kernels)
 
 
 def test_the_verdict_is_printed(tmp_path):

@@ -51,11 +51,37 @@ def tags(name: str, version: str) -> dict[str, str]:
     return runs.connect().get_model_version(name, version).tags
 
 
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_version_has_a_card_with_the_numbers_of_its_run(here: Path, conditional: bool) -> None:
+    trained = finished_run(tiny_recipe(here, conditional=conditional))
+    registered(trained)
+    (card,) = (here / "mlartifacts/models").rglob("README.md")
+    begin, about, text = card.read_text().split("---\n", 2)
+    front = yaml.safe_load(about)
+    assert begin == ""
+    assert front["license"] == ("mit" if conditional else "cc-by-sa-3.0")
+    assert ("one-shot-generation" in front["tags"]) is conditional
+    ((model,), (result,)) = front["model-index"], front["model-index"][0]["results"]
+    bound = Evaluation.read(stored(here)).mean
+    assert (model["name"], result["metrics"][0]["value"]) == ("tiny", pytest.approx(bound, abs=1e-4))
+    assert result["dataset"]["split"] == trained.recipe.register_.split
+    metrics = json.loads((trained.places.evaluate / "metrics.json").read_text())
+    (measured,) = metrics["test"].values()
+    for said in (
+        f"F, free energy | {measured['bound']:.2f}",
+        f"F = {bound:.2f}",
+        trained.weights,
+        trained.run["run_id"],
+    ):
+        assert said in text
+    assert ("context=drawing" in text) is conditional
+
+
 def test_a_version_holds_no_pickle_and_its_lineage(here: Path) -> None:
     trained = finished_run(tiny_recipe(here))
     registered(trained)
     files = {path for path in (here / "mlartifacts" / "models").rglob("*") if path.is_file()}
-    known = {".safetensors", ".json", ".npy", ".py", ".cpp", ".h", ".yaml", ".txt", ""}
+    known = {".safetensors", ".json", ".npy", ".py", ".cpp", ".h", ".yaml", ".txt", ".md", ""}
     assert {path.suffix for path in files} <= known
     assert not [path for path in files if path.read_bytes()[:1] == b"\x80"]  # a pickle begins with PROTO
     names = {path.name for path in files}

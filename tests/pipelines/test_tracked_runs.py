@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from pipelines import replay
 from pipelines.recipes import load_recipe
 from pipelines.tracking import lineage, metrics, runs
 from pipelines.tracking.spool import Point, RunSpool
+from pipelines.tracking.system_metrics import system_metrics
 from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.data.manifest import Manifest, read_manifest
 from seqgen.settings import Recipe
@@ -131,6 +134,10 @@ def test_run_has_settings_and_lineage_and_reopens(here: Path, recipe: Recipe, ma
     assert run.data.tags["seqgen.source.none"] == "0" * 64
     assert run.data.tags["seqgen.kind"] == "trial"
     assert run.info.artifact_uri.startswith(f"file://{here}/mlartifacts/")
+    (entered,) = run.inputs.dataset_inputs
+    assert (entered.dataset.name, entered.dataset.source_type) == (manifest.title, "mnist-5k")
+    assert entered.dataset.digest == manifest.digest[:32]
+    assert [(tag.key, tag.value) for tag in entered.tags] == [("mlflow.data.context", "training")]
 
     assert runs.close_run(run_id, "KILLED")
     assert runs.connect().get_run(run_id).info.status == "KILLED"
@@ -138,6 +145,26 @@ def test_run_has_settings_and_lineage_and_reopens(here: Path, recipe: Recipe, ma
     assert runs.connect().get_run(run_id).info.status == "RUNNING"
     child = runs.open_run(recipe, manifest, parent=run_id)
     assert runs.connect().get_run(child).data.tags["mlflow.parentRunId"] == run_id
+
+
+@pytest.mark.parametrize("wanted", ["true", "false"])
+def test_system_metrics_are_of_the_run_if_mlflows_variable_says_so(
+    here: Path, recipe: Recipe, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", wanted)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    run_id = runs.open_run(recipe, manifest)
+
+    def logged() -> set[str]:
+        return {key for key in runs.connect().get_run(run_id).data.metrics if key.startswith("system/")}
+
+    with system_metrics(run_id):
+        deadline = time.monotonic() + 60
+        while wanted == "true" and not logged() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert ("system/cpu_utilization_percentage" in logged()) is (wanted == "true")
+    names = {thread.name for thread in threading.enumerate()}
+    assert not names & {"SystemMetricsMonitor", "system-metrics-end"}
 
 
 def test_attach_file_and_directory(here: Path, recipe: Recipe, manifest: Manifest) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from pipelines.recipes import load_recipe
 from seqgen.settings import ModelConfig
 from seqgen.training.memory import bytes_needed, training_bytes
@@ -34,3 +37,19 @@ def test_what_the_likelihood_keeps_is_counted_once():
 def test_every_posterior_sample_of_an_image_takes_its_memory():
     two, many = (load_recipe("iwae-mnist", [f"train.importance_samples={k}"]) for k in (2, 200))
     assert bytes_needed(many) > 5 * bytes_needed(two)
+
+
+def test_what_is_built_after_an_estimate_has_memory():
+    """In a process where the estimate is the first to import the kinds."""
+    script = (
+        "from seqgen.settings import ModelConfig\n"
+        "from seqgen.training.memory import training_bytes\n"
+        "config = ModelConfig(steps=2, hidden=8, read_size=4, write_size=4)\n"
+        "training_bytes(config, 8, 2)\n"
+        "import seqgen.api, torch\n"
+        "from seqgen.models import build\n"
+        "model = seqgen.api.Model(build(config, 8, 8).eval())\n"
+        "assert model.trace(torch.zeros(2, 8, 8)).write.isfinite().all()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
