@@ -52,9 +52,7 @@ def held_out(make: Make, small_raw: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def conditional(
-    browser: Any, held_out: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
+def conditional(browser: Any, held_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server of a model that draws given a drawing."""
     model = _model(tmp_path_factory.mktemp("model") / "characters", conditional=True)
     yield from _serving(Served(model, held_out))

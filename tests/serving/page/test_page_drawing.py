@@ -67,9 +67,7 @@ def test_a_seed_gives_the_same_again_and_another_others(conditional: Served, ope
     sheet.press("draw", "Again")
     assert sheet.view("draw").get_by_label("Seed").input_value() == "1"
     sheet.last_step("draw")
-    assert not any(
-        np.array_equal(one, other) for one, other in zip(first, sheet.tiles("draw"), strict=True)
-    )
+    assert not any(np.array_equal(one, other) for one, other in zip(first, sheet.tiles("draw"), strict=True))
     sheet.view("draw").get_by_label("Seed").fill("0")
     sheet.press("draw", "Draw twenty")
     sheet.last_step("draw")

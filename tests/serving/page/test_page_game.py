@@ -56,12 +56,16 @@ def test_rounds_are_judged_kept_and_saved(conditional: Served, open_sheet: Open)
     assert rows(sheet) == []
 
 
-def test_both_grids_are_black_and_white_and_the_people_are_where_it_says(conditional: Served, open_sheet: Open):
+def test_both_grids_are_black_and_white_and_the_people_are_where_it_says(
+    conditional: Served, open_sheet: Open
+):
     sheet = open_sheet(conditional, "#game")
     judged(sheet, "", "ArrowLeft", "Begin")
     (row,) = rows(sheet)
     address = f"{conditional.url}/v1/held-out?count=9&seed={row['held_out_seed']}&same=true&format=array"
-    people = np.array(sheet.page.evaluate("url => fetch(url).then((answer) => answer.json())", address)["drawings"])
+    people = np.array(
+        sheet.page.evaluate("url => fetch(url).then((answer) => answer.json())", address)["drawings"]
+    )
     side = {"left": "right", "right": "left"}[row["machine"]]
     grid = sheet.view("game").locator(f"[data-side={side}]")
     shown = [sheet.pixels(canvas) for canvas in grid.locator("canvas").element_handles()]

@@ -42,14 +42,18 @@ def test_frames_come_back(
     delays = [40, 250, 1000, 30][: len(frames)]
     gif = encoded(open_sheet(conditional), frames, palette, delays)
     assert gif.info["loop"] == 0
-    found = [(np.asarray(frame.convert("RGB")), frame.info["duration"]) for frame in ImageSequence.Iterator(gif)]
+    found = [
+        (np.asarray(frame.convert("RGB")), frame.info["duration"]) for frame in ImageSequence.Iterator(gif)
+    ]
     if len(found) == len(frames):
         assert [duration for _, duration in found] == delays
     for (image, _), frame in zip(found, frames, strict=True):
         assert np.array_equal(image, palette[frame])
 
 
-def test_every_length_of_a_run_ends_as_a_decoder_expects(conditional: Served, open_sheet: Callable[..., Sheet]):
+def test_every_length_of_a_run_ends_as_a_decoder_expects(
+    conditional: Served, open_sheet: Callable[..., Sheet]
+):
     sheet = open_sheet(conditional)
     palette = np.arange(256 * 3).reshape(256, 3).astype(np.uint8)
     random = np.random.default_rng(0)
