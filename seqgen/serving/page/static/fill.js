@@ -29,7 +29,7 @@ export function fillView(root, model, drew) {
   let left = null;
   let means = [];
   part("given").append(seen, mean);
-  const picker = new Picker(
+  new Picker(
     part("picker"),
     model,
     (drawing, another) => {

@@ -25,6 +25,7 @@ export function gameView(root, model, drew) {
   const button = (name) => root.querySelector(`[data-do=${name}]`);
   if (model.held_out < COUNT + 1) {
     part("start").replaceChildren("This server has no held-out drawings; “seqgen serve … --held-out DIR” gives it some.");
+    root.querySelector("details").hidden = true;
     return;
   }
   const form = part("settings");

@@ -33,7 +33,8 @@ function tell(model, drew) {
 }
 
 function go(links) {
-  const link = links.find(({ hash }) => hash === location.hash) ?? links[0];
+  const shown = links.find((each) => each.hasAttribute("aria-current"));
+  const link = links.find(({ hash }) => hash === location.hash) ?? shown ?? links[0];
   for (const each of links) {
     document.getElementById(each.hash.slice(1)).hidden = each !== link;
     if (each === link) each.setAttribute("aria-current", "page");

@@ -16,14 +16,8 @@ const KINDS = { read: "where it reads yours", write: "where it writes" };
 export async function trace(request) {
   const answer = await post("/v1/trace", request);
   const steps = await Promise.all(answer.steps.map(allDecoded));
-  const each = (windows) => steps.map((_, step) => steps[0].map((_, index) => listed(windows?.[step]?.[index])));
+  const each = (windows) => steps.map((_, step) => steps[0].map((_, index) => windows?.[step]?.[index] ?? []));
   return { steps, read: each(answer.context_read), write: each(answer.write), model: answer.model };
-}
-
-/** A window, a list of them, or null, as a list. */
-function listed(windows) {
-  if (!windows) return [];
-  return typeof windows[0][0] === "number" ? [windows] : windows;
 }
 
 /** Traces of one drawing each as one trace of all. */
