@@ -47,6 +47,7 @@ def serve(
     What is asked beyond --max-... is refused. A new holder of the alias takes over without a request lost; one that
     does not load is refused, with a line in the log.
     """
+    from pipelines.tracking import runs
     from seqgen.serving.http.app import make_app
     from seqgen.serving.http.follower import Follower
     from seqgen.serving.http.held_out import HeldOutDrawings
@@ -63,6 +64,8 @@ def serve(
         seconds=max_seconds,
         queue=max_queue,
     )
+    if source.startswith("models:"):
+        runs.connect()
     server, names = Server(host, port), loopback_names(host)
     if names is None:
         print(

@@ -24,6 +24,7 @@ PACKAGES = ("seqgen", "data_prep", "pipelines")
 READ = {
     "seqgen.serving.page": ("static/*",),
     "seqgen.native": ("*.cpp", "*.h", "__main__.py"),  # the last one builds the others
+    "seqgen.serving.http.docs_page": ("templates/*",),
     "pipelines.report": ("artifacts/templates/*.html",),
     "pipelines.evaluate.results": ("templates/results.md",),
     "pipelines.evaluate.family": ("templates/family.md",),

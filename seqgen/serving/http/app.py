@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -19,12 +18,13 @@ from starlette.types import ASGIApp
 import seqgen
 from seqgen.core.errors import BadInput, SeqgenError
 from seqgen.serving.http import schemas, work
+from seqgen.serving.http.docs_page import STYLE, docs_page
 from seqgen.serving.http.guard import Guard
 from seqgen.serving.http.images import Format, write_images
 from seqgen.serving.http.refusals import Refusal, sentence
 from seqgen.serving.http.service import Service
+from seqgen.serving.page import FILES
 
-PAGE = Path(__file__).parents[1] / "page" / "static"
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Refused, "description": what}
     for status, what in {
@@ -43,11 +43,19 @@ def make_app(service: Service, hosts: Collection[str] | None = None) -> ASGIApp:
     _answer_errors(app)
     _add_questions(app, service)
     _add_state(app, service)
-    app.mount("/static", StaticFiles(directory=PAGE, check_dir=False))
+    app.mount("/static", StaticFiles(directory=FILES, check_dir=False))
 
     @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html")
+    async def page() -> Response:
+        return FileResponse(FILES / "index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(docs_page(app.openapi()))
+
+    @app.get("/docs.css", include_in_schema=False)
+    async def style() -> Response:
+        return FileResponse(STYLE)
 
     return Guard(app, service.limits, service.metrics, hosts)
 

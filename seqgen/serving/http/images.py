@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from seqgen.core.errors import BadInput
+from seqgen.core.errors import BadInput, NumericalError
 
 Format = Literal["png", "array"]
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 8 bits a channel at most
@@ -51,11 +51,15 @@ def read_mask(field: str, given: Any, shape: tuple[int, int]) -> np.ndarray:
 
 
 def write_images(images: np.ndarray, form: Format) -> Any:
-    """Images [...,H,W] as nested lists of them, each as asked."""
-    if form == "array":
-        return images.tolist()
+    """Images [...,H,W] as nested lists of them, each as asked. Raises NumericalError for what is no number."""
+    if not np.isfinite(images).all():
+        raise NumericalError("the model drew what is no number; serve another version, or train again")
+    return images.tolist() if form == "array" else _pngs(images)
+
+
+def _pngs(images: np.ndarray) -> Any:
     if images.ndim > 2:
-        return [write_images(each, form) for each in images]
+        return [_pngs(each) for each in images]
     return {"png": base64.b64encode(_png(images)).decode()}
 
 

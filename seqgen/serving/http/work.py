@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqgen.core.errors import BadInput
+from seqgen.core.errors import BadInput, NumericalError
 from seqgen.evaluation.interpolation import spherical
 from seqgen.models import Trace
 from seqgen.serving.http import tasks
@@ -122,6 +122,10 @@ def nll(served: Served, request: NllRequest, limits: Limits) -> Work:
     x, shown = _observed(served, "x", request.x, limits), _context(served, request.context, limits)
 
     def answer(values: Tensor) -> dict[str, Any]:
+        if not values.isfinite().all():
+            raise NumericalError(
+                "the likelihood of an image is no number; serve another version, or train again"
+            )
         return {"nll": values.tolist(), "model": served.title}
 
     return Work(tasks.likelihoods(served.module, x, shown, request.num_samples, request.seed), answer)
