@@ -8,27 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from data_prep.shard_set import shard_set
-from seqgen.models import build, save_model
-from seqgen.settings import ModelConfig
 from tests.raw_files import Make
-from tests.serving.page.served import Served
+from tests.serve_process import ServeProcess
+from tests.served_models import saved
 from tests.serving.page.sheet import Sheet
 
-SMALL = {
-    "steps": 4,
-    "latents": 6,
-    "hidden": 16,
-    "attention": "spatial-transformer",
-    "read_size": 4,
-    "write_size": 4,
-    "canvas": "additive",
-    "canvas_channels": 1,
-    "observation": "identity",
-}
-STRONGER = 4  # times the weights of a start: what is drawn from different noise shall differ to the eye
+SETTINGS = {"steps": 4, "attention": "spatial-transformer", "canvas": "additive", "observation": "identity"}
 
 
 @pytest.fixture(scope="session")
@@ -52,16 +39,24 @@ def held_out(make: Make, small_raw: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def conditional(browser: Any, held_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server of a model that draws given a drawing."""
-    model = _model(tmp_path_factory.mktemp("model") / "characters", conditional=True)
-    yield from _serving(Served(model, held_out))
+def characters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that draws given a drawing."""
+    return _model(tmp_path_factory.mktemp("conditional") / "characters", conditional=True)
 
 
 @pytest.fixture(scope="session")
-def unconditional(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def conditional(browser: Any, characters: Path, held_out: Path) -> Iterator[ServeProcess]:
+    """A server of `characters`, with held-out drawings."""
+    with ServeProcess(characters.parent, characters, f"--held-out={held_out}") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def unconditional(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
     """A server of a model that draws from noise alone, without held-out drawings."""
-    yield from _serving(Served(_model(tmp_path_factory.mktemp("model") / "digits", conditional=False)))
+    where = tmp_path_factory.mktemp("unconditional")
+    with ServeProcess(where, _model(where / "digits", conditional=False)) as server:
+        yield server
 
 
 @pytest.fixture
@@ -69,7 +64,7 @@ def open_sheet(browser: Any) -> Iterator[Callable[..., Sheet]]:
     """`open_sheet(server, "#draw", **context)`: the page in a browser of its own, which must log no error."""
     opened = []
 
-    def opening(server: Served, view: str = "", **context: Any) -> Sheet:
+    def opening(server: ServeProcess, view: str = "", **context: Any) -> Sheet:
         sheet = Sheet(browser.new_context(**context), server.url + "/" + view)
         opened.append(sheet)
         return sheet
@@ -79,17 +74,5 @@ def open_sheet(browser: Any) -> Iterator[Callable[..., Sheet]]:
         sheet.close()
 
 
-def _model(directory: Path, **settings: Any) -> Path:
-    torch.manual_seed(0)
-    model = build(ModelConfig(**SMALL, **settings), 28, 28, 0.4).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(STRONGER)
-    save_model(model, directory)
-    return directory
-
-
-def _serving(server: Served) -> Iterator[Served]:
-    server.start()
-    yield server
-    server.kill()
+def _model(directory: Path, *, conditional: bool) -> Path:
+    return saved(directory, (28, 28), conditional=conditional, **SETTINGS)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serving.page.served import Served
+from tests.free_ports import free_ports
+from tests.serve_process import ServeProcess
 from tests.serving.page.sheet import Sheet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -29,13 +31,18 @@ def drawn(sheet: Sheet) -> list[np.ndarray]:
     return sheet.tiles("draw")
 
 
+def same(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    """Whether each is the same as the other one at its place."""
+    return all(np.array_equal(one, other) for one, other in zip(some, others, strict=True))
+
+
 def different(tiles: list[np.ndarray]) -> bool:
     """Whether no two are the same and none is blank."""
     pairs_differ = all(not np.array_equal(one, other) for one, other in combinations(tiles, 2))
     return pairs_differ and all(np.ptp(tile) > 0 for tile in tiles)
 
 
-def test_strokes_of_the_mouse_become_twenty_drawings(conditional: Served, open_sheet: Open):
+def test_strokes_of_the_mouse_become_twenty_drawings(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
     tiles = drawn(sheet)
     assert len(tiles) == 20
@@ -46,7 +53,7 @@ def test_strokes_of_the_mouse_become_twenty_drawings(conditional: Served, open_s
     assert set(np.unique(given)) == {16, 255}, "it is black and white, as the model's own data"
 
 
-def test_the_slider_shows_each_step_and_windows_are_outlined(conditional: Served, open_sheet: Open):
+def test_the_slider_shows_each_step_and_windows_are_outlined(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
     last = drawn(sheet)
     sheet.step("draw", 1)
@@ -61,7 +68,7 @@ def test_the_slider_shows_each_step_and_windows_are_outlined(conditional: Served
     assert not np.array_equal(sheet.tiles("draw", "given")[0], given)
 
 
-def test_a_seed_gives_the_same_again_and_another_others(conditional: Served, open_sheet: Open):
+def test_a_seed_gives_the_same_again_and_another_others(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
     first = drawn(sheet)
     sheet.press("draw", "Again")
@@ -71,17 +78,17 @@ def test_a_seed_gives_the_same_again_and_another_others(conditional: Served, ope
     sheet.view("draw").get_by_label("Seed").fill("0")
     sheet.press("draw", "Draw twenty")
     sheet.last_step("draw")
-    assert all(np.array_equal(one, other) for one, other in zip(first, sheet.tiles("draw"), strict=True))
+    assert same(first, sheet.tiles("draw"))
 
 
-def test_without_noise_all_twenty_are_one(conditional: Served, open_sheet: Open):
+def test_without_noise_all_twenty_are_one(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
     sheet.view("draw").get_by_label("Temperature").fill("0")
     tiles = drawn(sheet)
     assert all(np.array_equal(tiles[0], other) for other in tiles[1:])
 
 
-def test_a_held_out_drawing_is_taken(conditional: Served, open_sheet: Open):
+def test_a_held_out_drawing_is_taken(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
     sheet.view("draw").get_by_text("Or take a held-out drawing").click()
     picks = sheet.view("draw").locator(".picks button")
@@ -94,7 +101,7 @@ def test_a_held_out_drawing_is_taken(conditional: Served, open_sheet: Open):
     assert len(sheet.tiles("draw")) == 20
 
 
-def test_a_finger_draws(conditional: Served, open_sheet: Open):
+def test_a_finger_draws(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional, has_touch=True, is_mobile=True, viewport={"width": 400, "height": 800})
     paper = sheet.view("draw").locator(".pad canvas")
     box = paper.bounding_box()
@@ -113,7 +120,7 @@ def test_a_finger_draws(conditional: Served, open_sheet: Open):
     assert inked > 0.5, "a stroke down half of the paper: the page did not scroll instead"
 
 
-def test_keys_alone_do_it(conditional: Served, open_sheet: Open):
+def test_keys_alone_do_it(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
     keys = sheet.page.keyboard
     reached: list[str] = []
@@ -142,7 +149,7 @@ def test_keys_alone_do_it(conditional: Served, open_sheet: Open):
     assert sheet.page.locator(":focus").inner_text() == "Draw twenty", "the focus stays where it was"
 
 
-def test_undo_and_clear(conditional: Served, open_sheet: Open):
+def test_undo_and_clear(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
     paper = sheet.view("draw").locator(".pad canvas").element_handle()
     blank = sheet.pixels(paper)
@@ -157,7 +164,7 @@ def test_undo_and_clear(conditional: Served, open_sheet: Open):
     assert sheet.alarm().startswith("The paper is blank")
 
 
-def test_the_rubber_rubs_out(conditional: Served, open_sheet: Open):
+def test_the_rubber_rubs_out(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
     paper = sheet.view("draw").locator(".pad canvas").element_handle()
     blank = sheet.pixels(paper)
@@ -168,7 +175,7 @@ def test_the_rubber_rubs_out(conditional: Served, open_sheet: Open):
     assert np.array_equal(sheet.pixels(paper), blank)
 
 
-def test_saved_files(conditional: Served, open_sheet: Open):
+def test_saved_files(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
     drawn(sheet)
     name, content = sheet.saved("draw", "Save PNG")
@@ -183,24 +190,26 @@ def test_saved_files(conditional: Served, open_sheet: Open):
     assert off.max() <= 4, "the last frame is the sheet, in the palette's nearest colours"
 
 
-def test_a_server_that_is_gone_is_said_and_comes_back(conditional: Served, open_sheet: Open):
-    sheet = open_sheet(conditional)
-    before = drawn(sheet)
-    conditional.kill()
-    try:
-        sheet.press("draw", "Draw twenty")
-        assert "does not answer. Start it again" in sheet.alarm()
-        assert sheet.page.locator("#alarm").get_attribute("role") == "alert"
-    finally:
-        conditional.start()
-    assert all(np.array_equal(one, other) for one, other in zip(before, sheet.tiles("draw"), strict=True))
+def test_a_server_that_is_gone_is_said_and_comes_back(characters: Path, open_sheet: Open, tmp_path: Path):
+    (port,) = free_ports(1)
+    server = ServeProcess(tmp_path, characters, f"--port={port}")
+    with server:
+        sheet = open_sheet(server)
+        before = drawn(sheet)
     sheet.press("draw", "Draw twenty")
-    assert sheet.alarm() == ""
+    assert "does not answer. Start it again" in sheet.alarm()
+    assert same(before, sheet.tiles("draw"))
+    assert sheet.errors, "the browser logs what it could not reach"
     assert all("ERR_CONNECTION" in error for error in sheet.errors)
     sheet.errors.clear()
+    with server:
+        sheet.press("draw", "Draw twenty")
+        sheet.last_step("draw")
+        assert sheet.alarm() == ""
+        assert same(before, sheet.tiles("draw"))
 
 
-def test_what_the_server_refuses_is_said_in_its_words(conditional: Served, open_sheet: Open):
+def test_what_the_server_refuses_is_said_in_its_words(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
     sheet.page.route("**/v1/trace", lambda route: route.continue_(post_data='{"context": [[0.5]]}'))
     sheet.stroke("draw", *CROSS[0])
@@ -210,7 +219,7 @@ def test_what_the_server_refuses_is_said_in_its_words(conditional: Served, open_
     sheet.errors.clear()
 
 
-def test_nothing_moves_by_itself_where_that_is_not_wanted(conditional: Served, open_sheet: Open):
+def test_nothing_moves_by_itself_where_that_is_not_wanted(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional, reduced_motion="reduce")
     sheet.stroke("draw", *CROSS[0])
     sheet.press("draw", "Draw twenty")
@@ -219,7 +228,7 @@ def test_nothing_moves_by_itself_where_that_is_not_wanted(conditional: Served, o
 
 
 @pytest.mark.parametrize("view", ["draw", "fill", "game"])
-def test_a_phone_does_not_scroll_sideways(conditional: Served, open_sheet: Open, view: str):
+def test_a_phone_does_not_scroll_sideways(conditional: ServeProcess, open_sheet: Open, view: str):
     sheet = open_sheet(conditional, f"#{view}", viewport={"width": 400, "height": 800})
     if view == "draw":
         drawn(sheet)
@@ -229,7 +238,7 @@ def test_a_phone_does_not_scroll_sideways(conditional: Served, open_sheet: Open,
     assert width <= 400
 
 
-def test_dark_paper_is_dark_and_what_is_saved_is_white(conditional: Served, open_sheet: Open):
+def test_dark_paper_is_dark_and_what_is_saved_is_white(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional, color_scheme="dark")
     drawn(sheet)
     assert np.median(sheet.tiles("draw", "given")[0]) < 64

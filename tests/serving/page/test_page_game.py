@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.serving.page.served import Served
+from tests.serve_process import ServeProcess
 from tests.serving.page.sheet import Sheet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -32,7 +32,7 @@ def judged(sheet: Sheet, judge: str, key: str, button: str) -> None:
     sheet.page.keyboard.press(key)
 
 
-def test_rounds_are_judged_kept_and_saved(conditional: Served, open_sheet: Open):
+def test_rounds_are_judged_kept_and_saved(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional, "#game")
     judged(sheet, "=1+1", "ArrowLeft", "Begin")
     judged(sheet, 'A. "B", C', "ArrowRight", "Next round")
@@ -57,7 +57,7 @@ def test_rounds_are_judged_kept_and_saved(conditional: Served, open_sheet: Open)
 
 
 def test_both_grids_are_black_and_white_and_the_people_are_where_it_says(
-    conditional: Served, open_sheet: Open
+    conditional: ServeProcess, open_sheet: Open
 ):
     sheet = open_sheet(conditional, "#game")
     judged(sheet, "", "ArrowLeft", "Begin")
@@ -79,7 +79,7 @@ def test_both_grids_are_black_and_white_and_the_people_are_where_it_says(
         assert set(np.unique(sheet.pixels(canvas))) <= {16, 255}
 
 
-def test_a_judge_is_told_nothing_where_that_is_wanted(conditional: Served, open_sheet: Open):
+def test_a_judge_is_told_nothing_where_that_is_wanted(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional, "#game")
     sheet.view("game").get_by_text("For judges").click()
     sheet.view("game").get_by_label("Say after each round who drew which").uncheck()
@@ -89,7 +89,7 @@ def test_a_judge_is_told_nothing_where_that_is_wanted(conditional: Served, open_
     assert sheet.view("game").locator(".score").inner_text() == "1 round."
 
 
-def test_one_answer_a_round(conditional: Served, open_sheet: Open):
+def test_one_answer_a_round(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional, "#game")
     judged(sheet, "", "ArrowLeft", "Begin")
     sheet.page.keyboard.press("ArrowRight")

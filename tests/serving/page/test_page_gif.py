@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from tests.serving.page.served import Served
+from tests.serve_process import ServeProcess
 from tests.serving.page.sheet import Sheet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -34,7 +34,7 @@ def encoded(sheet: Sheet, frames: np.ndarray, palette: np.ndarray, delays: list[
     ids=["noise that fills the table", "black and white", "one colour", "one pixel", "seven colours"],
 )
 def test_frames_come_back(
-    conditional: Served, open_sheet: Callable[..., Sheet], shape: tuple[int, int, int], colours: int
+    conditional: ServeProcess, open_sheet: Callable[..., Sheet], shape: tuple[int, int, int], colours: int
 ):
     random = np.random.default_rng(sum(shape))
     palette = random.permutation(256 * 3).reshape(256, 3).astype(np.uint8)[:colours]
@@ -51,7 +51,7 @@ def test_frames_come_back(
 
 
 def test_every_length_of_a_run_ends_as_a_decoder_expects(
-    conditional: Served, open_sheet: Callable[..., Sheet]
+    conditional: ServeProcess, open_sheet: Callable[..., Sheet]
 ):
     sheet = open_sheet(conditional)
     palette = np.arange(256 * 3).reshape(256, 3).astype(np.uint8)

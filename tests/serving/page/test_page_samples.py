@@ -8,19 +8,19 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from tests.serving.page.served import Served
+from tests.serve_process import ServeProcess
 from tests.serving.page.sheet import Sheet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 Open = Callable[..., Sheet]
 
 
-def test_only_what_the_model_can_is_offered(unconditional: Served, open_sheet: Open):
+def test_only_what_the_model_can_is_offered(unconditional: ServeProcess, open_sheet: Open):
     links = open_sheet(unconditional).page.locator("nav a:visible").all_inner_texts()
     assert links == ["Samples", "Fill in"]
 
 
-def test_twenty_samples_and_a_walk_between_two(unconditional: Served, open_sheet: Open):
+def test_twenty_samples_and_a_walk_between_two(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional)
     sheet.press("samples", "Draw twenty")
     sheet.last_step("samples")
@@ -41,7 +41,7 @@ def test_twenty_samples_and_a_walk_between_two(unconditional: Served, open_sheet
     assert gif.n_frames == 28, "there and back"
 
 
-def test_again_takes_seeds_that_were_not_seen(unconditional: Served, open_sheet: Open):
+def test_again_takes_seeds_that_were_not_seen(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional)
     sheet.press("samples", "Draw twenty")
     sheet.press("samples", "Again")
@@ -53,7 +53,7 @@ def test_again_takes_seeds_that_were_not_seen(unconditional: Served, open_sheet:
     assert labels == [f"Seed {seed}" for seed in range(20, 40)]
 
 
-def test_a_part_is_filled_in_and_the_rest_stays(unconditional: Served, open_sheet: Open):
+def test_a_part_is_filled_in_and_the_rest_stays(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional, "#fill")
     sheet.press("fill", "Pen")
     sheet.stroke("fill", (0.2, 0.2), (0.8, 0.8))
@@ -73,7 +73,7 @@ def test_a_part_is_filled_in_and_the_rest_stays(unconditional: Served, open_shee
     assert len({tile.tobytes() for tile in tiles}) > 1
 
 
-def test_a_server_without_held_out_drawings_says_so(unconditional: Served, open_sheet: Open):
+def test_a_server_without_held_out_drawings_says_so(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional, "#fill")
     sheet.view("fill").get_by_text("Take a held-out drawing").click()
     assert "has no held-out drawings" in sheet.view("fill").locator(".picks").inner_text()
