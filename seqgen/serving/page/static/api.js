@@ -57,7 +57,8 @@ async function reading(response) {
 
 function gone(error) {
   if (error.name === "TimeoutError") {
-    return new Failure(`The server has not answered for ${limit + PATIENCE} seconds. Ask for less, or look at its log.`);
+    const seconds = limit + PATIENCE;
+    return new Failure(`The server has not answered for ${seconds} seconds. Ask for less, or look at its log.`);
   }
   return new Failure(
     `The server at ${location.host} does not answer. Start it again with “seqgen serve” and repeat; ` +

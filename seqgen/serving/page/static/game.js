@@ -3,6 +3,7 @@
 import { get, post } from "./api.js";
 import { during, say } from "./messages.js";
 import { allDecoded, binary, decoded, rows } from "./pictures.js";
+import { NO_DRAWINGS } from "./picker.js";
 import * as records from "./records.js";
 import { anySeed } from "./settings.js";
 import { save } from "./sheets.js";
@@ -24,7 +25,7 @@ export function gameView(root, model, drew) {
   const part = (name) => root.querySelector(`[data-part=${name}]`);
   const button = (name) => root.querySelector(`[data-do=${name}]`);
   if (model.held_out < COUNT + 1) {
-    part("start").replaceChildren("This server has no held-out drawings; “seqgen serve … --held-out DIR” gives it some.");
+    part("start").replaceChildren(NO_DRAWINGS);
     root.querySelector("details").hidden = true;
     return;
   }
@@ -40,7 +41,7 @@ export function gameView(root, model, drew) {
   button("next").addEventListener("click", begin);
   for (const side of SIDES) sides[side].button.addEventListener("click", () => answer(side));
   document.addEventListener("keydown", (event) => {
-    const elsewhere = root.hidden || event.target.closest("input, textarea, select, summary") || event.altKey || event.ctrlKey;
+    const elsewhere = root.hidden || event.target.closest("input, summary") || event.altKey || event.ctrlKey;
     if (elsewhere || !round || round.answer) return;
     if (event.key === "ArrowLeft") answer("left");
     else if (event.key === "ArrowRight") answer("right");
@@ -105,11 +106,10 @@ export function gameView(root, model, drew) {
     const { grids, context, began, ...rest } = round;
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     records.add({ judge: form.elements.judge.value.trim(), time: new Date().toISOString(), ...rest, seconds });
-    for (const each of SIDES) sides[each].tell(form.elements.tell.checked ? each === round.machine : null, each === side);
-    const right = side === round.machine ? "Right" : "Wrong";
-    part("verdict").textContent = form.elements.tell.checked
-      ? `${right}: the ${round.machine} nine are the machine's.`
-      : "Your answer is noted.";
+    const open = form.elements.tell.checked;
+    for (const each of SIDES) sides[each].tell(open ? each === round.machine : null, each === side);
+    const verdict = `${side === round.machine ? "Right" : "Wrong"}: the ${round.machine} nine are the machine's.`;
+    part("verdict").textContent = open ? verdict : "Your answer is noted.";
     tell();
     say(part("verdict").textContent);
     button("next").disabled = false;

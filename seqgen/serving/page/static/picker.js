@@ -6,6 +6,9 @@ import { allDecoded, decoded } from "./pictures.js";
 import { onColours } from "./theme.js";
 import { paintTile, tile } from "./tiles.js";
 
+/** What stands where there are none. */
+export const NO_DRAWINGS =
+  "This server has no held-out drawings of the model's size; “seqgen serve … --held-out DIR” gives it some.";
 const COUNT = 12;
 
 /**
@@ -20,7 +23,7 @@ export class Picker {
     this.same = same;
     this.seed = 0;
     if (!held_out) {
-      this.picks.textContent = "This server has no held-out drawings; “seqgen serve … --held-out DIR” gives it some.";
+      this.picks.textContent = NO_DRAWINGS;
       this.more.hidden = true;
       return;
     }

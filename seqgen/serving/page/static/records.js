@@ -2,7 +2,8 @@
 
 const KEY = "seqgen-people-or-machine";
 const COLUMNS = [
-  "judge", "round", "time", "model", "temperature", "concept", "held_out_seed", "seed", "machine", "answer", "correct", "seconds",
+  "judge", "round", "time", "model", "temperature", "concept", "held_out_seed", "seed",
+  "machine", "answer", "correct", "seconds",
 ];
 
 let rounds = stored();

@@ -57,7 +57,9 @@ export function samplesView(root, model, drew) {
   function choose(index) {
     if (chosen.includes(index)) chosen = chosen.filter((each) => each !== index);
     else chosen = [...chosen.slice(-1), index];
-    [...view.tiles.children].forEach((button, each) => button.setAttribute("aria-pressed", String(chosen.includes(each))));
+    [...view.tiles.children].forEach((button, each) => {
+      button.setAttribute("aria-pressed", String(chosen.includes(each)));
+    });
     if (chosen.length < 2) {
       say(chosen.length ? `Seed ${first + chosen[0]} is one end; choose the other.` : "");
       return;

@@ -3,9 +3,10 @@
 const SEEDS = 2 ** 32; // a seed is a whole number below
 
 const TEMPERATURE = `
-  <label>Temperature <input type="range" name="temperature" min="0" max="1.5" step="0.1" value="1"><output></output></label>
-  <p class="hint">Multiplies the noise the model draws from. 1 is the model as it was trained; less gives tamer drawings,
-    more alike; more gives wilder ones.</p>`;
+  <label>Temperature <input type="range" name="temperature" min="0" max="1.5" step="0.1" value="1">
+    <output></output></label>
+  <p class="hint">Multiplies the noise the model draws from. 1 is the model as it was trained; less gives tamer
+    drawings, more alike; more gives wilder ones.</p>`;
 const SEED = `
   <label>Seed <input type="number" name="seed" min="0" max="${SEEDS - 1}" step="1" value="0" required></label>
   <p class="hint">The same seed gives the same drawings again.</p>`;

@@ -65,7 +65,8 @@ function palette() {
   const between = (one, other, count) =>
     Array.from({ length: count }, (_, step) =>
       one.map((channel, index) => Math.round(channel + ((other[index] - channel) * step) / (count - 1))));
-  return [TABLE, ...between(paper, ink, 64), ...[paper, ink].flatMap((from) => [read, write].flatMap((to) => between(from, to, 24)))];
+  const outlined = [paper, ink].flatMap((from) => [read, write].flatMap((to) => between(from, to, 24)));
+  return [TABLE, ...between(paper, ink, 64), ...outlined];
 }
 
 /** A function from RGBA bytes to each pixel's nearest colour of the palette. */

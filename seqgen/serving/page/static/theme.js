@@ -1,8 +1,14 @@
 // The colours that canvases are painted in; the rest of the page has its own in page.css.
 
 // Read and write as in the figures that seqgen draws: Okabe and Ito's, told apart with any colour vision.
-const LIGHT = { paper: [255, 255, 255], ink: [16, 18, 28], read: [0, 114, 178], write: [213, 94, 0], missing: [0, 158, 115] };
-const DARK = { paper: [26, 29, 37], ink: [240, 238, 230], read: [86, 180, 233], write: [240, 140, 60], missing: [0, 158, 115] };
+const LIGHT = {
+  paper: [255, 255, 255],
+  ink: [16, 18, 28],
+  read: [0, 114, 178],
+  write: [213, 94, 0],
+  missing: [0, 158, 115],
+};
+const DARK = { ...LIGHT, paper: [26, 29, 37], ink: [240, 238, 230], read: [86, 180, 233], write: [240, 140, 60] };
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const still = matchMedia("(prefers-reduced-motion: reduce)");

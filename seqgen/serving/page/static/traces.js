@@ -10,8 +10,8 @@ import { paintTile, tile } from "./tiles.js";
 const KINDS = { read: "where it reads yours", write: "where it writes" };
 
 /**
- * Ask for drawings: `steps` [T][B] pictures; [T][B] lists of windows: `write` on the drawings, `read` on what was given.
- * `model` is who drew them.
+ * Ask for drawings: `steps` [T][B] pictures; [T][B] lists of windows, `write` on the drawings, `read` on what was
+ * given; `model` is who drew them.
  */
 export async function trace(request) {
   const answer = await post("/v1/trace", request);
@@ -37,8 +37,9 @@ export class TraceView {
     this.tiles = part("tiles");
     this.player = new Player(part("player"), (step) => this.paint(step));
     this.windows = part("windows");
-    root.querySelector("[data-do=png]").addEventListener("click", () => savePng(this.#sheet(this.player.step), this.name));
-    root.querySelector("[data-do=gif]").addEventListener("click", () => saveGif(this.found.steps.map((_, t) => this.#sheet(t)), this.name));
+    const saves = (name, save) => root.querySelector(`[data-do=${name}]`).addEventListener("click", save);
+    saves("png", () => savePng(this.#sheet(this.player.step), this.name));
+    saves("gif", () => saveGif(this.found.steps.map((_, step) => this.#sheet(step)), this.name));
     onColours(() => this.found && this.paint(this.player.step));
   }
 
@@ -52,11 +53,14 @@ export class TraceView {
     this.canvases = canvases;
     this.#offerWindows();
     this.player.load(names);
+    if (this.root.getBoundingClientRect().top > innerHeight / 2) this.root.scrollIntoView(); // on a phone it is below
   }
 
   /** Paint the tiles at a step, from 0. */
   paint(step) {
-    this.found.steps[step].forEach((picture, index) => paintTile(this.canvases[index], picture, this.#outlines(step, index)));
+    this.found.steps[step].forEach((picture, index) => {
+      paintTile(this.canvases[index], picture, this.#outlines(step, index));
+    });
     this.painted(step, this.wanted());
   }
 
