@@ -36,16 +36,26 @@ def ask(app: ASGIApp, path: str, question: Any = None, **headers: str) -> Answer
 async def asking(app: ASGIApp, path: str, question: Any = None, **headers: str) -> Answer:
     """`ask` among others."""
     if question is None:
-        return await exchange(app, "GET", path, (), headers)
+        return _answered(await exchange(app, "GET", path, (), headers))
     body = question if isinstance(question, bytes) else json.dumps(question).encode()
     said = {"content-length": str(len(body))}
-    return await exchange(app, "POST", path, [body], {**JSON, **said, **headers})
+    return _answered(await exchange(app, "POST", path, [body], {**JSON, **said, **headers}))
+
+
+def _answered(answer: Answer | None) -> Answer:
+    assert answer is not None
+    return answer
 
 
 async def exchange(
-    app: ASGIApp, method: str, path: str, parts: Sequence[bytes], headers: Mapping[str, str]
-) -> Answer:
-    """One request, its body in `parts`, after which nothing comes."""
+    app: ASGIApp,
+    method: str,
+    path: str,
+    parts: Sequence[bytes],
+    headers: Mapping[str, str],
+    hangs_up: asyncio.Event | None = None,
+) -> Answer | None:
+    """One request, its body in `parts`, after which nothing comes but a client that hangs up; None: no answer."""
     place, _, query = path.partition("?")
     scope = {
         "type": "http",
@@ -72,14 +82,16 @@ async def exchange(
     async def receive() -> Message:
         if waiting:
             return waiting.pop(0)
-        await asyncio.Event().wait()
-        raise AssertionError
+        await (hangs_up or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         sent.append(message)
 
     await app(scope, receive, send)
-    start = next(message for message in sent if message["type"] == "http.response.start")
+    start = next((message for message in sent if message["type"] == "http.response.start"), None)
+    if start is None:
+        return None
     content = b"".join(
         message.get("body", b"") for message in sent if message["type"] == "http.response.body"
     )

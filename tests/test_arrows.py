@@ -27,8 +27,7 @@ ALLOWED = {
     ),
     "seqgen.compression": ("seqgen", "seqgen.core", "seqgen.models", "seqgen.native", "seqgen.ops"),
     "seqgen.serving.http": (
-        "seqgen", "seqgen.core", "seqgen.data", "seqgen.models", "seqgen.evaluation", "seqgen.drawing",
-        "seqgen.api", "seqgen.serving",
+        "seqgen", "seqgen.api", "seqgen.core", "seqgen.data", "seqgen.models", "seqgen.evaluation", "seqgen.serving",
     ),
     "seqgen.serving": ("seqgen.core", "seqgen.models"),
     "seqgen": ("seqgen.serving",),

@@ -21,7 +21,7 @@ from seqgen.serving.http.limits import Limits
 from seqgen.serving.http.refusals import QueueFull, Unavailable
 from seqgen.serving.http.served import Served
 from seqgen.serving.http.service import Service
-from tests.asgi import Answer, ask, asking
+from tests.asgi import JSON, Answer, ask, asking, exchange
 from tests.served_models import binary_images, served
 
 X = binary_images(4)
@@ -214,6 +214,30 @@ def test_over_the_seconds_a_request_is_given_up(unconditional: Served, gate: Gat
     answer = ask(app, "/v1/samples", {"samples": 1})
     assert answer.status == 504
     assert answer.error == "not done in 0.2 s, which is what one request may take; ask for less at once"
+
+
+def test_for_a_client_that_hung_up_nothing_is_worked_out(unconditional: Served, gate: Gate):
+    service = Service(Limits(), served=unconditional)
+    app = make_app(service)
+    service.batcher.submit(unconditional.module, gate.task())
+
+    async def hanging_up() -> Answer | None:
+        hangs_up = asyncio.Event()
+        body = [b'{"samples": 3}']
+        asked = asyncio.ensure_future(
+            exchange(app, "POST", "/v1/samples", body, {**JSON, "ends": "yes"}, hangs_up)
+        )
+        while len(service.batcher) < 2:
+            await asyncio.sleep(0.01)
+        hangs_up.set()
+        return await asked
+
+    assert asyncio.run(hanging_up()) is None
+    gate.open()
+    service.batcher.stop()
+    text = ask(app, "/metrics").content.decode()
+    assert "\nseqgen_batch_images_count 0\n" in text
+    assert 'seqgen_requests_total{path="/v1/samples",status="499"} 1\n' in text
 
 
 def test_what_fails_inside_is_no_stack_trace(tmp_path: Path):

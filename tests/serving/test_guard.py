@@ -31,7 +31,9 @@ def app(model: Served) -> ASGIApp:
 
 
 def sent(app: ASGIApp, parts: list[bytes], **headers: str) -> Answer:
-    return asyncio.run(exchange(app, "POST", "/v1/samples", parts, {**JSON, **headers}))
+    answer = asyncio.run(exchange(app, "POST", "/v1/samples", parts, {**JSON, **headers}))
+    assert answer is not None
+    return answer
 
 
 def test_a_body_over_the_limit_is_refused_however_it_comes(app: ASGIApp):

@@ -241,6 +241,13 @@ def test_what_does_not_fit_is_refused(apps: dict[str, ASGIApp], path: str, quest
     assert answer.error.startswith(why)
 
 
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}", b'"\xff"'])
+def test_what_python_cannot_read_is_no_failure_of_the_server(apps: dict[str, ASGIApp], body: bytes):
+    answer = ask(apps["unconditional"], "/v1/samples", body)
+    assert answer.status in (400, 422)
+    assert answer.error
+
+
 def test_what_a_model_cannot_do_is_refused(apps: dict[str, ASGIApp]):
     for kind, path, question, why in (
         (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Collection
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +26,7 @@ _HEADERS = {
 
 
 _DISCARDED = 8
+_HUNG_UP = 499  # how nginx counts a request whose client did not wait for the answer
 
 
 class Guard:
@@ -43,7 +45,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.monotonic(), 500
+        began, status = time.monotonic(), _HUNG_UP
 
         async def guarded(message: Message) -> None:
             nonlocal status
@@ -63,13 +65,13 @@ class Guard:
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._hosts is not None and (urlsplit(f"//{host}").hostname or "") not in self._hosts:
+        if self._hosts is not None and _split(f"//{host}").hostname not in self._hosts:
             await _refuse(
                 send, 403, f"Host {host!r}: not this server's name; ask it as 127.0.0.1 or localhost"
             )
             return
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             await _refuse(
                 send, 403, f"Origin {origin!r}: pages of other servers are not answered; open this one's"
             )
@@ -84,12 +86,26 @@ class Guard:
             most = self._limits.body_bytes
             await _refuse(send, 413, f"body: more than {most} bytes; send fewer images at a time")
             return
+        await self._answer(scope, body, receive, send)
+
+    async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Let the application answer; whoever hangs up before, nothing is worked out for."""
         waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        gone = asyncio.ensure_future(receive())  # there is nothing else to come
 
         async def read() -> Message:
-            return waiting.pop() if waiting else await receive()
+            return waiting.pop() if waiting else await asyncio.shield(gone)
 
-        await self._app(scope, read, send)
+        answered = asyncio.ensure_future(self._app(scope, read, send))
+        try:
+            await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                answered.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await answered
+        finally:
+            answered.cancel()
+            gone.cancel()
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
         """All of it; None if it is over the limit.
@@ -109,6 +125,14 @@ class Guard:
                 body += part
             more = message.get("more_body", False)
         return bytes(body) if length <= limit else None
+
+
+def _split(url: str) -> SplitResult:
+    """Its parts, all of them empty if it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 async def _refuse(send: Send, status: int, why: str) -> None:

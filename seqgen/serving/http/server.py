@@ -51,7 +51,7 @@ class Server:
 
 class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """None: who runs the server has signals in hand."""
         yield
 

@@ -73,7 +73,7 @@ def traces(noise: Tensor, x: Tensor | None, context: Tensor | None) -> Task:
     for start in range(0, noise.shape[1], AT_ONCE):
         part = slice(start, start + AT_ONCE)
         parts.append((yield Pass("trace", noise[:, part], None if x is None else x[part], context)))
-    return Trace(*(None if each[0] is None else torch.cat(each, 1) for each in zip(*parts, strict=True)))
+    return Trace._make(None if each[0] is None else torch.cat(each, 1) for each in zip(*parts, strict=True))
 
 
 def likelihoods(
