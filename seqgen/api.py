@@ -50,6 +50,11 @@ class Model:
         """H and W."""
         return self.module.sizes.height, self.module.sizes.width
 
+    @property
+    def binary(self) -> bool:
+        """Whether its likelihood is of pixels that are 0 or 1."""
+        return any(getattr(kind.settings, "pixels", "") == "binary" for kind in self.module.config.kinds())
+
     def __repr__(self) -> str:
         kinds = ", ".join(f"{kind.slot}={kind.name}" for kind in self.module.config.kinds())
         height, width = self.shape
@@ -145,9 +150,7 @@ class Model:
     def _images(self, name: str, values: Any) -> Tensor:
         """Images [n,1,H,W] on the model's device, of which a likelihood is asked."""
         found = self._stack(name, self._array(name, values))
-        kinds = self.module.config.kinds()
-        binary = any(getattr(kind.settings, "pixels", "") == "binary" for kind in kinds)
-        if binary and not ((found == 0) | (found == 1)).all():
+        if self.binary and not ((found == 0) | (found == 1)).all():
             raise BadInput(
                 f"{name}: grey values, and the model's pixels are 0 or 1; give for example x > 0.5"
             )

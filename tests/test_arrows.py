@@ -26,6 +26,9 @@ ALLOWED = {
         "seqgen.objectives", "seqgen.evaluation",
     ),
     "seqgen.compression": ("seqgen", "seqgen.core", "seqgen.models", "seqgen.native", "seqgen.ops"),
+    "seqgen.serving.http": (
+        "seqgen", "seqgen.api", "seqgen.core", "seqgen.data", "seqgen.models", "seqgen.evaluation", "seqgen.serving",
+    ),
     "seqgen.serving": ("seqgen.core", "seqgen.models"),
     "seqgen": ("seqgen.serving",),
     "data_prep": ("seqgen.core", "seqgen.data"),

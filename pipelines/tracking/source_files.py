@@ -22,8 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("seqgen", "data_prep", "pipelines")
 # Files that belong to a module without being imported: patterns beside it.
 READ = {
+    "seqgen.serving.page": ("static/*",),
     "seqgen.native": ("*.cpp", "*.h", "__main__.py"),  # the last one builds the others
     "pipelines.quickstart": ("project/*.yaml", "project/*ignore", "project/dvc/*"),
+    "seqgen.serving.http.docs_page": ("templates/*",),
     "pipelines.report": ("artifacts/templates/*.html",),
     "pipelines.evaluate.results": ("templates/results.md",),
     "pipelines.evaluate.family": ("templates/family.md",),

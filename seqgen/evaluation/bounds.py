@@ -258,19 +258,27 @@ def importance_estimates(
 
     The noise of an image depends on its place in `held_out`, and on which `part` of a larger set that is.
     """
-    device = _device(model)
-    generator = generator_at(_CPU, seed, "importance", *(() if part is None else (part,)))
     values = []
-    pairs = _CUDA_PAIRS if device.type == "cuda" else CHUNK
-    step = max(1, pairs // samples)
-    for x, context in held_out.chunks(step, device):
-        found = importance_estimate(model, x, context, samples=samples, chunk=pairs, generator=generator)
-        values.append(torch.stack(found).double().cpu())
+    for found in importance_chunks(model, held_out, samples, seed, part=part):
+        values.append(torch.stack(found))
         if advance:
-            advance(len(x) * samples)
+            advance(len(found.bound) * samples)
     result = Importance(*torch.cat(values, 1))
     _finite(result.bound, f"importance-weighted bound (k={samples})")
     return result
+
+
+@torch.no_grad()
+def importance_chunks(
+    model: SequentialModel, held_out: HeldOut, samples: int, seed: int, *, part: int | None = None
+) -> Iterator[Importance]:
+    """`importance_estimates` of a few images after another, finite or not, for who has other things to do between."""
+    device = _device(model)
+    generator = generator_at(_CPU, seed, "importance", *(() if part is None else (part,)))
+    pairs = _CUDA_PAIRS if device.type == "cuda" else CHUNK
+    for x, context in held_out.chunks(max(1, pairs // samples), device):
+        found = importance_estimate(model, x, context, samples=samples, chunk=pairs, generator=generator)
+        yield Importance(*(each.double().cpu() for each in found))
 
 
 def measure(

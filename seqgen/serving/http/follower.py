@@ -1,0 +1,62 @@
+"""The model that a name stands for, loaded and kept up with."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from seqgen.core.errors import SeqgenError, one_line
+from seqgen.serving.http.served import load_source, newest
+from seqgen.serving.http.service import Service
+
+_log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Loads `source` into `service`, then looks every so many `seconds` (0: never) whether it names another version.
+
+    That is loaded and tried beside the one that is served, and takes its place between two requests. One that cannot
+    be had is refused with a line in the log, and tried again at the next look. If the first one cannot be had,
+    `failed` is called, and `error` says why.
+    """
+
+    def __init__(
+        self, source: str, service: Service, seconds: float, failed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._source, self._service, self._seconds, self._failed = source, service, seconds, failed
+        self._said = ""
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Load, and follow what can change; for a thread of its own."""
+        try:
+            self._take_over()
+        except BaseException as error:
+            self.error = error
+            self._failed()
+            return
+        while self._seconds and self._source.startswith("models:") and "@" in self._source:
+            time.sleep(self._seconds)
+            self.look()
+
+    def look(self) -> None:
+        """Take over what `source` names, if that is another version than the one that is served."""
+        try:
+            wanted, served = newest(self._source), self._service.served
+            if served is None or wanted != served.version:
+                self._take_over()
+            self._said = ""
+        except Exception as error:  # whatever is wrong with it, the old one goes on
+            kept = self._service.served.title if self._service.served else "nothing"
+            why = (
+                str(error) if isinstance(error, SeqgenError) else f"{type(error).__name__}: {one_line(error)}"
+            )
+            if why != self._said:
+                _log.warning("%s is still served: %s", kept, why)
+            self._said = why
+
+    def _take_over(self) -> None:
+        served = load_source(self._source)
+        self._service.served = served
+        _log.info("serving %s (%s parameters)", served.title, f"{served.parameters:,}")

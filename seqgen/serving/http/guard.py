@@ -1,0 +1,147 @@
+"""What stands before the application: whom it answers, how much it reads, what every answer says, what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Collection
+from urllib.parse import SplitResult, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from seqgen.serving.http.limits import Limits
+from seqgen.serving.http.metrics import Metrics
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+
+
+_DISCARDED = 8
+_HUNG_UP = 499  # how nginx counts a request whose client did not wait for the answer
+
+
+class Guard:
+    """An ASGI application around `app`.
+
+    A Host that is not among `hosts` (names without a port; None: any) is refused, so that no foreign name can be
+    made to lead here (DNS rebinding), and an Origin that is not the Host's, so that no foreign page can make a
+    browser ask. Of a body no more than the limit is kept, in the seconds that a request may take.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, hosts: Collection[str] | None) -> None:
+        self._app, self._limits, self._metrics, self._hosts = app, limits, metrics, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.monotonic(), _HUNG_UP
+
+        async def guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._guarded(scope, receive, guarded)
+        finally:
+            path = getattr(scope.get("route"), "path", None) or "other"
+            self._metrics.requested(path, status, time.monotonic() - began)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self._hosts is not None and _split(f"//{host}").hostname not in self._hosts:
+            await _refuse(
+                send, 403, f"Host {host!r}: not this server's name; ask it as 127.0.0.1 or localhost"
+            )
+            return
+        origin = headers.get("origin")
+        if origin is not None and _split(origin).netloc != host:
+            await _refuse(
+                send, 403, f"Origin {origin!r}: pages of other servers are not answered; open this one's"
+            )
+            return
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                body = await self._body(headers, receive)
+        except TimeoutError:
+            await _refuse(send, 408, f"body: not there in {self._limits.seconds:g} s; send it at once")
+            return
+        if body is None:
+            most = self._limits.body_bytes
+            await _refuse(send, 413, f"body: more than {most} bytes; send fewer images at a time")
+            return
+        await self._answer(scope, body, receive, send)
+
+    async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Let the application answer; whoever hangs up before, nothing is worked out for."""
+        waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        gone = asyncio.ensure_future(receive())  # there is nothing else to come
+
+        async def read() -> Message:
+            return waiting.pop() if waiting else await asyncio.shield(gone)
+
+        answered = asyncio.ensure_future(self._app(scope, read, send))
+        try:
+            await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                answered.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await answered
+        finally:
+            answered.cancel()
+            gone.cancel()
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
+        """All of it; None if it is over the limit.
+
+        What is over is read and thrown away, to `_DISCARDED` times the limit: a client reads no answer while it sends.
+        """
+        limit = self._limits.body_bytes
+        said = headers.get("content-length", "0")
+        if not said.isdecimal() or int(said) > _DISCARDED * limit:
+            return None
+        body, length, more = bytearray(), 0, True
+        while more and length <= _DISCARDED * limit:
+            message = await receive()
+            part = message.get("body", b"")
+            length += len(part)
+            if length <= limit:
+                body += part
+            more = message.get("more_body", False)
+        return bytes(body) if length <= limit else None
+
+
+def _split(url: str) -> SplitResult:
+    """Its parts, all of them empty if it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
+async def _refuse(send: Send, status: int, why: str) -> None:
+    """Answer and close the connection: what is left of the request is not read."""
+    content = json.dumps({"error": why}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(content)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

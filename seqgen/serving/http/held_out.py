@@ -1,0 +1,66 @@
+"""Held-out drawings for the page's picker and the game: the test split of a sharded set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from seqgen.core.errors import BadInput
+from seqgen.data.images import ImageSet, load_split
+from seqgen.data.order import generator_at
+
+
+class Drawings(NamedTuple):
+    """Drawings [n,H,W] in [0,1], 1 = ink, and one more of their character `concept`, [H,W]; both None for any."""
+
+    drawings: np.ndarray
+    context: np.ndarray | None
+    concept: str | None
+
+
+class HeldOutDrawings:
+    """The drawings that no training has seen, of the set in a directory. Raises as `load_split`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._set: ImageSet = load_split(directory, "test")
+
+    def __len__(self) -> int:
+        return len(self._set)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H and W."""
+        return self._set.height, self._set.width
+
+    def pick(self, count: int, seed: int, same: bool, binary: bool) -> Drawings:
+        """`count` different drawings at random from `seed`; with `same` of one character, and one more as context.
+
+        `binary` ones are black and white. Raises BadInput where there are not so many.
+        """
+        generator = generator_at(torch.device("cpu"), seed, "held-out drawings")
+        if not same:
+            if count > len(self):
+                raise BadInput(f"count={count}: there are {len(self)} held-out drawings; ask for fewer")
+            return Drawings(
+                self._images(torch.randperm(len(self), generator=generator)[:count], binary), None, None
+            )
+        concepts, counts = self._set.concepts.unique(return_counts=True)
+        enough = concepts[(counts > count) & (concepts >= 0)]
+        if not len(enough):
+            most = int(counts[concepts >= 0].max()) if (concepts >= 0).any() else 0
+            raise BadInput(
+                f"count={count}: no held-out character has {count} drawings and one more, the most is {most}; "
+                "ask for fewer, or for same=false"
+            )
+        concept = int(enough[torch.randint(len(enough), (), generator=generator)])
+        of_it = (self._set.concepts == concept).nonzero().squeeze(1)
+        chosen = of_it[torch.randperm(len(of_it), generator=generator)[: count + 1]]
+        images = self._images(chosen, binary)
+        return Drawings(images[1:], images[0], self._set.concept_names[concept])
+
+    def _images(self, index: torch.Tensor, binary: bool) -> np.ndarray:
+        images = self._set.pixels(index).float() / (self._set.levels - 1)
+        return (images > 0.5).float().numpy() if binary else images.numpy()

@@ -1,0 +1,67 @@
+"""uvicorn with the application: opened on a socket, stopped in order."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from seqgen.core.errors import BadInput
+
+
+class Server:
+    """Listens from the beginning, answers once it runs. Raises BadInput if the port is taken or the host is none."""
+
+    def __init__(self, host: str, port: int) -> None:
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            self._socket = socket.create_server((host, port), family=family)
+        except OSError as error:
+            raise BadInput(f"--host {host} --port {port}: {error.strerror}; choose another") from None
+        name = f"[{host}]" if family == socket.AF_INET6 else host
+        self.url = f"http://{name}:{self._socket.getsockname()[1]}"
+        self._server: _Uvicorn | None = None
+        self._stopped = False
+
+    def run(self, app: ASGIApp, patience: float) -> None:
+        """Answer until `stop`; then finish what is under way, for `patience` seconds at most."""
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=round(patience),
+        )
+        self._server = _Uvicorn(config)
+        self._server.should_exit = self._stopped
+        self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """End `run`; from a signal or another thread."""
+        self._stopped = True
+        if self._server is not None:
+            self._server.should_exit = True
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """None: who runs the server has signals in hand."""
+        yield
+
+
+def loopback_names(host: str) -> set[str] | None:
+    """The names by which this machine alone reaches a server on `host`; None if others reach it."""
+    names = {"localhost", "127.0.0.1", "::1"}
+    if host in names:
+        return names
+    try:
+        return names | {host} if ipaddress.ip_address(host).is_loopback else None
+    except ValueError:
+        return None

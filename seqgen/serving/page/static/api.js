@@ -1,0 +1,75 @@
+// Calls of the server's API, and what to tell people when one fails.
+
+const PATIENCE = 15; // seconds beyond the server's own limit before a call is given up
+const PUT_OFF = [429, 503]; // too many wait, or no model is loaded yet
+const TRIES = 4; // of a call that the server puts off
+
+let limit = 60; // seconds that the server allows a request; `model` learns it
+
+/** A call that came to nothing. Its message is for people and says what to do. */
+export class Failure extends Error {}
+
+/** What GET /v1/model says: sizes, abilities and limits of the model that is served. */
+export async function model() {
+  const found = await get("/v1/model");
+  limit = found.limits.seconds;
+  return found;
+}
+
+/** The JSON that a GET of `path` answers. Throws Failure. */
+export function get(path) {
+  return call(path, {});
+}
+
+/** The JSON that a POST of `body` to `path` answers. Throws Failure. */
+export function post(path, body) {
+  const headers = { "Content-Type": "application/json" };
+  return call(path, { method: "POST", headers, body: JSON.stringify(body) });
+}
+
+async function call(path, request) {
+  for (let attempt = 1; ; attempt++) {
+    const response = await send(path, request);
+    if (response.ok) return reading(response);
+    if (!PUT_OFF.includes(response.status) || attempt === TRIES) {
+      throw new Failure(await reason(response));
+    }
+    const seconds = Number(response.headers.get("Retry-After")) || 1;
+    await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(seconds, 10)));
+  }
+}
+
+async function send(path, request) {
+  try {
+    return await fetch(path, { ...request, signal: AbortSignal.timeout(1000 * (limit + PATIENCE)) });
+  } catch (error) {
+    throw gone(error);
+  }
+}
+
+async function reading(response) {
+  try {
+    return await response.json();
+  } catch (error) {
+    throw gone(error);
+  }
+}
+
+function gone(error) {
+  if (error.name === "TimeoutError") {
+    const seconds = limit + PATIENCE;
+    return new Failure(`The server has not answered for ${seconds} seconds. Ask for less, or look at its log.`);
+  }
+  return new Failure(
+    `The server at ${location.host} does not answer. Start it again with “seqgen serve” and repeat; ` +
+      "what you have drawn is still here.",
+  );
+}
+
+async function reason(response) {
+  try {
+    return (await response.json()).error || `The server answered ${response.status}.`;
+  } catch {
+    return `The server answered ${response.status} ${response.statusText}; look at its log.`;
+  }
+}

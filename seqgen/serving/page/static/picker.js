@@ -1,0 +1,57 @@
+// Held-out drawings to choose from.
+
+import { get } from "./api.js";
+import { during, say } from "./messages.js";
+import { allDecoded, decoded } from "./pictures.js";
+import { onColours } from "./theme.js";
+import { paintTile, tile } from "./tiles.js";
+
+/** What stands where there are none. */
+export const NO_DRAWINGS =
+  "This server has no held-out drawings of the model's size; “seqgen serve … --held-out DIR” gives it some.";
+const COUNT = 12;
+
+/**
+ * A `<details>` with drawings of as many characters, or of one if `same`; `chosen(picture, context)` gets the one that
+ * is pressed and, if `same`, another drawing of its character.
+ */
+export class Picker {
+  constructor(details, { held_out }, chosen, { same = false } = {}) {
+    this.picks = details.querySelector(".picks");
+    this.more = details.querySelector(".more");
+    this.chosen = chosen;
+    this.same = same;
+    this.seed = 0;
+    if (!held_out) {
+      this.picks.textContent = NO_DRAWINGS;
+      this.more.hidden = true;
+      return;
+    }
+    this.more.addEventListener("click", () => this.#load());
+    details.addEventListener("toggle", () => details.open && !this.drawings && this.#load());
+    onColours(() => this.#paint());
+  }
+
+  #load() {
+    return during("Looking for drawings …", [this.more], async () => {
+      const found = await get(`/v1/held-out?count=${COUNT}&seed=${this.seed++}&same=${this.same}`);
+      this.drawings = await allDecoded(found.drawings);
+      this.context = this.same && found.context ? await decoded(found.context) : null;
+      this.picks.replaceChildren(...this.drawings.map((drawing, index) => this.#button(drawing, index)));
+      this.#paint();
+      say("");
+    });
+  }
+
+  #button(drawing, index) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(tile(`Held-out drawing ${index + 1}`));
+    button.addEventListener("click", () => this.chosen(drawing, this.context));
+    return button;
+  }
+
+  #paint() {
+    this.picks.querySelectorAll("canvas").forEach((canvas, index) => paintTile(canvas, this.drawings[index]));
+  }
+}

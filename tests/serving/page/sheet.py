@@ -1,0 +1,106 @@
+"""What a person does on the page and sees of it, by Playwright."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+WAIT = 120_000  # milliseconds, at most, for whatever the page does
+# The grey of a canvas, which is what is seen of it.
+_PIXELS = """canvas => {
+  const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return [height, width, Array.from({ length: width * height }, (_, pixel) => data[4 * pixel])];
+}"""
+
+
+class Sheet:
+    """The page in a browser context of its own. `close` fails if the page logged an error that was not expected."""
+
+    def __init__(self, context: Any, url: str) -> None:
+        context.set_default_timeout(WAIT)
+        self._context = context
+        self.page = context.new_page()
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda line: self._logged(line.type, line.text))
+        self.page.goto(url)
+        self.page.wait_for_selector("nav a[aria-current]")
+
+    def close(self) -> None:
+        """End it."""
+        self._context.close()
+        assert not self.errors
+
+    def view(self, name: str) -> Any:
+        """The part of the page that `#name` shows."""
+        return self.page.locator(f"#{name}")
+
+    def stroke(self, view: str, *points: tuple[float, float]) -> None:
+        """Draw with the mouse through points of the paper, in shares of its width and height."""
+        paper = self.view(view).locator(".pad canvas")
+        paper.scroll_into_view_if_needed()
+        box = paper.bounding_box()
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        self.page.mouse.move(*places[0])
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*place, steps=8)
+        self.page.mouse.up()
+
+    def press(self, view: str, name: str) -> None:
+        """Press a button by the words on it and wait until the page has done what it does."""
+        self.view(view).get_by_role("button", name=name, exact=True).click()
+        self.settled()
+
+    def settled(self) -> None:
+        """Wait until nothing is asked of the server."""
+        self.page.wait_for_selector("body:not([aria-busy])")
+
+    def last_step(self, view: str, part: str = "result") -> int:
+        """Move the slider to its end; its number of steps."""
+        return self.step(view, None, part)
+
+    def step(self, view: str, number: int | None, part: str = "result") -> int:
+        """Move the slider to a step, from 1, or to the last; its number of steps."""
+        slider = self.view(view).locator(f"[data-part={part}] input[type=range]")
+        most = int(slider.get_attribute("max"))
+        slider.fill(str(number or most))
+        return most
+
+    def tiles(self, view: str, part: str = "tiles") -> list[np.ndarray]:
+        """The grey of every tile of a grid, as it is seen, uint8 [H,W]."""
+        return [
+            self.pixels(canvas)
+            for canvas in self.view(view).locator(f"[data-part={part}] canvas").element_handles()
+        ]
+
+    def pixels(self, canvas: Any) -> np.ndarray:
+        """The grey of a canvas, uint8 [H,W]."""
+        height, width, grey = canvas.evaluate(_PIXELS)
+        return np.array(grey, np.uint8).reshape(height, width)
+
+    def saved(self, view: str, name: str, part: str = "result") -> tuple[str, bytes]:
+        """Press a button that saves a file: its name and content."""
+        scope = self.view(view).locator(f"[data-part={part}]") if part else self.view(view)
+        with self.page.expect_download() as download:
+            scope.get_by_role("button", name=name, exact=True).click()
+        return download.value.suggested_filename, download.value.path().read_bytes()
+
+    def picture(self, view: str, name: str, part: str = "result") -> Image.Image:
+        """The same, as a picture."""
+        return Image.open(io.BytesIO(self.saved(view, name, part)[1]))
+
+    def message(self) -> str:
+        """What the page says."""
+        return self.page.locator("#message").inner_text()
+
+    def alarm(self) -> str:
+        """What the page warns of."""
+        return self.page.locator("#alarm").inner_text()
+
+    def _logged(self, kind: str, text: str) -> None:
+        if kind == "error":
+            self.errors.append(text)

@@ -1,0 +1,250 @@
+"""The page draws with people: mouse, finger, keys, held-out drawings, and what it says when the server is gone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.free_ports import free_ports
+from tests.serve_process import ServeProcess
+from tests.serving.page.sheet import Sheet
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+Open = Callable[..., Sheet]
+
+CROSS = [((0.2, 0.5), (0.8, 0.5)), ((0.5, 0.2), (0.5, 0.8))]
+STEPS = 4  # of the model
+
+
+def drawn(sheet: Sheet) -> list[np.ndarray]:
+    """A cross, drawn with the mouse; what the model makes of it."""
+    for stroke in CROSS:
+        sheet.stroke("draw", *stroke)
+    sheet.press("draw", "Draw twenty")
+    assert sheet.last_step("draw") == STEPS
+    return sheet.tiles("draw")
+
+
+def same(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    """Whether each is the same as the other one at its place."""
+    return all(np.array_equal(one, other) for one, other in zip(some, others, strict=True))
+
+
+def different(tiles: list[np.ndarray]) -> bool:
+    """Whether no two are the same and none is blank."""
+    pairs_differ = all(not np.array_equal(one, other) for one, other in combinations(tiles, 2))
+    return pairs_differ and all(np.ptp(tile) > 0 for tile in tiles)
+
+
+def test_strokes_of_the_mouse_become_twenty_drawings(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    tiles = drawn(sheet)
+    assert len(tiles) == 20
+    assert different(tiles)
+    assert sheet.message() == "20 drawings in 4 steps, seed 0."
+    given = sheet.tiles("draw", "given")[0]
+    assert (given < 128).any(axis=1).mean() > 0.5, "the cross as the model sees it"
+    assert set(np.unique(given)) == {16, 255}, "it is black and white, as the model's own data"
+
+
+def test_the_slider_shows_each_step_and_windows_are_outlined(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    last = drawn(sheet)
+    sheet.step("draw", 1)
+    first = sheet.tiles("draw")
+    assert not any(np.array_equal(one, other) for one, other in zip(first, last, strict=True))
+    sheet.last_step("draw")
+    sheet.view("draw").get_by_label("where it writes").check()
+    outlined = sheet.tiles("draw")
+    assert not any(np.array_equal(one, other) for one, other in zip(outlined, last, strict=True))
+    given = sheet.tiles("draw", "given")[0]
+    sheet.view("draw").get_by_label("where it reads").check()
+    assert not np.array_equal(sheet.tiles("draw", "given")[0], given)
+
+
+def test_a_seed_gives_the_same_again_and_another_others(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    first = drawn(sheet)
+    sheet.press("draw", "Again")
+    assert sheet.view("draw").get_by_label("Seed").input_value() == "1"
+    sheet.last_step("draw")
+    assert not any(np.array_equal(one, other) for one, other in zip(first, sheet.tiles("draw"), strict=True))
+    sheet.view("draw").get_by_label("Seed").fill("0")
+    sheet.press("draw", "Draw twenty")
+    sheet.last_step("draw")
+    assert same(first, sheet.tiles("draw"))
+
+
+def test_without_noise_all_twenty_are_one(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    sheet.view("draw").get_by_label("Temperature").fill("0")
+    tiles = drawn(sheet)
+    assert all(np.array_equal(tiles[0], other) for other in tiles[1:])
+
+
+def test_a_held_out_drawing_is_taken(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    sheet.view("draw").get_by_text("Or take a held-out drawing").click()
+    picks = sheet.view("draw").locator(".picks button")
+    picks.nth(11).wait_for()
+    sheet.settled()
+    wanted = sheet.pixels(picks.nth(3).locator("canvas").element_handle())
+    picks.nth(3).click()
+    sheet.settled()
+    assert np.array_equal(sheet.tiles("draw", "given")[0], wanted), "the model is given its very pixels"
+    assert len(sheet.tiles("draw")) == 20
+
+
+def test_a_finger_draws(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional, has_touch=True, is_mobile=True, viewport={"width": 400, "height": 800})
+    paper = sheet.view("draw").locator(".pad canvas")
+    box = paper.bounding_box()
+    blank = sheet.pixels(paper.element_handle())
+    devtools = sheet.page.context.new_cdp_session(sheet.page)
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in places]
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", (0.3, 0.2))
+    for step in range(1, 9):
+        touch("touchMove", (0.3, 0.2 + 0.07 * step))
+    touch("touchEnd")
+    inked = (sheet.pixels(paper.element_handle()) != blank).any(axis=1).mean()
+    assert inked > 0.5, "a stroke down half of the paper: the page did not scroll instead"
+
+
+def test_keys_alone_do_it(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    keys = sheet.page.keyboard
+    reached: list[str] = []
+
+    def tab_to(name: str) -> None:
+        for _ in range(40):
+            keys.press("Tab")
+            label = "e => e.getAttribute('aria-label') ?? e.innerText ?? ''"
+            reached.append(sheet.page.locator(":focus").evaluate(label))
+            if reached[-1] == name:
+                return
+        raise AssertionError(f"{name}: not reached by Tab; {reached}")
+
+    tab_to("Paper to draw on")
+    keys.press("Space")
+    assert sheet.message() == "The pen is down at column 15, row 15."
+    for _ in range(8):
+        keys.press("ArrowRight")
+    keys.press("Space")
+    tab_to("Draw twenty")
+    keys.press("Enter")
+    sheet.page.wait_for_selector("#draw .shown", state="visible")
+    sheet.settled()
+    assert np.count_nonzero(sheet.tiles("draw", "given")[0] < 128) > 0
+    assert len(sheet.tiles("draw")) == 20
+    assert sheet.page.locator(":focus").inner_text() == "Draw twenty", "the focus stays where it was"
+
+
+def test_undo_and_clear(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    paper = sheet.view("draw").locator(".pad canvas").element_handle()
+    blank = sheet.pixels(paper)
+    sheet.stroke("draw", *CROSS[0])
+    one = sheet.pixels(paper)
+    sheet.stroke("draw", *CROSS[1])
+    sheet.press("draw", "Undo")
+    assert np.array_equal(sheet.pixels(paper), one)
+    sheet.press("draw", "Clear")
+    assert np.array_equal(sheet.pixels(paper), blank)
+    sheet.press("draw", "Draw twenty")
+    assert sheet.alarm().startswith("The paper is blank")
+
+
+def test_the_rubber_rubs_out(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    paper = sheet.view("draw").locator(".pad canvas").element_handle()
+    blank = sheet.pixels(paper)
+    sheet.stroke("draw", *CROSS[0])
+    assert not np.array_equal(sheet.pixels(paper), blank)
+    sheet.press("draw", "Rubber")
+    sheet.stroke("draw", (0.1, 0.5), (0.9, 0.5))
+    assert np.array_equal(sheet.pixels(paper), blank)
+
+
+def test_saved_files(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    drawn(sheet)
+    name, content = sheet.saved("draw", "Save PNG")
+    png = Image.open(io.BytesIO(content)).convert("RGB")
+    assert name == "exemplars-seed-0.png"
+    gif = sheet.picture("draw", "Save GIF")
+    assert gif.n_frames == STEPS
+    assert gif.info["loop"] == 0
+    assert gif.size == png.size
+    gif.seek(STEPS - 1)
+    off = np.abs(np.asarray(gif.convert("RGB"), int) - np.asarray(png, int))
+    assert off.max() <= 4, "the last frame is the sheet, in the palette's nearest colours"
+
+
+def test_a_server_that_is_gone_is_said_and_comes_back(characters: Path, open_sheet: Open, tmp_path: Path):
+    (port,) = free_ports(1)
+    server = ServeProcess(tmp_path, characters, f"--port={port}")
+    with server:
+        sheet = open_sheet(server)
+        before = drawn(sheet)
+    sheet.press("draw", "Draw twenty")
+    assert "does not answer. Start it again" in sheet.alarm()
+    assert same(before, sheet.tiles("draw"))
+    assert sheet.errors, "the browser logs what it could not reach"
+    assert all("ERR_CONNECTION" in error for error in sheet.errors)
+    sheet.errors.clear()
+    with server:
+        sheet.press("draw", "Draw twenty")
+        sheet.last_step("draw")
+        assert sheet.alarm() == ""
+        assert same(before, sheet.tiles("draw"))
+
+
+def test_what_the_server_refuses_is_said_in_its_words(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    sheet.page.route("**/v1/trace", lambda route: route.continue_(post_data='{"context": [[0.5]]}'))
+    sheet.stroke("draw", *CROSS[0])
+    sheet.press("draw", "Draw twenty")
+    assert sheet.alarm() == "context: shape [1, 1]; the model takes [28, 28]"
+    assert all("422" in error for error in sheet.errors)
+    sheet.errors.clear()
+
+
+def test_nothing_moves_by_itself_where_that_is_not_wanted(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional, reduced_motion="reduce")
+    sheet.stroke("draw", *CROSS[0])
+    sheet.press("draw", "Draw twenty")
+    assert sheet.view("draw").locator(".player output").inner_text() == "4 of 4"
+    assert sheet.view("draw").locator(".player button").inner_text() == "Play"
+
+
+@pytest.mark.parametrize("view", ["draw", "fill", "game"])
+def test_a_phone_does_not_scroll_sideways(conditional: ServeProcess, open_sheet: Open, view: str):
+    sheet = open_sheet(conditional, f"#{view}", viewport={"width": 400, "height": 800})
+    if view == "draw":
+        drawn(sheet)
+    if view == "game":
+        sheet.press("game", "Begin")
+    width = sheet.page.evaluate("document.scrollingElement.scrollWidth")
+    assert width <= 400
+
+
+def test_dark_paper_is_dark_and_what_is_saved_is_white(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional, color_scheme="dark")
+    drawn(sheet)
+    assert np.median(sheet.tiles("draw", "given")[0]) < 64
+    sheet.page.emulate_media(color_scheme="light")
+    assert np.median(sheet.tiles("draw", "given")[0]) == 255
+    sheet.page.emulate_media(color_scheme="dark")
+    light = open_sheet(conditional)
+    drawn(light)
+    assert sheet.saved("draw", "Save PNG") == light.saved("draw", "Save PNG")

@@ -1,0 +1,96 @@
+"""The visual Turing test on the page: a round, its score, the CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.serve_process import ServeProcess
+from tests.serving.page.sheet import Sheet
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+Open = Callable[..., Sheet]
+
+
+def rows(sheet: Sheet) -> list[dict[str, str]]:
+    _, content = sheet.saved("game", "Save the rounds as CSV", "")
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+
+
+def judged(sheet: Sheet, judge: str, key: str, button: str) -> None:
+    """One round, begun with `button` and answered with an arrow key."""
+    field = sheet.view("game").get_by_label("Judge")
+    if not field.is_visible():
+        sheet.view("game").get_by_text("For judges").click()
+    field.fill(judge)
+    sheet.press("game", button)
+    sheet.page.wait_for_selector("#game [data-side=left] button:focus")
+    sheet.page.keyboard.press(key)
+
+
+def test_rounds_are_judged_kept_and_saved(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional, "#game")
+    judged(sheet, "=1+1", "ArrowLeft", "Begin")
+    judged(sheet, 'A. "B", C', "ArrowRight", "Next round")
+    first, second = rows(sheet)
+    assert (first["judge"], second["judge"]) == ("'=1+1", 'A. "B", C')
+    assert (first["round"], first["answer"], second["round"], second["answer"]) == ("1", "left", "2", "right")
+    for row in (first, second):
+        assert row["machine"] in ("left", "right")
+        assert row["correct"] == str(int(row["machine"] == row["answer"]))
+        assert row["model"] == "characters"
+        assert row["concept"].startswith("Eval")
+        assert float(row["seconds"]) >= 0
+    assert (first["held_out_seed"], first["seed"]) != (second["held_out_seed"], second["seed"])
+    correct = int(first["correct"]) + int(second["correct"])
+    assert f"2 rounds, {correct} right" in sheet.view("game").locator(".score").inner_text()
+    sheet.page.reload()
+    sheet.page.wait_for_selector("#game .score:not(:empty)")
+    assert f"2 rounds, {correct} right" in sheet.view("game").locator(".score").inner_text()
+    sheet.view("game").get_by_text("For judges").click()
+    sheet.press("game", "Forget them")
+    assert rows(sheet) == []
+
+
+def test_both_grids_are_black_and_white_and_the_people_are_where_it_says(
+    conditional: ServeProcess, open_sheet: Open
+):
+    sheet = open_sheet(conditional, "#game")
+    judged(sheet, "", "ArrowLeft", "Begin")
+    (row,) = rows(sheet)
+    address = f"{conditional.url}/v1/held-out?count=9&seed={row['held_out_seed']}&same=true&format=array"
+    people = np.array(
+        sheet.page.evaluate("url => fetch(url).then((answer) => answer.json())", address)["drawings"]
+    )
+    side = {"left": "right", "right": "left"}[row["machine"]]
+    grid = sheet.view("game").locator(f"[data-side={side}]")
+    shown = [sheet.pixels(canvas) for canvas in grid.locator("canvas").element_handles()]
+    assert grid.locator("figcaption").inner_text() == "People"
+    for tile, drawing in zip(shown, people, strict=True):
+        scale = len(tile) // 28
+        assert np.array_equal(tile[scale // 2 :: scale, scale // 2 :: scale] < 128, drawing > 0.5)
+    machine = sheet.view("game").locator(f"[data-side={row['machine']}] canvas").element_handles()
+    assert len(machine) == 9
+    for canvas in machine:
+        assert set(np.unique(sheet.pixels(canvas))) <= {16, 255}
+
+
+def test_a_judge_is_told_nothing_where_that_is_wanted(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional, "#game")
+    sheet.view("game").get_by_text("For judges").click()
+    sheet.view("game").get_by_label("Say after each round who drew which").uncheck()
+    judged(sheet, "blind", "ArrowLeft", "Begin")
+    assert sheet.view("game").locator(".verdict").inner_text() == "Your answer is noted."
+    assert sheet.view("game").locator("figcaption").all_inner_texts() == ["", ""]
+    assert sheet.view("game").locator(".score").inner_text() == "1 round."
+
+
+def test_one_answer_a_round(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional, "#game")
+    judged(sheet, "", "ArrowLeft", "Begin")
+    sheet.page.keyboard.press("ArrowRight")
+    assert [row["answer"] for row in rows(sheet)] == ["left"]

@@ -1,0 +1,79 @@
+"""The page of an unconditional model: a sheet of samples, the walk between two, a part filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from tests.serve_process import ServeProcess
+from tests.serving.page.sheet import Sheet
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+Open = Callable[..., Sheet]
+
+
+def test_only_what_the_model_can_is_offered(unconditional: ServeProcess, open_sheet: Open):
+    links = open_sheet(unconditional).page.locator("nav a:visible").all_inner_texts()
+    assert links == ["Samples", "Fill in"]
+
+
+def test_twenty_samples_and_a_walk_between_two(unconditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(unconditional)
+    sheet.press("samples", "Draw twenty")
+    sheet.last_step("samples")
+    samples = sheet.tiles("samples")
+    assert len(samples) == 20
+    assert all(not np.array_equal(one, other) for one, other in combinations(samples, 2))
+    buttons = sheet.view("samples").locator("[data-part=tiles] button")
+    buttons.nth(2).click()
+    assert sheet.message() == "Seed 2 is one end; choose the other."
+    buttons.nth(7).click()
+    sheet.settled()
+    walk = sheet.tiles("samples", "strip")
+    assert len(walk) == 15
+    for end, sample in ((walk[0], samples[2]), (walk[-1], samples[7])):
+        assert np.abs(end.astype(int) - sample).max() <= 1, "the walk's ends are the two, rounded to a grey"
+    assert all(not np.array_equal(one, other) for one, other in combinations(walk, 2))
+    gif = sheet.picture("samples", "Save GIF", "walk")
+    assert gif.n_frames == 28, "there and back"
+
+
+def test_again_takes_seeds_that_were_not_seen(unconditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(unconditional)
+    sheet.press("samples", "Draw twenty")
+    sheet.press("samples", "Again")
+    sheet.last_step("samples")
+    labels = [
+        canvas.get_attribute("aria-label")
+        for canvas in sheet.view("samples").locator("[data-part=tiles] canvas").element_handles()
+    ]
+    assert labels == [f"Seed {seed}" for seed in range(20, 40)]
+
+
+def test_a_part_is_filled_in_and_the_rest_stays(unconditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(unconditional, "#fill")
+    sheet.press("fill", "Pen")
+    sheet.stroke("fill", (0.2, 0.2), (0.8, 0.8))
+    sheet.press("fill", "Fill in")
+    assert sheet.alarm().startswith("Nothing is rubbed out")
+    sheet.press("fill", "Rub out")
+    sheet.stroke("fill", (0.7, 0.2), (0.7, 0.8))
+    sheet.press("fill", "Fill in")
+    assert sheet.last_step("fill") == 7
+    seen, mean = sheet.tiles("fill", "given")
+    tiles = sheet.tiles("fill")
+    assert len(tiles) == 6
+    left = slice(0, int(0.5 * seen.shape[1]))  # nothing is missing there
+    for tile in [*tiles, mean]:
+        assert np.array_equal(tile[:, left], seen[:, left])
+    assert any(not np.array_equal(tile, seen) for tile in tiles)
+    assert len({tile.tobytes() for tile in tiles}) > 1
+
+
+def test_a_server_without_held_out_drawings_says_so(unconditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(unconditional, "#fill")
+    sheet.view("fill").get_by_text("Take a held-out drawing").click()
+    assert "has no held-out drawings" in sheet.view("fill").locator(".picks").inner_text()

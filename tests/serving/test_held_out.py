@@ -1,0 +1,81 @@
+"""Held-out drawings: of the test split, of one character, different ones, the same from the same seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqgen.core.errors import BadInput
+from seqgen.data.images import load_split
+from seqgen.serving.http.app import make_app
+from seqgen.serving.http.held_out import HeldOutDrawings
+from seqgen.serving.http.limits import Limits
+from seqgen.serving.http.service import Service
+from tests.asgi import ask
+from tests.served_models import from_png, saved, served
+from tests.sets import SIZE, write_digits, write_strokes
+
+
+@pytest.fixture(scope="module")
+def strokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("sets") / "strokes"
+    write_strokes(directory)
+    return directory
+
+
+def test_drawings_of_one_character_and_one_more(tmp_path: Path, strokes: Path):
+    model = served(tmp_path / "model", shape=(SIZE, SIZE), conditional=True)
+    app = make_app(Service(Limits(), HeldOutDrawings(strokes), model))
+    assert ask(app, "/v1/model").json["held_out"] == 16
+    split = load_split(strokes, "test")
+    seen = set()
+    for seed in range(8):
+        path = f"/v1/held-out?count=3&seed={seed}"
+        answer = ask(app, f"{path}&format=array").json
+        seen.add(answer["concept"])
+        of_it = split.images[split.concepts == split.concept_names.index(answer["concept"])].float().tolist()
+        given = [answer["context"], *answer["drawings"]]
+        assert len(given) == 4
+        assert sorted(given) == sorted(of_it)
+        assert ask(app, f"{path}&format=array").json == answer
+        pictures = ask(app, path).json
+        assert (from_png(pictures["context"]) == np.array(answer["context"])).all()
+    assert len(seen) > 1
+    anyone = ask(app, "/v1/held-out?count=16&same=false").json
+    assert len(anyone["drawings"]) == 16
+    assert anyone["context"] is anyone["concept"] is None
+    for query, why in (
+        ("count=4", "count=4: no held-out character has 4 drawings and one more, the most is 4"),
+        ("count=17&same=false", "count=17: there are 16 held-out drawings"),
+        ("count=101", "count=101: from 1 to 100"),
+        ("count=0", "count='0': input should be greater than or equal to 1"),
+        ("same=perhaps", "same='perhaps'"),
+    ):
+        answer = ask(app, f"/v1/held-out?{query}")
+        assert answer.status == 422
+        assert answer.error.startswith(why)
+
+
+def test_grey_drawings_are_black_and_white_for_a_model_of_such_pixels(tmp_path: Path):
+    write_digits(tmp_path / "digits")
+    drawings = HeldOutDrawings(tmp_path / "digits")
+    grey = drawings.pick(5, 0, same=False, binary=False).drawings
+    black = drawings.pick(5, 0, same=False, binary=True).drawings
+    assert ((grey > 0) & (grey < 1)).any()
+    assert set(np.unique(black)) == {0, 1}
+    assert ((grey > 0.5) == (black == 1)).all()
+
+
+def test_without_any_or_of_another_size_there_are_none(tmp_path: Path, strokes: Path):
+    model = served(tmp_path / "model")
+    for service in (Service(Limits(), served=model), Service(Limits(), HeldOutDrawings(strokes), model)):
+        app = make_app(service)
+        assert ask(app, "/v1/held-out").json == {"context": None, "drawings": [], "concept": None}
+        assert ask(app, "/v1/model").json["held_out"] == 0
+
+
+def test_a_directory_of_something_else_is_bad_input(tmp_path: Path):
+    with pytest.raises(BadInput, match="no manifest"):
+        HeldOutDrawings(saved(tmp_path / "model"))
