@@ -78,6 +78,7 @@ def serve(
         threading.Thread(target=follower.run, name="follower", daemon=True).start()
         print(f"loading {source}; listening at {server.url}", flush=True)
         server.run(make_app(service, names), patience=limits.seconds + 5)
+        service.batcher.stop()
     if follower.error is not None:
         raise follower.error
 
