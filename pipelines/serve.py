@@ -1,4 +1,4 @@
-"""Serve a model over HTTP: its page, its API; the champion is followed."""
+"""Serve a model over HTTP: a page to draw with, and an API."""
 
 from __future__ import annotations
 
