@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.doctor import stores
 from pipelines.tracking import runs
 from pipelines.tracking.spool import Point, RunSpool, set_aside, spool_directory, spools
 from seqgen.core.files import write_json
@@ -67,6 +68,7 @@ def test_38_a_damaged_spool_stops_nothing_but_itself(
     assert f"{damaged.path / name}: damaged" in warning
     assert f"set aside in {aside}" in warning
 
+    assert any(found.verdict == "warning" and str(aside) in found.text for found in stores.tracking())
     code, out = said(capsys, "replay")
     assert code == 0, out
     assert f"{aside} is damaged and cannot be sent; mend or delete" in out
