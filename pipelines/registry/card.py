@@ -61,7 +61,7 @@ model = seqgen.load("models:/{name}@champion")
 
 ## Training
 
-{trained.run["epochs"]} epochs, {trained.run["steps"]} steps; MLflow run `{trained.run["run_id"]}`; settings
+Epochs: {trained.run["epochs"]}, steps: {trained.run["steps"]}; MLflow run `{trained.run["run_id"]}`; settings
 `{trained.run["settings_digest"]}`; weights sha256 `{trained.weights}`. Model settings:
 `{json.dumps(recipe.given()["model"], sort_keys=True)}`
 
