@@ -1,4 +1,4 @@
-"""Serve a model over HTTP: its page, its API; the champion is followed."""
+"""Serve a model over HTTP: a page to draw with, and an API."""
 
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ def serve(
         threading.Thread(target=follower.run, name="follower", daemon=True).start()
         print(f"loading {source}; listening at {server.url}", flush=True)
         server.run(make_app(service, names), patience=limits.seconds + 5)
+        service.batcher.stop()
     if follower.error is not None:
         raise follower.error
 

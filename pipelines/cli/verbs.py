@@ -142,7 +142,7 @@ _OTHERS = (
     Verb("verify", "pipelines.verify", "Check a sharded set against its manifest, to the last sample."),
     Verb("retrain", "pipelines.retrain", "Retrain if data, code or settings changed; for a schedule."),
     Verb("models", "pipelines.models", "List and show registered models; move the champion."),
-    Verb("serve", "pipelines.serve", "Serve a model over HTTP: its page, its API; the champion is followed."),
+    Verb("serve", "pipelines.serve", "Serve a model over HTTP: a page to draw with, and an API."),
     Verb("trace", "pipelines.trace", "Walk back from a registered model to its raw files."),
     Verb("replay", "pipelines.replay", "Send what was spooled while the tracking server was away."),
     Verb(

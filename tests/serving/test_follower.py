@@ -86,7 +86,7 @@ def test_one_that_does_not_load_is_refused_once_in_the_log_and_tried_again(
         follower.look()
     assert title(service) == "tiny/1"
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("tiny/1 is still served: ")
+    assert line.startswith("tiny/1 is still served: version 2: ")
     assert "altered" in line
     weights.write_bytes(whole)
     follower.look()

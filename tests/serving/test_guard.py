@@ -55,6 +55,16 @@ def test_a_body_that_does_not_come_is_not_waited_for(app: ASGIApp):
     assert answer.error == "body: not there in 0.5 s; send it at once"
 
 
+def test_half_a_body_is_no_request(app: ASGIApp):
+    async def hanging_up() -> Answer | None:
+        hangs_up = asyncio.Event()
+        hangs_up.set()
+        whole = b'{"samples": 1}'  # as far as one can tell
+        return await exchange(app, "POST", "/v1/samples", [whole], JSON, hangs_up)
+
+    assert asyncio.run(hanging_up()) is None
+
+
 @pytest.mark.parametrize("host", ["evil.example:8080", "127.0.0.1.evil.example", "evil.example", "", "[::1"])
 def test_another_name_that_leads_here_is_refused(app: ASGIApp, host: str):
     answer = ask(app, "/v1/model", host=host)

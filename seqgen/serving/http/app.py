@@ -110,6 +110,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
     async def model() -> Response:
         """What is served, and what may be asked of it."""
         served, limits = service.model(), service.limits
+        drawings = service.held_out_of(served)
         height, width = served.shape
         return JSONResponse(
             {
@@ -123,7 +124,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
                 "binary": served.binary,
                 "imputation": served.imputation,
                 "attention": served.attention,
-                "held_out": len(service.held_out_of(served)),
+                "held_out": 0 if drawings is None else len(drawings),
                 "contexts_max": limits.images if served.conditional else 0,
                 "limits": asdict(limits),
                 "parameters": served.parameters,
@@ -141,7 +142,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
         served = service.model()
         service.limits.check("count", count, "images")
         drawings = service.held_out_of(served)
-        if not drawings:
+        if drawings is None:
             return JSONResponse({"context": None, "drawings": [], "concept": None})
         found = drawings.pick(count, seed, same, served.binary)
         return JSONResponse(

@@ -62,16 +62,20 @@ def _fields(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _field(name: str, schema: dict[str, Any], *, required: bool = False) -> dict[str, Any]:
     bounds = [
-        f"{words} {schema[key]}"
+        f"{words} {_number(schema[key])}"
         for key, words in (("minimum", "from"), ("maximum", "to"), ("exclusiveMaximum", "below"))
         if key in schema
     ]
     return {
         "name": name,
-        "kind": " ".join([_kind(schema), *bounds]),
+        "kind": " ".join([_kind(schema), ", ".join(bounds)]).strip(),
         "default": "" if required or schema.get("default") is None else schema["default"],
         "about": schema.get("description", ""),
     }
+
+
+def _number(bound: float) -> str:
+    return f"{bound:.0f}" if float(bound).is_integer() else f"{bound}"
 
 
 def _kind(schema: dict[str, Any]) -> str:
@@ -83,6 +87,8 @@ def _kind(schema: dict[str, Any]) -> str:
     kind = schema.get("type", "")
     if kind == "object" and "properties" in schema:
         return "{" + ", ".join(schema["properties"]) + "}"
+    if kind == "array" and "prefixItems" in schema:
+        return "[" + ", ".join(map(_kind, schema["prefixItems"])) + "]"
     if kind == "array":
         return f"[{_kind(schema.get('items', {}))}]"
     return str(kind)

@@ -25,7 +25,7 @@ class Follower:
         self, source: str, service: Service, seconds: float, failed: Callable[[], None] = lambda: None
     ) -> None:
         self._source, self._service, self._seconds, self._failed = source, service, seconds, failed
-        self._said = ""
+        self._refused: str | None = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -42,19 +42,25 @@ class Follower:
 
     def look(self) -> None:
         """Take over what `source` names, if that is another version than the one that is served."""
+        wanted = None
         try:
             wanted, served = newest(self._source), self._service.served
             if served is None or wanted != served.version:
                 self._take_over()
-            self._said = ""
         except Exception as error:  # whatever is wrong with it, the old one goes on
-            kept = self._service.served.title if self._service.served else "nothing"
+            self._refuse(f"version {wanted}" if wanted else self._source, error)
+        else:
+            self._refused = None
+
+    def _refuse(self, what: str, error: Exception) -> None:
+        """Say once why it is not taken over."""
+        if what != self._refused:
             why = (
                 str(error) if isinstance(error, SeqgenError) else f"{type(error).__name__}: {one_line(error)}"
             )
-            if why != self._said:
-                _log.warning("%s is still served: %s", kept, why)
-            self._said = why
+            kept = self._service.served.title if self._service.served else "nothing"
+            _log.warning("%s is still served: %s: %s", kept, what, why)
+        self._refused = what
 
     def _take_over(self) -> None:
         served = load_source(self._source)

@@ -23,9 +23,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-
-
-_DISCARDED = 8
+_DISCARDED = 8  # times the limit
 _HUNG_UP = 499  # how nginx counts a request whose client did not wait for the answer
 
 
@@ -79,6 +77,8 @@ class Guard:
         try:
             async with asyncio.timeout(self._limits.seconds):
                 body = await self._body(headers, receive)
+        except _HungUp:
+            return
         except TimeoutError:
             await _refuse(send, 408, f"body: not there in {self._limits.seconds:g} s; send it at once")
             return
@@ -108,7 +108,7 @@ class Guard:
             gone.cancel()
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
-        """All of it; None if it is over the limit.
+        """All of it; None if it is over the limit. Raises _HungUp if the client did.
 
         What is over is read and thrown away, to `_DISCARDED` times the limit: a client reads no answer while it sends.
         """
@@ -119,12 +119,18 @@ class Guard:
         body, length, more = bytearray(), 0, True
         while more and length <= _DISCARDED * limit:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _HungUp
             part = message.get("body", b"")
             length += len(part)
             if length <= limit:
                 body += part
             more = message.get("more_body", False)
         return bytes(body) if length <= limit else None
+
+
+class _HungUp(Exception):
+    """The client is gone: nobody is to be answered."""
 
 
 def _split(url: str) -> SplitResult:

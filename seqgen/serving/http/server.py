@@ -21,7 +21,8 @@ class Server:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             self._socket = socket.create_server((host, port), family=family)
         except OSError as error:
-            raise BadInput(f"--host {host} --port {port}: {error.strerror}; choose another") from None
+            why = (error.strerror or "").partition(" (")[0]  # what Python adds is what stands before it
+            raise BadInput(f"--host {host} --port {port}: {why}; choose another") from None
         name = f"[{host}]" if family == socket.AF_INET6 else host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
         self._server: _Uvicorn | None = None

@@ -30,10 +30,10 @@ class Service:
             raise Unavailable("no model is loaded yet; ask again in a few seconds")
         return self.served
 
-    def held_out_of(self, served: Served) -> HeldOutDrawings | tuple[()]:
+    def held_out_of(self, served: Served) -> HeldOutDrawings | None:
         """The held-out drawings, if there are any and of the model's size."""
-        fits = self.held_out is not None and self.held_out.shape == served.shape
-        return self.held_out if fits and self.held_out is not None else ()
+        drawings = self.held_out
+        return drawings if drawings is not None and drawings.shape == served.shape else None
 
     async def do(self, served: Served, task: Task) -> Any:
         """What `task` returns. Raises QueueFull, Unavailable, TooSlow, or what the task raises."""

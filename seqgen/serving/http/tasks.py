@@ -2,7 +2,8 @@
 
 A task is a generator. It yields a `Pass`, which may be made together with those of other requests, and is sent what
 came of its own images; or None, when it has done a piece of work by itself and others may have their turn. It
-returns what it was asked for. Between two yields no more than `AT_ONCE` images go through the model.
+returns what it was asked for. Between two yields no more goes through the model than AT_ONCE images, the chains of an
+imputation once, or one image with all its posterior samples.
 """
 
 from __future__ import annotations
