@@ -372,9 +372,11 @@ def test_the_noise_of_a_part_is_its_own_and_an_images_that_of_its_place_in_it():
     twice = held_out.take(torch.tensor([3, 3, 4]))
     whole = bounds.importance_bounds(model, twice, 5, 0, part=1)
     assert whole[0] != whole[1]
-    assert bounds.importance_bounds(model, twice.take(torch.arange(2)), 5, 0, part=1).equal(whole[:2])
-    assert not bounds.importance_bounds(model, twice, 5, 0, part=2).equal(whole)
-    assert not bounds.importance_bounds(model, twice, 5, 0).equal(whole)
+    fewer = bounds.importance_bounds(model, twice.take(torch.arange(2)), 5, 0, part=1)
+    torch.testing.assert_close(fewer, whole[:2])  # a smaller batch is rounded otherwise on some chips
+    for other in (2, 0):
+        drawn_anew = bounds.importance_bounds(model, twice, 5, 0, part=other)
+        assert not torch.allclose(drawn_anew, whole)
 
 
 def test_what_is_taken_keeps_what_it_has_and_fewer_contexts_are_the_first():
