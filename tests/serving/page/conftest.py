@@ -15,7 +15,13 @@ from tests.serve_process import ServeProcess
 from tests.served_models import saved
 from tests.serving.page.sheet import Sheet
 
-SETTINGS = {"steps": 4, "attention": "spatial-transformer", "canvas": "additive", "observation": "identity"}
+SETTINGS = {
+    "steps": 4,
+    "attention": "spatial-transformer",
+    "canvas": "additive",
+    "canvas_channels": 1,
+    "observation": "identity",
+}
 
 
 @pytest.fixture(scope="session")

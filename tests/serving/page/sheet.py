@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import Any
 
@@ -9,11 +10,6 @@ import numpy as np
 from PIL import Image
 
 WAIT = 120_000  # milliseconds, at most, for whatever the page does
-# The grey of a canvas, which is what is seen of it.
-_PIXELS = """canvas => {
-  const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  return [height, width, Array.from({ length: width * height }, (_, pixel) => data[4 * pixel])];
-}"""
 
 
 class Sheet:
@@ -72,15 +68,12 @@ class Sheet:
 
     def tiles(self, view: str, part: str = "tiles") -> list[np.ndarray]:
         """The grey of every tile of a grid, as it is seen, uint8 [H,W]."""
-        return [
-            self.pixels(canvas)
-            for canvas in self.view(view).locator(f"[data-part={part}] canvas").element_handles()
-        ]
+        canvases = self.view(view).locator(f"[data-part={part}] canvas")
+        return [_grey(url) for url in canvases.evaluate_all("all => all.map((canvas) => canvas.toDataURL())")]
 
     def pixels(self, canvas: Any) -> np.ndarray:
         """The grey of a canvas, uint8 [H,W]."""
-        height, width, grey = canvas.evaluate(_PIXELS)
-        return np.array(grey, np.uint8).reshape(height, width)
+        return _grey(canvas.evaluate("canvas => canvas.toDataURL()"))
 
     def saved(self, view: str, name: str, part: str = "result") -> tuple[str, bytes]:
         """Press a button that saves a file: its name and content."""
@@ -104,3 +97,10 @@ class Sheet:
     def _logged(self, kind: str, text: str) -> None:
         if kind == "error":
             self.errors.append(text)
+
+
+def _grey(url: str) -> np.ndarray:
+    """The red channel of a PNG as a data URL."""
+    content = base64.b64decode(url.partition(",")[2])
+    with Image.open(io.BytesIO(content)) as picture:
+        return np.asarray(picture.convert("RGB"))[..., 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable
 
@@ -16,16 +17,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ENCODE = """async ([width, height, palette, frames, delays]) => {
   const { gif } = await import("/static/gif.js");
-  return Array.from(gif(width, height, palette, frames.map((frame) => Uint8Array.from(frame)), delays));
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const encoded = gif(width, height, palette, frames.map(bytes), delays);
+  return btoa(Array.from(encoded, (byte) => String.fromCharCode(byte)).join(""));
 }"""
 
 
 def encoded(sheet: Sheet, frames: np.ndarray, palette: np.ndarray, delays: list[int]) -> Image.Image:
     """`frames` uint8 [T,H,W] of indices into `palette` uint8 [N,3]."""
-    count, height, width = frames.shape
-    flat = frames.reshape(count, -1).tolist()
-    content = sheet.page.evaluate(ENCODE, [width, height, palette.tolist(), flat, delays])
-    return Image.open(io.BytesIO(bytes(content)))
+    _, height, width = frames.shape
+    sent = [base64.b64encode(frame.tobytes()).decode() for frame in frames]
+    text = sheet.page.evaluate(ENCODE, [width, height, palette.tolist(), sent, delays])
+    return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
 @pytest.mark.parametrize(

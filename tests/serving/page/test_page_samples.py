@@ -75,5 +75,5 @@ def test_a_part_is_filled_in_and_the_rest_stays(unconditional: ServeProcess, ope
 
 def test_a_server_without_held_out_drawings_says_so(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional, "#fill")
-    sheet.view("fill").get_by_text("Take a held-out drawing").click()
+    sheet.view("fill").locator("summary").click()
     assert "has no held-out drawings" in sheet.view("fill").locator(".picks").inner_text()

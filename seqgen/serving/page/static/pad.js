@@ -33,6 +33,7 @@ export class Pad {
     root.querySelector("[data-do=clear]").addEventListener("click", () => this.clear());
     this.#listen();
     this.use(this.tools[0].dataset.tool);
+    this.paint();
     onColours(() => this.paint());
   }
 
