@@ -7,7 +7,7 @@ BIN := $(VIRTUAL_ENV)/bin
 # The stages of dvc.yaml call `python`.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: quickstart environment test test-fast lint audit cluster-up cluster-down services-up services-down clean
+.PHONY: quickstart environment test test-fast lint docs audit cluster-up cluster-down services-up services-down clean
 
 quickstart: environment  ## the whole line, from raw files to the report, with the recipes of params.yaml
 	@# A source archive has no Git, which DVC wants to be told.
@@ -29,6 +29,9 @@ lint: .venv/installed-dev  ## formatting, style, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed-docs  ## the docs with the API reference as a site, in site/
+	$(BIN)/mkdocs build --strict
+
 audit: environment  ## known holes of the pinned packages, by PyPI's advisories
 	$(BIN)/uv tool run pip-audit==2.10.1 --requirement constraints.txt --no-deps --disable-pip --strict
 
@@ -48,7 +51,8 @@ clean:  ## remove what was made here: products, runs, caches; not .venv
 	@test ! -e .seqgen/cluster.json || $(BIN)/python -m pipelines.cluster down
 	@test ! -e .seqgen/services || $(BIN)/python -m pipelines.services down
 	@# With the registry goes what DVC believes to be in it.
-	rm -rf dvc.lock .dvc/cache .dvc/tmp artifacts .seqgen mlflow.db mlartifacts build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf dvc.lock .dvc/cache .dvc/tmp artifacts .seqgen mlflow.db mlartifacts build site
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
 
 # torch first: the build that is then installed satisfies the pin, so that a CPU build is not replaced by a CUDA one.
@@ -71,6 +75,10 @@ clean:  ## remove what was made here: products, runs, caches; not .venv
 
 .venv/installed-services: .venv/installed
 	$(BIN)/uv pip install --compile-bytecode -c constraints.txt -e ".[services]"
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/uv pip install --compile-bytecode -c constraints.txt -e ".[docs]"
 	@touch $@
 
 .venv/installed-dev: .venv/installed

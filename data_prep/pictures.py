@@ -18,7 +18,7 @@ _TENTHS = ("test", "valid")  # the others are for train
 
 
 def split_of(name: str, seed: int) -> str:
-    """Which split the file `name` is in: by sha256("<seed>/<name>") mod 10, 0 test, 1 valid, others train.
+    """Which split the file `name` is in: by `sha256("<seed>/<name>")` mod 10, 0 test, 1 valid, others train.
 
     It depends on no other file: what is added later moves none.
     """

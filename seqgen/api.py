@@ -1,7 +1,9 @@
-"""A trained model as one works with it in Python: arrays in, tensors out.
+"""A trained model as one works with it in Python.
 
-model = seqgen.load("models:/seqgen-one-shot-30-20@champion")
-model.sample(16, context=x)
+Arrays in, tensors out:
+
+    model = seqgen.load("models:/seqgen-one-shot-30-20@champion")
+    model.sample(16, context=x)
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class Prior(nn.Module):
 
 
 class Posterior(nn.Module):
-    """Slot `inference`, q(z_t | z_{<t}, x): forward(glimpse [B,F], h_{t-1} [B,D], memory) -> [B, parameters], memory.
+    """Slot `inference`, `q(z_t | z_{<t}, x)`: forward(glimpse [B,F], h_{t-1} [B,D], memory) -> [B, parameters], memory.
 
     The latents make of these numbers a distribution (eqs. 11-12).
     """

@@ -26,7 +26,7 @@ class AirLatents(Latents):
 
     present_t ~ Bernoulli(p) after an object that is present, else 0: once there is none there are no more. where and
     what ~ N(0, I); of an absent object there is nothing to say and nothing to pay. q = (logit of present [B,1], mean
-    and log sigma of [where ; what] [B,3+K]); p = (present_{t-1} [B,1],).
+    and log sigma of [where ; what], [B,3+K]); p = (present_{t-1} [B,1],).
     """
 
     prior_logit: Tensor

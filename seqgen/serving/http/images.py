@@ -17,7 +17,10 @@ _MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 8 bits a channel at most
 
 
 def read_image(field: str, given: Any, shape: tuple[int, int]) -> np.ndarray:
-    """One image of a request, {"png": ...} or [H][W], as float32 [H,W] in [0,1]. Raises BadInput naming `field`."""
+    """One image of a request, `{"png": ...}` or rows of numbers, as float32 [H,W] in [0,1].
+
+    Raises BadInput naming `field`.
+    """
     if isinstance(given, dict):
         if set(given) != {"png"} or not isinstance(given["png"], str):
             raise BadInput(
