@@ -73,6 +73,8 @@ def about_errors(held_out: HeldOut) -> dict[str, Any]:
     characters, alphabets = cluster_count(held_out.groups), cluster_count(held_out.alphabets)
     if not characters:
         return {"errors": "se: over images, which are independent"}
+    if not alphabets:
+        return {"errors": "se: clustered by character, right for other characters", "characters": characters}
     about: dict[str, Any] = {
         "errors": "se: clustered by character, right for other characters of the same alphabets; se_by_alphabet: "
         "clustered by alphabet, right for other alphabets",
