@@ -16,16 +16,15 @@ from seqgen.data.settings import DataConfig
 _MIDDLE = 127
 
 
-def looks_of(data: DataConfig, found: Mapping[str, Sequence[Picture]], folder: str) -> Looks | None:
-    """How the pictures of a first delivery are to be taken, by split; None where there is nothing to choose.
+def looks_of(data: DataConfig, found: Mapping[str, Sequence[Picture]]) -> Looks | None:
+    """How the pictures of a first delivery, by split, are to be taken; None where there is nothing to choose.
 
-    The paper is detected over all of them, the threshold over those for training. Raises BadInput that lists every
-    picture on other paper than most.
+    The paper is what most of all of them are on, the threshold that of those for training.
     """
     if data.paper == "light" and not data.is_thresholded:
         return None
     pictures = [picture for split in found.values() for picture in split]
-    paper = _paper(pictures, folder) if data.paper == "auto" else data.paper
+    paper = _usual_paper(pictures) if data.paper == "auto" else data.paper
     threshold: int | None = None
     if data.is_thresholded:
         training = (_on(paper, picture.levels) for picture in found["train"])
@@ -35,31 +34,41 @@ def looks_of(data: DataConfig, found: Mapping[str, Sequence[Picture]], folder: s
 
 
 def taken(
-    looks: Looks | None, found: Mapping[str, Sequence[Picture]], folder: str
+    data: DataConfig, looks: Looks | None, found: Mapping[str, Sequence[Picture]], folder: str
 ) -> dict[str, list[tuple[str, np.ndarray]]]:
     """The pictures' names and pixels by split, uint8 [size, size]: 0..255, or {0, 1} where there is a threshold.
 
-    Raises BadInput that lists every picture which a threshold leaves without ink or without paper.
+    Raises BadInput that lists every odd picture: on other paper than was detected, or without ink or without paper
+    once there is a threshold.
     """
-    if looks is None:
-        return {split: [(name, levels) for name, levels, _ in of] for split, of in found.items()}
-    pixels = {split: [(name, _seen(looks, levels)) for name, levels, _ in of] for split, of in found.items()}
-    if looks.threshold is not None:
-        plain = [(name, bits) for of in pixels.values() for name, bits in of if bits.min() == bits.max()]
-        if plain:
-            raise BadInput(
-                "\n".join(
-                    f"{folder}/{name}: {'all ink' if bits.max() else 'blank'} at data.threshold={looks.threshold}; "
-                    "remove it, or choose another"
-                    for name, bits in plain
-                )
-            )
+    pixels: dict[str, list[tuple[str, np.ndarray]]] = {split: [] for split in found}
+    odd = []
+    for split, pictures in found.items():
+        for name, levels, _ in pictures:
+            seen = _seen(looks, levels)
+            if looks is not None and (problem := _oddity(data, looks, levels, seen)):
+                odd.append(f"{folder}/{name}: {problem}")
+            pixels[split].append((name, seen))
+    if odd:
+        raise BadInput("\n".join(odd))
     return pixels
 
 
-def _seen(looks: Looks, levels: np.ndarray) -> np.ndarray:
+def _seen(looks: Looks | None, levels: np.ndarray) -> np.ndarray:
+    if looks is None:
+        return levels
     ink = _on(looks.paper, levels)
     return ink if looks.threshold is None else (ink > looks.threshold).astype(np.uint8)
+
+
+def _oddity(data: DataConfig, looks: Looks, levels: np.ndarray, seen: np.ndarray) -> str | None:
+    """What is odd of a picture and what to do, None if nothing is."""
+    if data.paper == "auto" and _paper(levels) != looks.paper:
+        return f"on {_paper(levels)} paper, most are on {looks.paper}; invert or remove it, or set data.paper"
+    if looks.threshold is not None and seen.min() == seen.max():
+        what = "all ink" if seen.max() else "blank"
+        return f"{what} at data.threshold={looks.threshold}; remove it, or choose another"
+    return None
 
 
 def otsu(images: Iterable[np.ndarray]) -> int:
@@ -77,30 +86,20 @@ def otsu(images: Iterable[np.ndarray]) -> int:
         below, below_weighted = below + count, below_weighted + count * level
         apart = total * below_weighted - below * weighted
         between.append(Fraction(apart**2, below * (total - below)) if 0 < below < total else Fraction(0))
-    best = [level for level, value in enumerate(between) if value == max(between)]
+    most = max(between)
+    best = [level for level, value in enumerate(between) if value == most]
     return (best[0] + best[-1]) // 2
 
 
-def _paper(pictures: Sequence[Picture], folder: str) -> Literal["light", "dark"]:
-    """What most pictures' edges show. Raises BadInput naming the others."""
-    dark = [bool(np.median(_edge(picture.levels)) > _MIDDLE) for picture in pictures]
-    mostly = 2 * sum(dark) > len(dark)
-    words: dict[bool, Literal["light", "dark"]] = {False: "light", True: "dark"}
-    odd = [picture.name for picture, is_dark in zip(pictures, dark, strict=True) if is_dark != mostly]
-    if odd:
-        raise BadInput(
-            "\n".join(
-                f"{folder}/{name}: on {words[not mostly]} paper, most are on {words[mostly]}; invert or remove it, "
-                "or set data.paper"
-                for name in odd
-            )
-        )
-    return words[mostly]
+def _usual_paper(pictures: Sequence[Picture]) -> Literal["light", "dark"]:
+    dark = sum(_paper(picture.levels) == "dark" for picture in pictures)
+    return "dark" if 2 * dark > len(pictures) else "light"
 
 
-def _edge(levels: np.ndarray) -> np.ndarray:
-    """The outermost pixels of a square [size, size]."""
-    return np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
+def _paper(levels: np.ndarray) -> Literal["light", "dark"]:
+    """What the outermost pixels of a square [size, size] (255 black) mostly are."""
+    edge = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
+    return "dark" if np.median(edge) > _MIDDLE else "light"
 
 
 def _on(paper: str, levels: np.ndarray) -> np.ndarray:

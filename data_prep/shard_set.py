@@ -117,8 +117,8 @@ def _shard_folder(
                 _take_over(directory / shard.name, building / shard.name)
             for delivery in new:
                 found = read_delivery(data, place, delivery, split_of, first=manifest is None)
-                looks = manifest.looks if manifest else looks_of(data, found, str(place))
-                splits = _folder_splits(data, taken(looks, found, str(place)), str(place), manifest)
+                looks = manifest.looks if manifest else looks_of(data, found)
+                splits = _folder_splits(data, taken(data, looks, found, str(place)), str(place), manifest)
                 source = SourceFile(name=listing.name, sha256=delivery.digest)
                 manifest = _write_set(data, (source,), splits, building, processes, manifest, looks)
     except OSError as error:
