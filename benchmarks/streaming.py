@@ -24,8 +24,9 @@ from benchmarks.loading import stock
 from benchmarks.measure import Action, in_fresh_process, peak_memory
 from data_prep import s3
 from data_prep.fetch import fetch
+from data_prep.samples import CHUNK
 from data_prep.shard_files import encode_sample, write_shard
-from data_prep.shard_set import CHUNK, CHUNKS_PER_SHARD, shard_set
+from data_prep.shard_set import CHUNKS_PER_SHARD, shard_set
 from pipelines.artifacts.published import StoredSet, publish_set
 from seqgen.core.errors import BadInput
 from seqgen.data.batches import TrainingBatches

@@ -25,6 +25,7 @@ def data_card(manifest: Manifest) -> str:
         for name, index in manifest.splits.items()
     )
     sources = "\n".join(f"* `{source.name}`, sha256 `{source.sha256}`" for source in manifest.sources)
+    taken = f"Taken as: {appearance}.\n\n" if (appearance := manifest.appearance()) else ""
     left_out = sum(shard.images for shard in manifest.left_out)
     damaged = f"\n* {left_out:,} training images are left out: their shards were damaged." if left_out else ""
     return f"""---
@@ -46,7 +47,7 @@ the mean training pixel is {manifest.mean:.4f}. Webdataset tars of PNG and JSON,
 
 Settings: `{manifest.data.model_dump_json(exclude_defaults=True)}`.
 
-## Licence
+{taken}## Licence
 
 {licence.terms}
 

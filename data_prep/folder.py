@@ -6,21 +6,20 @@ The listing is what `sha256sum -c` reads; `# delivery 2` stands before what came
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from data_prep.digits import Labelled
-from data_prep.pictures import ink, split_of, square
+from data_prep.pictures import ink, square
 from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes
 from seqgen.data.manifest import FILE_NAME, read_manifest
 from seqgen.data.settings import DataConfig
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".pgm"}
-_NAMED = 20  # bad images that one error names
 
 
 class Delivery(NamedTuple):
@@ -28,6 +27,14 @@ class Delivery(NamedTuple):
 
     files: tuple[tuple[str, str], ...]
     digest: str
+
+
+class Picture(NamedTuple):
+    """An image made small: its name, levels uint8 [size, size] (255 black), the side of its square before, pixels."""
+
+    name: str
+    levels: np.ndarray
+    side: int
 
 
 class Listed(NamedTuple):
@@ -88,8 +95,7 @@ def list_folder(folder: Path, listing: Path, sharded: str | None = None) -> List
         names_of[digest] = name
         lines.append(f"{digest}  {name}\n")
     if bad:
-        more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-        raise BadInput("; ".join(bad[:_NAMED]) + more)
+        raise BadInput("\n".join(bad))
     if not names_of:
         raise BadInput(f"data.folder={folder}: no {', '.join(sorted(_SUFFIXES))} file in it")
     title = f"# delivery {len(_parse(before)) + 1}\n" if before and lines else ""
@@ -104,34 +110,44 @@ def deliveries(listing: Path) -> list[Delivery]:
     return _parse(listing.read_text(encoding="utf-8"))
 
 
-def read_delivery(data: DataConfig, folder: Path, delivery: Delivery, *, first: bool) -> dict[str, Labelled]:
-    """A delivery's images by split, uint8 [N, size, size], in order of name.
+def read_delivery(
+    data: DataConfig, folder: Path, delivery: Delivery, split_of: Callable[[str], str], *, first: bool
+) -> dict[str, list[Picture]]:
+    """A delivery's images by split (`split_of` a name), made small, in order of name.
 
     The first one has all splits. Of a later one the images of `train` are taken: `valid` and `test` stay what they
-    are, and those that fall to them wait for a set that is made afresh. Raises BadInput naming a file that is not as
-    it was listed, and a split of the first delivery that has none.
+    are, and those that fall to them wait for a set that is made afresh. Raises BadInput naming every file that is not
+    as it was listed, and a split of the first delivery that has none.
     """
-    found: dict[str, list[np.ndarray]] = {
+    found: dict[str, list[Picture]] = {
         split: [] for split in (("train", "valid", "test") if first else ("train",))
     }
+    bad = []
     for digest, name in delivery.files:
-        images = found.get(split_of(name, data.seed))
-        if images is None:
+        pictures = found.get(split_of(name))
+        if pictures is None:
             continue
         path = folder / name
-        content = _read(path)
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise BadInput(f"{path}: changed since it was fetched; run `python -m pipelines.fetch` again")
-        images.append(square(ink(content, path), data.size))
-    for split, images in found.items():
-        if not images:
+        try:
+            content = _read(path)
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise BadInput(f"{path}: changed since it was fetched; run `python -m pipelines.fetch` again")
+            levels = ink(content, path)
+        except BadInput as error:
+            bad.append(str(error))
+            continue
+        pictures.append(Picture(name, square(levels, data.size), min(levels.shape)))
+    if bad:
+        raise BadInput("\n".join(bad))
+    for split, pictures in found.items():
+        if not pictures:
             raise BadInput(f"data.folder={data.folder}: none of its images falls to {split}; add some")
-    return {split: Labelled(np.stack(images), None) for split, images in found.items()}
+    return found
 
 
-def adds_to_training(data: DataConfig, delivery: Delivery) -> bool:
+def adds_to_training(delivery: Delivery, split_of: Callable[[str], str]) -> bool:
     """Whether a delivery has an image for `train`."""
-    return any(split_of(name, data.seed) == "train" for _, name in delivery.files)
+    return any(split_of(name) == "train" for _, name in delivery.files)
 
 
 def _names(folder: Path) -> list[str]:

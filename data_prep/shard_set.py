@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,21 +13,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.archive import CheckedZip
+from data_prep.concepts import concept_samples, split_rule
 from data_prep.digits import Labelled, read_digits
 from data_prep.fetch import checked_files
-from data_prep.folder import adds_to_training, deliveries, place_of, read_delivery
+from data_prep.folder import Delivery, adds_to_training, deliveries, place_of, read_delivery
+from data_prep.looks import looks_of, taken
 from data_prep.omniglot import DRAWERS, Character, characters, decode_drawing
 from data_prep.parallel import parallel_map
+from data_prep.samples import Sample, SplitSamples, digit_splits, key_of
 from data_prep.shard_files import EncodedSample, encode_sample, write_shard
 from data_prep.shrink import shrink
 from data_prep.splits import split_characters
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import directory_writer, file_sha256
-from seqgen.data.manifest import Manifest, Shard, SourceFile, SplitIndex, check_shard_bytes, read_manifest
+from seqgen.data.manifest import (
+    Looks,
+    Manifest,
+    Shard,
+    SourceFile,
+    SplitIndex,
+    check_shard_bytes,
+    read_manifest,
+)
 from seqgen.data.settings import DataConfig
 
 CHARACTERS_PER_SHARD = 100
-CHUNK = 500  # digits in one sample
 CHUNKS_PER_SHARD = 10
 
 _TITLES = {
@@ -43,23 +51,6 @@ _TITLES = {
     "folder": "Images of a folder, grey",
 }
 _NUMBERS = ("no", "one", "two", "three", "four", "five")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What becomes one sample: images uint8 [n, H, W], or raw Omniglot drawings (PNG) still to be shrunk."""
-
-    key: str
-    meta: dict[str, Any]
-    drawings: np.ndarray | tuple[bytes, ...]
-
-
-@dataclass(frozen=True)
-class SplitSamples:
-    """A split before it is written."""
-
-    concepts: tuple[str, ...]
-    samples: tuple[Sample, ...]
 
 
 @dataclass(frozen=True)
@@ -89,7 +80,7 @@ def shard_set(data: DataConfig, raw: Path, directory: Path, processes: int | Non
     if data.source == "folder":
         return _shard_folder(data, files["SHA256SUMS"], raw, directory, processes)
     splits = (
-        _character_splits(data, files) if data.is_omniglot else _digit_splits(data, read_digits(data, files))
+        _character_splits(data, files) if data.is_omniglot else digit_splits(data, read_digits(data, files))
     )
     sources = tuple(SourceFile(name=name, sha256=file_sha256(path)) for name, path in files.items())
     try:
@@ -108,8 +99,10 @@ def _shard_folder(
     when all is made at once.
     """
     assert data.folder is not None
+    place = place_of(data.folder, raw)
     first, *later = deliveries(listing)
-    arrived = [first, *(delivery for delivery in later if adds_to_training(data, delivery))]
+    split_of = split_rule(data, _names(first), [name for each in later for name in _names(each)], str(place))
+    arrived = [first, *(delivery for delivery in later if adds_to_training(delivery, split_of))]
     digests = [delivery.digest for delivery in arrived]
     manifest = _whole_set(data, directory)
     if manifest is None or manifest.sources[0].sha256 not in digests:
@@ -123,14 +116,28 @@ def _shard_folder(
             for shard in _shards_of(manifest):
                 _take_over(directory / shard.name, building / shard.name)
             for delivery in new:
-                found = read_delivery(data, place_of(data.folder, raw), delivery, first=manifest is None)
-                splits = _digit_splits(data, found, manifest)
+                found = read_delivery(data, place, delivery, split_of, first=manifest is None)
+                looks = manifest.looks if manifest else looks_of(data, found)
+                splits = _folder_splits(data, taken(data, looks, found, str(place)), str(place), manifest)
                 source = SourceFile(name=listing.name, sha256=delivery.digest)
-                manifest = _write_set(data, (source,), splits, building, processes, manifest)
+                manifest = _write_set(data, (source,), splits, building, processes, manifest, looks)
     except OSError as error:
         raise OperationalError(f"{directory}: cannot be written: {error}") from error
     assert manifest is not None
     return manifest
+
+
+def _names(delivery: Delivery) -> list[str]:
+    return [name for _, name in delivery.files]
+
+
+def _folder_splits(
+    data: DataConfig, pictures: dict[str, list[tuple[str, np.ndarray]]], place: str, before: Manifest | None
+) -> dict[str, SplitSamples]:
+    if data.has_characters:
+        return concept_samples(data, pictures, place, before)
+    stacked = {split: Labelled(np.stack([each for _, each in of]), None) for split, of in pictures.items()}
+    return digit_splits(data, stacked, before)
 
 
 def _whole_set(data: DataConfig, directory: Path) -> Manifest | None:
@@ -164,6 +171,7 @@ def _write_set(
     building: Path,
     processes: int | None,
     before: Manifest | None = None,
+    looks: Looks | None = None,
 ) -> Manifest:
     """Write the shards of `splits` and the manifest into `building`, where those of `before` are already."""
     old = before.splits if before else {}
@@ -196,11 +204,12 @@ def _write_set(
             for name, written in shards.items()
         },
         parent=before.digest if before else None,
+        looks=looks,
     ).write(building)
 
 
 def _title(data: DataConfig) -> str:
-    title = _TITLES[data.source]
+    title = "Drawings of a folder, binary" if data.is_thresholded else _TITLES[data.source]
     if data.is_multi_mnist:
         numbers = " or ".join(_NUMBERS[number] for number in data.digits)
         digits = "digit" if max(data.digits) == 1 else "digits"
@@ -210,7 +219,7 @@ def _title(data: DataConfig) -> str:
 
 
 def _jobs(split: str, of: SplitSamples, data: DataConfig, first: int) -> Iterator[Job]:
-    size = CHARACTERS_PER_SHARD if data.is_omniglot else CHUNKS_PER_SHARD
+    size = CHARACTERS_PER_SHARD if data.has_characters else CHUNKS_PER_SHARD
     for number, start in enumerate(range(0, len(of.samples), size), first):
         yield Job(split, f"{split}-{number:06d}.tar", data, of.samples[start : start + size])
 
@@ -255,30 +264,6 @@ def _character_splits(data: DataConfig, files: dict[str, Path]) -> dict[str, Spl
                 "drawers": list(range(1, DRAWERS + 1)),
                 "labels": None,
             }
-            samples.append(Sample(_key(number, character.concept), meta, pngs[character.concept]))
+            samples.append(Sample(key_of(number, character.concept), meta, pngs[character.concept]))
         splits[name] = SplitSamples(tuple(character.concept for character in chosen), tuple(samples))
     return splits
-
-
-def _digit_splits(
-    data: DataConfig, found: Mapping[str, Labelled], before: Manifest | None = None
-) -> dict[str, SplitSamples]:
-    splits = {}
-    for name, (images, labels) in found.items():
-        samples = []
-        first = sum(shard.samples for shard in before.splits[name].shards) if before else 0
-        for number, start in enumerate(range(0, len(images), CHUNK), first):
-            chunk = slice(start, start + CHUNK)
-            meta: dict[str, Any] = dict.fromkeys(("alphabet", "character", "concept", "drawers"))
-            meta |= {"dataset": data.source, "labels": None if labels is None else labels[chunk].tolist()}
-            samples.append(Sample(_key(number), meta, images[chunk]))
-        classes = () if labels is None else tuple(str(label) for label in np.unique(labels))
-        splits[name] = SplitSamples(classes, tuple(samples))
-    return splits
-
-
-def _key(number: int, concept: str = "") -> str:
-    """A sample's key: its number, and its concept as far as plain ASCII without dots can show it."""
-    plain = unicodedata.normalize("NFKD", concept).encode("ascii", "ignore").decode()
-    slug = re.sub(r"[^A-Za-z0-9]+", "_", plain)[:64].strip("_")
-    return f"{number:06d}-{slug}" if slug else f"{number:06d}"

@@ -27,6 +27,8 @@ def shard(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     size = sum(shard.bytes for index in manifest.splits.values() for shard in index.shards)
     counts = ", ".join(f"{name} {index.images:,}" for name, index in manifest.splits.items())
     print(f"{manifest.title}: {counts}; {size / 1e6:.1f} MB in {time.monotonic() - start:.1f} s")
+    if appearance := manifest.appearance():
+        print(f"  {appearance}")
     print(f"  manifest {manifest.digest[:12]} in {where.shards}")
     if root := published_root():
         publish_shards(resolved, root)

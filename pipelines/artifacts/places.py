@@ -33,6 +33,11 @@ class Places:
         return self.root / "data-card.md"
 
     @property
+    def data_sheet(self) -> Path:
+        """A picture of what is trained on, of every split."""
+        return self.root / "data-sheet.png"
+
+    @property
     def search(self) -> Path:
         """`best.json` (dotted settings) and `trials.csv`."""
         return self.root / "search"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from pipelines.artifacts.places import places
@@ -51,10 +52,29 @@ def checked_manifest(recipe: Recipe) -> Manifest:
             raise OperationalError(f"{'; '.join(problems.values())}; {remedy}{instead}")
     if not manifest.splits["valid"].images:
         raise BadInput(f"{place}: no images in valid, on which a training is measured; {remedy}")
+    if recipe.data.source == "folder" and recipe.train.pairs == "alphabet":
+        _check_alphabets(recipe, manifest, place)
     images = manifest.splits["train"].images
     if recipe.train.batch > images:
         raise BadInput(f"train.batch={recipe.train.batch} exceeds the {images} training images: choose less")
     return manifest
+
+
+def _check_alphabets(recipe: Recipe, manifest: Manifest, place: Place) -> None:
+    """Raises BadInput if the set's concepts are in no alphabets, or one has no other beside it to be paired with."""
+    for split in ("train", "valid", recipe.evaluate.split):
+        alphabets = Counter(concept.rpartition("/")[0] for concept in manifest.splits[split].concepts)
+        if "" in alphabets:
+            raise BadInput(
+                f"train.pairs=alphabet: {place} has no alphabets; use character, or put the drawings of "
+                f"{recipe.data.folder} below <alphabet>/<concept>/ and shard it again"
+            )
+        alone = sorted(alphabet for alphabet, concepts in alphabets.items() if concepts == 1)
+        if alone and (split == "train" or len(alone) == len(alphabets)):
+            raise BadInput(
+                f"train.pairs=alphabet: one concept in {split} of {', '.join(alone)}, and a pair needs two; add some, "
+                "choose another data.seed, or use character"
+            )
 
 
 def skip_bad_shards(directory: Path) -> None:

@@ -134,6 +134,7 @@ _OTHERS = (
         "pipelines.evaluate.count",
         "Measure how often the model counts the digits right.",
     ),
+    Verb("data", "pipelines.data", "Look at the data of a recipe."),
     Verb(
         "publish",
         "pipelines.publish",

@@ -63,7 +63,7 @@ def _check_images(recipe: Recipe) -> None:
     for key in ("images", "importance_images"):
         if getattr(config, key) == 1:
             raise BadInput(f"evaluate.{key}=1: a standard error needs at least 2 images")
-    if recipe.data.is_omniglot and config.images is not None and config.images < 4:
+    if recipe.data.has_characters and config.images is not None and config.images < 4:
         raise BadInput(
             f"evaluate.images={config.images}: a standard error needs drawings of several characters, 4 at least"
         )

@@ -42,14 +42,12 @@ def whole_splits(trained: TrainedModel) -> dict[str, HeldOut]:
     for split in SPLITS:
         images = images_of(trained, split)
         held_out = held_out_of(trained, images, 1)
-        if held_out.groups is not None and held_out.alphabets is not None:
-            names = images.concept_names
-            held_out = replace(
-                held_out,
-                groups=_numbered(held_out.groups, names, numbers),
-                # A concept is called alphabet/character (data_prep.omniglot).
-                alphabets=_numbered(held_out.groups, [name.rpartition("/")[0] for name in names], numbers),
-            )
+        if held_out.groups is not None:
+            names, alphabets = images.concept_names, held_out.alphabets
+            if alphabets is not None:  # a concept is called alphabet/character (data_prep.omniglot)
+                alphabets = _numbered(held_out.groups, [name.rpartition("/")[0] for name in names], numbers)
+            groups = _numbered(held_out.groups, names, numbers)
+            held_out = replace(held_out, groups=groups, alphabets=alphabets)
         found[split] = held_out
     return found
 
@@ -75,6 +73,8 @@ def about_errors(held_out: HeldOut) -> dict[str, Any]:
     characters, alphabets = cluster_count(held_out.groups), cluster_count(held_out.alphabets)
     if not characters:
         return {"errors": "se: over images, which are independent"}
+    if not alphabets:
+        return {"errors": "se: clustered by character, right for other characters", "characters": characters}
     about: dict[str, Any] = {
         "errors": "se: clustered by character, right for other characters of the same alphabets; se_by_alphabet: "
         "clustered by alphabet, right for other alphabets",

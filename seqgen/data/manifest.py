@@ -43,6 +43,19 @@ class SourceFile(Strict):
     sha256: str
 
 
+class Looks(Strict):
+    """How a folder's images were taken: as `data` says or, where it says `auto`, as they were found.
+
+    paper: what they are drawn on; threshold: the level (0 paper, 255 ink) above which a pixel is ink, None where they
+    stay grey; sides: the smallest and the largest of the squares that were made small, in pixels.
+    """
+
+    model_config = ConfigDict(strict=False)
+    paper: Literal["light", "dark"]
+    threshold: int | None
+    sides: tuple[int, int]
+
+
 class Manifest(Strict):
     """Everything about a sharded set. `digest` is the sha256 of all other fields.
 
@@ -61,6 +74,7 @@ class Manifest(Strict):
     splits: dict[str, SplitIndex]
     parent: str | None = None
     left_out: tuple[Shard, ...] = ()  # what was damaged and is no part of this set
+    looks: Looks | None = None  # of a folder's images, where there was something to choose
     digest: str = ""
 
     def decoded_bytes(self, split: str) -> int:
@@ -71,11 +85,26 @@ class Manifest(Strict):
         """The sha256 of the manifest without its own digest."""
         return canonical_digest(self.model_dump(mode="json", exclude={"digest"}))
 
+    def appearance(self) -> str:
+        """How a folder's images were taken, and what of it was detected, in a line; "" of other sets."""
+        if self.looks is None:
+            return ""
+        found = " (detected)"
+        said = [f"{self.looks.paper} paper{found if self.data.paper == 'auto' else ''}"]
+        if self.looks.threshold is not None:
+            detected = found if self.data.threshold == "auto" else ""
+            said.append(f"ink above level {self.looks.threshold} of 255{detected}")
+        smallest, largest = self.looks.sides
+        sides = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
+        return f"{', '.join(said)}, squares of {sides} pixels made {self.height}"
+
     @model_serializer(mode="wrap")
     def _without_what_is_not(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Sets neither appended to nor damaged keep the digests that they had before there were these fields.
+        # Sets of which these fields say nothing keep the digests that they had before there were such fields.
         tree: dict[str, Any] = serialise(self)
-        return {key: value for key, value in tree.items() if value or key not in ("parent", "left_out")}
+        return {
+            key: value for key, value in tree.items() if value or key not in ("parent", "left_out", "looks")
+        }
 
     def write(self, directory: Path) -> Manifest:
         """Fill in the digest and write `manifest.json`, the set's completeness mark, last of all files."""
@@ -87,9 +116,9 @@ class Manifest(Strict):
     def check_leaks(self) -> None:
         """Refuse a one-shot set in which a concept stands in two splits.
 
-        Classes of MNIST are shared by design; a shared character of Omniglot would make the test meaningless.
+        Classes of MNIST are shared by design; a shared character would make the test meaningless.
         """
-        if not self.data.is_omniglot:
+        if not self.data.has_characters:
             return
         seen: dict[str, str] = {}
         for split, index in self.splits.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AliasChoices, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from seqgen.core.strict import Seed, Strict
 
@@ -19,10 +19,11 @@ Source = Literal[
     "omniglot-strokes",
     "folder",
 ]
-SplitRule = Literal["standard", "weak", "30-20", "40-10", "45-5"]
+SplitRule = Literal["standard", "weak", "30-20", "40-10", "45-5", "concepts"]
 ShrinkRule = Literal["strokes", "nearest"]
 Binarise = Literal["static", "dynamic", "threshold", "grey"]
 Pairs = Literal["character", "alphabet"]  # what a context shares with its image
+Paper = Literal["light", "dark", "auto"]
 
 _SIZES = {
     "mnist": (28,),
@@ -44,7 +45,9 @@ class DataConfig(Strict):
     are Bernoulli probabilities, drawn anew each time from the run's seed), `threshold` (grey > 0.5); or that they stay
     `grey`: level v is anywhere in its bin, x = (v + u) / 256, u uniform, drawn anew as for `dynamic`. `rule` says
     how Omniglot's drawings are made smaller: `strokes` breaks none, `nearest` at 28 is what published few-shot tables
-    are on. `folder` is the folder of the source of that name.
+    are on. `folder` (or `path`) is the folder of the source of that name. Its images are split one by one (`standard`),
+    or its subfolders are characters, each wholly in one split (`concepts`). With `binarise` `static` a pixel of its
+    drawings is ink above `threshold`, once and for all, when they are sharded.
     """
 
     source: Source
@@ -58,7 +61,18 @@ class DataConfig(Strict):
     folder: str | None = Field(
         default=None,
         min_length=1,
+        validation_alias=AliasChoices("folder", "path"),
         description="where the images of source=folder lie: a folder, or s3://bucket/prefix",
+    )
+    paper: Paper = Field(
+        default="light",
+        description="what the images of source=folder are drawn on, dark ink on light or light ink on dark; "
+        "auto: what most of their edges show",
+    )
+    threshold: Annotated[int, Field(ge=0, le=254)] | Literal["auto"] = Field(
+        default="auto",
+        description="source=folder with binarise=static: a level (0 paper, 255 ink) above it is ink; "
+        "auto: Otsu's of the training images",
     )
     digits: tuple[Annotated[int, Field(ge=0, le=5)], ...] = Field(
         default=(2,),
@@ -76,7 +90,17 @@ class DataConfig(Strict):
     @property
     def is_grey(self) -> bool:
         """Whether the shards hold grey levels (256) and not bits."""
-        return self.source in ("mnist", "mnist-5k", "folder")
+        return self.source in ("mnist", "mnist-5k", "folder") and not self.is_thresholded
+
+    @property
+    def is_thresholded(self) -> bool:
+        """Whether a folder's images become bits when they are sharded."""
+        return self.source == "folder" and self.binarise == "static"
+
+    @property
+    def has_characters(self) -> bool:
+        """Whether splits are of whole characters (concepts), each of several drawings."""
+        return self.is_omniglot or self.split == "concepts"
 
     @property
     def pixels(self) -> Literal["binary", "grey"]:
@@ -107,7 +131,11 @@ class DataConfig(Strict):
             problems.append(f"size={self.size}: {self.source} has {known}")
         if self.is_omniglot and self.split == "standard":
             problems.append(f"split=standard: {self.source} has weak, 30-20, 40-10 or 45-5")
-        if not self.is_omniglot and self.split != "standard":
+        if self.is_omniglot and self.split == "concepts":
+            problems.append(f"split=concepts: {self.source} has weak, 30-20, 40-10 or 45-5")
+        if self.source == "folder" and self.split not in ("standard", "concepts"):
+            problems.append(f"split={self.split}: folder has standard or concepts")
+        if not self.is_omniglot and self.source != "folder" and self.split != "standard":
             problems.append(f"split={self.split}: {self.source} has only standard")
         if not self.is_omniglot and self.rule != "strokes":
             problems.append(f"rule={self.rule}: only Omniglot's drawings are made smaller; leave it out")
@@ -124,6 +152,12 @@ class DataConfig(Strict):
             problems.append("folder: source=folder needs the folder that the images lie in")
         if self.folder is not None and self.source != "folder":
             problems.append(f"folder={self.folder}: only for source=folder; leave it out")
+        if self.paper != "light" and self.source != "folder":
+            problems.append(f"paper={self.paper}: only for source=folder; leave it out")
+        if self.threshold != "auto" and not self.is_thresholded:
+            problems.append(
+                f"threshold={self.threshold}: only for source=folder with binarise=static; leave it out"
+            )
         if self.is_multi_mnist:
             problems += self._digit_problems()
         elif self.digits != (2,) or not self.overlap:
@@ -146,7 +180,7 @@ class DataConfig(Strict):
     def _without_later_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Sets that were made before there was a choice keep their digests.
         tree: dict[str, Any] = serialise(self)
-        for key in ("rule", "folder", "digits", "overlap"):
+        for key in ("rule", "folder", "paper", "threshold", "digits", "overlap"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 tree.pop(key, None)
         return tree

@@ -99,7 +99,7 @@ def groups_of(images: ImageSet, data: DataConfig) -> Tensor | None:
 
     None where every image counts for itself (digits).
     """
-    return images.concepts.cpu() if data.is_omniglot else None
+    return images.concepts.cpu() if data.has_characters else None
 
 
 def hold_out(
@@ -120,7 +120,8 @@ def hold_out(
     x, partners = fixed_set(images, data, conditional, seed, pairs=pairs, contexts=contexts)
     x = x.cpu()
     context = None if partners is None else x[partners.cpu()]
-    alphabets = images.alphabets.cpu() if data.is_omniglot else None
+    known = data.has_characters and bool((images.alphabets >= 0).all())
+    alphabets = images.alphabets.cpu() if known else None
     concepts = images.concepts.cpu()
     return HeldOut(x.unsqueeze(1), context, concepts, groups_of(images, data), alphabets, pairs)
 

@@ -211,11 +211,14 @@ class Recipe(Strict):
                 f"train.accumulate={self.train.accumulate}: a worker's {each} images of train.batch="
                 f"{self.train.batch} are not divisible by it; choose a divisor"
             )
-        if self.model.conditional and (
-            self.data.source in ("binarized-mnist", "folder") or self.data.is_multi_mnist
-        ):
+        if self.model.conditional and (self.data.source == "binarized-mnist" or self.data.is_multi_mnist):
             yield f"model.conditional=true: {self.data.source} has no classes to draw pairs from; use another source"
-        if self.train.pairs == "alphabet" and not self.data.is_omniglot:
+        if self.model.conditional and self.data.source == "folder" and not self.data.has_characters:
+            yield (
+                f"model.conditional=true: data.split={self.data.split} takes a folder's images one by one; "
+                "use data.split=concepts, if its subfolders are characters"
+            )
+        if self.train.pairs == "alphabet" and not self.data.has_characters:
             yield f"train.pairs=alphabet: {self.data.source} has no alphabets; use character"
         if not self.model.conditional:
             for key, default in (("pairs", "character"), ("contexts", (1,)), ("new_classes", 0.0)):

@@ -176,8 +176,17 @@ def test_an_image_that_changed_or_went_since_it_was_listed_is_named(pictures, tm
         ({"folder": None}, "source=folder needs the folder"),
         ({"source": "mnist-5k", "size": 28}, "only for source=folder; leave it out"),
         ({"size": 300}, "size=300: folder has 4 to 256"),
-        ({"binarise": "static"}, "folder is grey"),
-        ({"split": "weak"}, "folder has only standard"),
+        ({"split": "weak"}, "folder has standard or concepts"),
+        ({"threshold": 9}, "threshold=9: only for source=folder with binarise=static"),
+        ({"binarise": "static", "threshold": 255}, "threshold"),
+        (
+            {"source": "mnist-5k", "size": 28, "folder": None, "paper": "dark"},
+            "paper=dark: only for source=folder",
+        ),
+        (
+            {"source": "mnist-5k", "size": 28, "folder": None, "split": "concepts"},
+            "mnist-5k has only standard",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_a_folder_are_refused(changes: dict[str, object], problem: str):

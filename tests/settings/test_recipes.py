@@ -119,6 +119,28 @@ def test_bad_settings_of_multi_mnist_are_named(assignments, expected):
     assert expected in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("standard", "model.conditional=true: data.split=standard takes a folder's images one by one"),
+        ("weak", "split=weak: folder has standard or concepts"),
+        ("concepts", None),
+    ],
+)
+@pytest.mark.parametrize("pairs", ["character", "alphabet"])
+def test_a_conditional_model_wants_a_folder_of_characters(split, expected, pairs):
+    asked = [
+        f"data={{source: folder, path: mine, size: 28, split: {split}, binarise: static}}",
+        f"train.pairs={pairs}",
+    ]
+    if expected is None:
+        assert load_recipe("quickstart-characters", asked).data.folder == "mine"
+        return
+    with pytest.raises(BadInput) as refused:
+        load_recipe("quickstart-characters", asked)
+    assert expected in str(refused.value)
+
+
 def test_multi_mnist_keeps_its_digest_until_another_number_of_digits_is_asked_for():
     base = load_recipe("sgm-multi-mnist")
     assert set(base.data.model_dump()) == {"source", "size", "split", "binarise", "seed"}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from data_prep.fetch import fetch
+from data_prep.shard_set import shard_set
 from pipelines.artifacts.places import places
 from pipelines.artifacts.shards import checked_manifest
 from pipelines.recipes import load_recipe
@@ -32,6 +36,37 @@ def test_shards_of_other_settings_are_refused(recipe: Recipe):
     write_strokes(places(recipe).shards)
     with pytest.raises(BadInput, match=r"shards of other data settings; run `python -m pipelines\.shard"):
         checked_manifest(recipe)
+
+
+def test_pairs_of_an_alphabet_want_a_folder_of_alphabets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SEQGEN_ARTIFACTS", str(tmp_path / "artifacts"))
+    random = np.random.default_rng(0)
+
+    def problem(*concepts: str) -> str:
+        """What is wrong with a folder of these concepts, of two drawings each; "" if nothing."""
+        folder = tmp_path / f"of-{len(concepts)}-{concepts[0].replace('/', '-')}"
+        for concept in concepts:
+            (folder / concept).mkdir(parents=True)
+            for number in range(2):
+                Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)).save(
+                    folder / concept / f"{number}.png"
+                )
+        data = f"data={{source: folder, path: '{folder}', size: 8, split: concepts, binarise: dynamic}}"
+        small = ["model.copy_grid=null", "model.read_size=4", "model.write_size=4", "train.batch=2"]
+        recipe = load_recipe("quickstart-characters", [data, *small, "train.pairs=alphabet"])
+        fetch(["folder"], places(recipe).raw, folder=recipe.data.folder, notice=lambda line: None)
+        shard_set(recipe.data, places(recipe).raw, places(recipe).shards, processes=1)
+        try:
+            checked_manifest(recipe)
+        except BadInput as error:
+            return str(error)
+        return ""
+
+    assert problem(*(f"Greek/c{number}" for number in range(8))) == ""
+    assert "has no alphabets; use character" in problem(*(f"c{number}" for number in range(8)))
+    alone = problem(*(f"A{number}/c" for number in range(8)))
+    assert "one concept in train of " in alone
+    assert alone.count("A") == 4  # all that are in train
 
 
 def test_absent_and_damaged_shards_are_refused(recipe: Recipe):
