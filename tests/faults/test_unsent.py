@@ -85,6 +85,7 @@ def test_23_a_driver_killed_while_checkpoints_are_sent_loses_none(undisturbed: s
         server.client().create_bucket(Bucket="runs")
         variables = server.environment(endpoint=proxy.address)
         variables |= {"SEQGEN_STORAGE": "s3://runs/prefix", "TMPDIR": str(place / "tmp")}
+        variables["RAY_TMPDIR"] = tempfile.gettempdir()  # a socket's path is short
         with running(place, **variables) as run:
             run.wait_for("epoch  2/")
             proxy.inject(
