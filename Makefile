@@ -16,10 +16,13 @@ quickstart: environment  ## the whole line, from raw files to the report, with t
 
 environment: .venv/kernels  ## .venv with the pinned dependencies, and the native kernels
 
-test: .venv/installed-dev .venv/kernels  ## every test: those of faults, which often wait, beside the others
-	@log=$$(mktemp); $(BIN)/pytest tests/faults >$$log 2>&1 & faults=$$!; \
-	$(BIN)/pytest --ignore=tests/faults; others=$$?; \
-	wait $$faults; code=$$?; cat $$log; rm $$log; exit $$((others | code))
+# About half of the time.
+BESIDE = tests/faults tests/serving tests/docs
+
+test: .venv/installed-dev .venv/kernels  ## every test: those that often wait beside the others
+	@log=$$(mktemp); $(BIN)/pytest $(BESIDE) >$$log 2>&1 & beside=$$!; \
+	$(BIN)/pytest $(addprefix --ignore=,$(BESIDE)); others=$$?; \
+	wait $$beside; code=$$?; cat $$log; rm $$log; exit $$((others | code))
 
 test-fast: .venv/installed-dev .venv/kernels  ## the tests without clusters, servers and killed processes
 	$(BIN)/pytest -m "not slow"
