@@ -87,6 +87,7 @@ def test_seqgen_says_the_version_that_is_installed(tmp_path: Path) -> None:
 
 def test_code_that_is_not_installed_has_no_version(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "seqgen", tmp_path / "seqgen", ignore=shutil.ignore_patterns("__pycache__"))
-    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import seqgen; print(seqgen.__version__)"
-    done = subprocess.run([sys.executable, "-S", "-E", "-c", script], capture_output=True, text=True)
+    script = "import seqgen; print(seqgen.__version__)"
+    command = [sys.executable, "-S", "-E", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "unknown\n", done.stderr
