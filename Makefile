@@ -16,7 +16,7 @@ quickstart: environment  ## the whole line, from raw files to the report, with t
 
 environment: .venv/kernels  ## .venv with the pinned dependencies, and the native kernels
 
-# About half of the time.
+# What runs beside the others, on a core of its own.
 BESIDE = tests/faults tests/serving tests/docs
 
 test: .venv/installed-dev .venv/kernels  ## every test: those that often wait beside the others

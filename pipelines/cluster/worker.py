@@ -287,5 +287,6 @@ def _out_of_memory(recipe: Recipe, error: Exception) -> str:
     return (
         f"a GPU's memory is full at train.batch={recipe.train.batch}, train.workers={recipe.train.workers}, "
         f"model.steps={recipe.model.steps}, with a peak of {peak:.1f} GiB; choose a smaller batch, more workers, or "
-        f"train.recompute=4, which keeps the state of every fourth step only ({' '.join(str(error).split())[:120]})"
+        "train.recompute=4, which keeps the state of every fourth step only, or train.accumulate=4, which computes the "
+        f"gradient in four parts ({' '.join(str(error).split())[:120]})"
     )

@@ -205,12 +205,14 @@ class Recipe(Strict):
                     "which may be what there is; choose another of the two"
                 )
                 break
-        each = self.train.batch // self.train.workers
-        if each % self.train.accumulate:
-            yield (
-                f"train.accumulate={self.train.accumulate}: a worker's {each} images of train.batch="
-                f"{self.train.batch} are not divisible by it; choose a divisor"
-            )
+        for workers in range(fewest, self.train.workers + 1):
+            each = self.train.batch // workers
+            if each % self.train.accumulate:
+                yield (
+                    f"train.accumulate={self.train.accumulate}: of train.batch={self.train.batch} each of {workers} "
+                    f"workers has {each} images, which are not divisible by it; choose a divisor"
+                )
+                break
         if self.model.conditional and (self.data.source == "binarized-mnist" or self.data.is_multi_mnist):
             yield f"model.conditional=true: {self.data.source} has no classes to draw pairs from; use another source"
         if self.model.conditional and self.data.source == "folder" and not self.data.has_characters:

@@ -87,6 +87,30 @@ def test_digest_ignores_what_does_not_decide_the_result():
     assert load_recipe("quickstart", ["model.steps=5"]).digest() != base.digest()
 
 
+def test_when_a_run_ends_is_no_part_of_its_name_and_in_how_many_parts_of_no_digest():
+    base, patient = load_recipe("quickstart"), load_recipe("quickstart", ["train.patience=3"])
+    assert (
+        load_recipe("quickstart", ["train.accumulate=4", "train.gallery_every=0"]).digest() == base.digest()
+    )
+    assert patient.digest() != base.digest()
+    assert patient.run_digest() == base.run_digest()
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        (["train.accumulate=3"], "of train.batch=64 each of 2 workers has 32 images"),
+        (
+            ["train.batch=60", "train.workers=5", "train.fewest_workers=4", "train.accumulate=4"],
+            "of train.batch=60 each of 4 workers has 15 images",
+        ),
+    ],
+)
+def test_every_worker_of_whatever_number_has_equal_parts(assignments, expected):
+    with pytest.raises(BadInput, match=expected):
+        load_recipe("quickstart", assignments)
+
+
 def test_a_set_made_before_there_was_a_choice_of_rules_keeps_its_digest():
     base = load_recipe("quickstart-characters")
     assert "rule" not in base.data.model_dump()
