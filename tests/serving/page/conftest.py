@@ -25,12 +25,20 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
+def chromium() -> str:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = shutil.which("chromium")
+    if found is None:
         pytest.skip("no chromium on the PATH (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
+    return found
+
+
+# Of a module: while Playwright is open, its loop runs in this thread, and other tests' asyncio.run is refused.
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium)
         yield running
         running.close()
@@ -51,14 +59,14 @@ def characters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def conditional(browser: Any, characters: Path, held_out: Path) -> Iterator[ServeProcess]:
+def conditional(chromium: str, characters: Path, held_out: Path) -> Iterator[ServeProcess]:
     """A server of `characters`, with held-out drawings."""
     with ServeProcess(characters.parent, characters, f"--held-out={held_out}") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def unconditional(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+def unconditional(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
     """A server of a model that draws from noise alone, without held-out drawings."""
     where = tmp_path_factory.mktemp("unconditional")
     with ServeProcess(where, _model(where / "digits", conditional=False)) as server:

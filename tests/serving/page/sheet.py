@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,13 @@ class Sheet:
     def settled(self) -> None:
         """Wait until nothing is asked of the server."""
         self.page.wait_for_selector("body:not([aria-busy])")
+
+    def wait_until(self, seen: Callable[[], object]) -> None:
+        """Wait for what the page does on its own time."""
+        end = time.monotonic() + WAIT / 1000
+        while not seen():
+            assert time.monotonic() < end
+            self.page.wait_for_timeout(50)
 
     def last_step(self, view: str, part: str = "result") -> int:
         """Move the slider to its end; its number of steps."""

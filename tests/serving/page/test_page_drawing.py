@@ -241,9 +241,9 @@ def test_a_phone_does_not_scroll_sideways(conditional: ServeProcess, open_sheet:
 def test_dark_paper_is_dark_and_what_is_saved_is_white(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional, color_scheme="dark")
     drawn(sheet)
-    assert np.median(sheet.tiles("draw", "given")[0]) < 64
+    sheet.wait_until(lambda: np.median(sheet.tiles("draw", "given")[0]) < 64)
     sheet.page.emulate_media(color_scheme="light")
-    assert np.median(sheet.tiles("draw", "given")[0]) == 255
+    sheet.wait_until(lambda: np.median(sheet.tiles("draw", "given")[0]) == 255)
     sheet.page.emulate_media(color_scheme="dark")
     light = open_sheet(conditional)
     drawn(light)
