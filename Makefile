@@ -17,11 +17,12 @@ quickstart: environment  ## the whole line, from raw files to the report, with t
 environment: .venv/kernels  ## .venv with the pinned dependencies, and the native kernels
 
 # What runs beside the others, on a core of its own.
-BESIDE = tests/faults tests/serving tests/docs
+BESIDE = tests/faults
+COSTLY = --durations=40 --durations-min=10
 
 test: .venv/installed-dev .venv/kernels  ## every test: those that often wait beside the others
-	@log=$$(mktemp); $(BIN)/pytest $(BESIDE) >$$log 2>&1 & beside=$$!; \
-	$(BIN)/pytest $(addprefix --ignore=,$(BESIDE)); others=$$?; \
+	@log=$$(mktemp); $(BIN)/pytest $(COSTLY) $(BESIDE) >$$log 2>&1 & beside=$$!; \
+	$(BIN)/pytest $(COSTLY) $(addprefix --ignore=,$(BESIDE)); others=$$?; \
 	wait $$beside; code=$$?; cat $$log; rm $$log; exit $$((others | code))
 
 test-fast: .venv/installed-dev .venv/kernels  ## the tests without clusters, servers and killed processes
