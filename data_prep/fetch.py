@@ -92,9 +92,9 @@ def checked_files(source: Source, raw: Path) -> dict[str, Path]:
     for file in RAW_FILES[source]:
         path = raw / file.path
         if not path.is_file():
-            raise BadInput(f"{path}: not fetched; run `python -m pipelines.fetch --recipe <name>`")
+            raise BadInput(f"{path}: not fetched; run `seqgen fetch --recipe <name>`")
         if problem := file.mismatch(path):
-            raise BadInput(f"{path}: {problem}; run `python -m pipelines.fetch --recipe <name>`")
+            raise BadInput(f"{path}: {problem}; run `seqgen fetch --recipe <name>`")
         files[file.name] = path
     return files
 

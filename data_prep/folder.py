@@ -131,7 +131,7 @@ def read_delivery(
         try:
             content = _read(path)
             if hashlib.sha256(content).hexdigest() != digest:
-                raise BadInput(f"{path}: changed since it was fetched; run `python -m pipelines.fetch` again")
+                raise BadInput(f"{path}: changed since it was fetched; run `seqgen fetch` again")
             levels = ink(content, path)
         except BadInput as error:
             bad.append(str(error))

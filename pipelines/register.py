@@ -46,9 +46,7 @@ def register_trained(trained: TrainedModel) -> dict[str, Any]:
     places = trained.places
     for path in (*package.parts(trained).values(), places.evaluate / "bounds.npy"):
         if not path.exists():
-            raise BadInput(
-                f"{path}: missing; run `python -m pipelines.evaluate --recipe {trained.recipe.name}`"
-            )
+            raise BadInput(f"{path}: missing; run `seqgen evaluate --recipe {trained.recipe.name}`")
     Evaluation.read(places.evaluate).check(trained, len(evaluated_images(trained)))
     result = _in_experiment(trained) or _compete(trained)
     write_json(places.register / "register.json", result)
@@ -64,7 +62,7 @@ def _in_experiment(trained: TrainedModel) -> dict[str, Any] | None:
     title = os.environ.get("DVC_EXP_NAME", "without a name")
     reason = (
         f"`dvc exp run` (experiment {title}) registers nothing; to have it in the registry run "
-        f"`python -m pipelines.register --recipe {trained.recipe.name}`"
+        f"`seqgen register --recipe {trained.recipe.name}`"
     )
     return _result(trained, version=None, alias=None, promoted=False, reason=reason)
 

@@ -52,7 +52,7 @@ def read_measurement(trained: TrainedModel) -> tuple[dict[str, Any], dict[str, f
     """evaluation.json and the metrics it names. Raises BadInput if the model was not evaluated."""
     directory = trained.places.evaluate
     measured, metrics = read_json(directory / "evaluation.json"), read_json(directory / "metrics.json")
-    remedy = f"run `python -m pipelines.evaluate --recipe {trained.recipe.name}`"
+    remedy = f"run `seqgen evaluate --recipe {trained.recipe.name}`"
     if measured is None or metrics is None:
         raise BadInput(f"{directory}: not evaluated yet; {remedy}")
     if measured.get("weights") != trained.weights:

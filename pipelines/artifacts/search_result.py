@@ -40,7 +40,7 @@ def load_searched(name: str | None, assignments: Sequence[str] = ()) -> Recipe:
     recipe = load_recipe(name, assignments)
     path, remedy = (
         places(recipe).search / "best.json",
-        f"run `python -m pipelines.tune --recipe {name or recipe.name}`",
+        f"run `seqgen tune --recipe {name or recipe.name}`",
     )
     if recipe.search is None or not path.is_file():
         return recipe

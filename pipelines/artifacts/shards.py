@@ -31,10 +31,10 @@ def checked_manifest(recipe: Recipe) -> Manifest:
     from data_prep.damage import damage
 
     here, place = places(recipe).shards, shards_of(recipe)
-    remedy = f"run `python -m pipelines.shard --recipe {recipe.name}`"
+    remedy = f"run `seqgen shard --recipe {recipe.name}`"
     manifest = read_manifest(place)
     if place != here:
-        remedy = f"run `python -m pipelines.publish --recipe {recipe.name}`"
+        remedy = f"run `seqgen publish --recipe {recipe.name}`"
         if (here / FILE_NAME).is_file() and read_manifest(here).digest != manifest.digest:
             raise BadInput(f"{place}: other shards than those made in {here}; {remedy}")
     size = recipe.data.size
@@ -47,7 +47,7 @@ def checked_manifest(recipe: Recipe) -> Manifest:
         if not isinstance(place, Path):
             check_published(place, shards)
         elif problems := damage(place, shards):
-            alone = f"python -m pipelines.verify --recipe {recipe.name} --on-bad-shard skip"
+            alone = f"seqgen verify --recipe {recipe.name} --on-bad-shard skip"
             instead = f", or go on without: `{alone}`" if split == "train" else ""
             raise OperationalError(f"{'; '.join(problems.values())}; {remedy}{instead}")
     if not manifest.splits["valid"].images:

@@ -67,7 +67,7 @@ class TrainedModel:
             raise BadInput(
                 f"{self.shards}: not the shards the model was trained on (manifest "
                 f"{manifest.digest[:12]}, then {before[:12]}); "
-                f"run `python -m pipelines.train --recipe {self.recipe.name}`"
+                f"run `seqgen train --recipe {self.recipe.name}`"
             )
         return manifest
 
@@ -111,7 +111,7 @@ def load_trained_model(name: str | None, assignments: Iterable[str] = ()) -> Tra
     asked = load_recipe(name, assignments)
     where = places(asked)
     path = where.train / "recipe.json"
-    remedy = f"run `python -m pipelines.train --recipe {asked.name}`"
+    remedy = f"run `seqgen train --recipe {asked.name}`"
     tree, run = _read(path, remedy), _read(where.train / "run.json", remedy)
     recipe = build_recipe(tree, str(path))
     trained = flatten(recipe.model_dump(mode="json", by_alias=True))

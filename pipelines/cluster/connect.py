@@ -114,7 +114,7 @@ def _check_grpc(address: str, place: str) -> None:
 
 def _gone(address: str, why: str) -> OperationalError:
     return OperationalError(
-        f"RAY_ADDRESS={address}: {why}; start that cluster (here: python -m pipelines.cluster up), name another "
+        f"RAY_ADDRESS={address}: {why}; start that cluster (here: seqgen cluster up), name another "
         "one, or unset RAY_ADDRESS to train on this machine"
     )
 

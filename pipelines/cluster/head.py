@@ -168,7 +168,7 @@ def stop_jobs(dashboard: str) -> list[str]:
             if time.monotonic() > deadline:
                 raise OperationalError(
                     f"{', '.join(left)} at {dashboard} did not end within {patience:g} s of SIGTERM; "
-                    "`python -m pipelines.cluster down` ends the cluster with all that runs there"
+                    "`seqgen cluster down` ends the cluster with all that runs there"
                 )
             time.sleep(0.5)
     except (AuthenticationError, RuntimeError, OSError) as error:
@@ -230,5 +230,5 @@ def explain(state: dict[str, Any]) -> str:
         f"Ray runs (pid {state['pid']}, port {state['port']}), dashboard {state['dashboard']}; submit with\n"
         f"  RAY_AUTH_MODE=token ray job submit --address {state['dashboard']} --working-dir . -- "
         "python -m pipelines.train --recipe quickstart\n"
-        "stop it with\n  python -m pipelines.cluster down"
+        "stop it with\n  seqgen cluster down"
     )

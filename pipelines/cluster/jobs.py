@@ -36,7 +36,7 @@ def dashboard(address: str | None) -> str:
     if found is None:
         raise BadInput(
             "no cluster: give --address http://<host>:8265, set RAY_API_SERVER_ADDRESS, or start one here with "
-            "python -m pipelines.cluster up"
+            "seqgen cluster up"
         )
     if not found.startswith(("http://", "https://")):
         raise BadInput(f"--address {found}: give the dashboard's, http://<host>:8265")

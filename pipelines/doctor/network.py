@@ -37,7 +37,7 @@ def ports() -> Iterator[Finding]:
             yield warning(
                 f"{port} ({use}) is taken by {_owner(taken[port])}",
                 "if that is not the one you mean, choose another: --port and --dashboard-port of "
-                "python -m pipelines.cluster up, --port of mlflow server",
+                "seqgen cluster up, --port of mlflow server",
             )
 
 
@@ -110,7 +110,7 @@ def _dashboard(address: str, named: bool) -> Iterator[Finding]:
     if stranger.status_code == 200:
         yield failed(
             f"{address} is open: it takes jobs without a token, and a job can run any code",
-            "stop it, and start it with RAY_AUTH_MODE=token (python -m pipelines.cluster up does)",
+            "stop it, and start it with RAY_AUTH_MODE=token (seqgen cluster up does)",
         )
     elif not asks:
         if named:

@@ -124,7 +124,7 @@ def shards() -> Iterator[Finding]:
         yield failed(f"list: {error}", remedy)
         return
     if not found:
-        yield warning(f"{root}: no set is published there", "python -m pipelines.publish --recipe <name>")
+        yield warning(f"{root}: no set is published there", "seqgen publish --recipe <name>")
     for name in found:
         address = f"{root}/{name}"
         try:

@@ -43,7 +43,7 @@ def recognise(
     """Measure how many of the model's samples a critic recognises, and how much they differ.
 
     Writes artifacts/<recipe>/one_shot/recognise.json, with people's drawings measured the same way, and
-    recognise.svg. Needs the critics: `python -m pipelines.evaluate.recogniser`.
+    recognise.svg. Needs the critics: `seqgen recogniser`.
     """
     raise_on_stop()
     trained = load_trained_model(recipe, settings or ())

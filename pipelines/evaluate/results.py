@@ -64,9 +64,7 @@ def results(
 
     sources = [read(name) for name in recipes or _known()]
     if not sources:
-        raise BadInput(
-            "no recipe has tables of one-shot evaluation here; run `python -m pipelines.evaluate.contexts`"
-        )
+        raise BadInput("no recipe has tables of one-shot evaluation here; run `seqgen contexts`")
     numbers = gather(sources)
     pictures = {name: content for source in sources for name, content in _pictures(source)}
     environment = jinja2.Environment(

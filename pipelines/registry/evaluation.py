@@ -123,7 +123,7 @@ class Evaluation:
 
     def check(self, trained: TrainedModel, images: int) -> None:
         """Raise BadInput unless this is `trained`'s evaluation as its settings ask for it, on `images` images."""
-        again = f"run `python -m pipelines.evaluate --recipe {trained.recipe.name}`"
+        again = f"run `seqgen evaluate --recipe {trained.recipe.name}`"
         if self.weights != trained.weights:
             raise BadInput(
                 f"{trained.places.evaluate}: measured on other weights than {trained.model}; {again}"

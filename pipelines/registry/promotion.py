@@ -152,7 +152,7 @@ def _same_images(
     if theirs != ours:
         raise BadInput(
             f"its evaluation manifest has other images ({split} {theirs[:12]}, here {ours[:12]}); if they are of one "
-            "task, measure both on these: `python -m pipelines.register --recipe "
+            "task, measure both on these: `seqgen register --recipe "
             f"{trained.recipe.name} --set register.other_images=measure`; if not, use another register.name"
         )
 

@@ -96,7 +96,7 @@ def explain(state: dict[str, Any]) -> str:
             "for checkpoints on S3, too, with",
             f"  export SEQGEN_STORAGE=s3://{s3.BUCKET}/checkpoints",
             "stop them, and keep their data, with",
-            "  python -m pipelines.services down",
+            "  seqgen services down",
         ]
     )
 

@@ -55,7 +55,5 @@ def id_on_server(client: MlflowClient, run_id: str) -> str:
         return run_id
     known = find_local(client, run_id)
     if known is None:
-        raise UnknownRun(
-            f"run {run_id} was opened without the tracking server; send it with: python -m pipelines.replay"
-        )
+        raise UnknownRun(f"run {run_id} was opened without the tracking server; send it with: seqgen replay")
     return known

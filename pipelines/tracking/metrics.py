@@ -13,7 +13,7 @@ from pipelines.tracking.spool import Journal, Point, RunSpool, is_local
 from seqgen.core.errors import one_line
 from seqgen.core.locks import Taken
 
-REPLAY = "python -m pipelines.replay"
+REPLAY = "seqgen replay"
 _CAPACITY = 100_000  # points that may wait
 _PAUSE = 5.0  # seconds between two attempts on a server that is away
 
@@ -23,7 +23,7 @@ class MetricLog:
 
     Points wait in the run's spool (`pipelines.tracking.spool`) until the server has them, at most 100,000, then the
     newest are dropped with one warning. What waits when the process ends, even by SIGKILL, is sent by the next
-    MetricLog of the run or by `python -m pipelines.replay`. Steps that the run has are not sent again.
+    MetricLog of the run or by `seqgen replay`. Steps that the run has are not sent again.
     """
 
     def __init__(self, uri: str, run_id: str) -> None:

@@ -78,7 +78,7 @@ def runs_with(recipe: str, metric: str) -> list[Run]:
 def close_run(run_id: str, status: Status) -> bool:
     """Set the run's terminal status; the work is done, so a server that is away is a warning, not an error.
 
-    Returns whether the server has it; if not, it is spooled for `python -m pipelines.replay`.
+    Returns whether the server has it; if not, it is spooled for `seqgen replay`.
     """
     spool, uri = RunSpool.of(run_id), tracking_uri()
     with stop_afterwards():  # the status is half a minute's work at most
@@ -104,7 +104,7 @@ def leave_run(run_id: str) -> None:
 def attach(run_id: str, path: Path, folder: str) -> bool:
     """Upload a file or a directory's content to `folder` of the run's artifacts ("" = the top).
 
-    Returns whether it arrived; if not, a warning says why, and a copy is spooled for `python -m pipelines.replay`.
+    Returns whether it arrived; if not, a warning says why, and a copy is spooled for `seqgen replay`.
     """
 
     def upload(client: MlflowClient, known: str) -> None:

@@ -154,10 +154,7 @@ def read_manifest(place: Place) -> Manifest:
     """
     path = f"{place}/{FILE_NAME}"
     if isinstance(place, Path) and not (place / FILE_NAME).is_file():
-        raise BadInput(
-            f"{path}: no manifest, so no complete shards here; "
-            "run `python -m pipelines.shard --recipe <name>`"
-        )
+        raise BadInput(f"{path}: no manifest, so no complete shards here; run `seqgen shard --recipe <name>`")
     content = (place / FILE_NAME).read_bytes() if isinstance(place, Path) else place.manifest()
     try:
         manifest = Manifest.model_validate(json.loads(content.decode()))
@@ -187,14 +184,12 @@ def confirmed_bytes(place: Place, shard: Shard) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise OperationalError(
-            f"{path}: missing; run `python -m pipelines.shard --recipe <name>` again"
-        ) from None
+        raise OperationalError(f"{path}: missing; run `seqgen shard --recipe <name>` again") from None
     except OSError as error:
         raise OperationalError(f"{path}: cannot be read: {error.strerror}") from error
     if not is_whole(shard, content):
         raise OperationalError(
-            f"{path}: damaged (size or sha256 is not the manifest's); run `python -m pipelines.verify "
-            "--recipe <name>` for the member, and `python -m pipelines.shard --recipe <name>` to make it again"
+            f"{path}: damaged (size or sha256 is not the manifest's); run `seqgen verify "
+            "--recipe <name>` for the member, and `seqgen shard --recipe <name>` to make it again"
         )
     return content

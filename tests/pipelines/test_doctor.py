@@ -282,7 +282,7 @@ def test_published_shards_are_read(here: Path, monkeypatch: pytest.MonkeyPatch):
     root = here / "published"
     monkeypatch.setenv("SEQGEN_SHARDS", str(root))
     nothing = only(stores.shards())
-    assert (nothing.verdict, nothing.remedy) == ("warning", "python -m pipelines.publish --recipe <name>")
+    assert (nothing.verdict, nothing.remedy) == ("warning", "seqgen publish --recipe <name>")
     write_digits(root / "digits")
     found = only(stores.shards())
     assert found.verdict == "ok"

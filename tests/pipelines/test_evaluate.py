@@ -141,7 +141,7 @@ def test_what_a_server_that_goes_down_later_lacks_is_sent_by_replay(project, mon
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     publish_evaluation(trained, metrics)
     said = capfd.readouterr().err
-    assert "python -m pipelines.replay" in said
+    assert "seqgen replay" in said
     assert "secret" not in said
     assert (trained.places.evaluate / "metrics.json").is_file()
 

@@ -116,7 +116,7 @@ def test_the_report_does_without_search_and_registry_but_not_without_evaluation(
     recipe = tiny_recipe(project)
     trained = finished_run(recipe)
     (trained.places.evaluate / "metrics.json").unlink()
-    with pytest.raises(BadInput, match=r"not evaluated yet; run `python -m pipelines\.evaluate"):
+    with pytest.raises(BadInput, match=r"not evaluated yet; run `seqgen evaluate"):
         report(str(recipe), None)
     evaluate_trained(trained)
     report(str(recipe), None)

@@ -34,7 +34,7 @@ def test_the_recipe_s_own_shards_are_taken(recipe: Recipe):
 
 def test_shards_of_other_settings_are_refused(recipe: Recipe):
     write_strokes(places(recipe).shards)
-    with pytest.raises(BadInput, match=r"shards of other data settings; run `python -m pipelines\.shard"):
+    with pytest.raises(BadInput, match=r"shards of other data settings; run `seqgen shard"):
         checked_manifest(recipe)
 
 
