@@ -28,16 +28,16 @@ def shard_arrays(
 ) -> Manifest:
     """Make `place/raw` and `place/shards` of arrays, as `fetch` and `shard` make them of files; the manifest.
 
-    The images are written into `data.folder` (`write_images`), on the paper that `data.paper` says, and are then those
+    The images are written into `data.path` (`write_images`), on the paper that `data.paper` says, and are then those
     of a folder: `place` is `artifacts/<recipe>` of a recipe whose `data` this is, and every verb goes on from there.
     More than one of `processes` wants a script with `if __name__ == "__main__":`, for they are spawned.
     Raises BadInput as `write_images`, `fetch` and `shard_set` do.
     """
-    if data.source != "folder" or data.folder is None or data.folder.startswith("s3://"):
+    if data.source != "folder" or data.path is None or data.path.startswith("s3://"):
         raise BadInput("arrays want data.source=folder, and a folder of this machine in data.path")
-    write_images(Path(data.folder), images, labels, dark=data.paper == "dark")
+    write_images(Path(data.path), images, labels, dark=data.paper == "dark")
     shards = place / "shards"
-    fetch(["folder"], place / "raw", folder=data.folder, shards=shards, notice=lambda line: None)
+    fetch(["folder"], place / "raw", folder=data.path, shards=shards, notice=lambda line: None)
     return shard_set(data, place / "raw", shards, processes)
 
 

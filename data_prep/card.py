@@ -6,7 +6,13 @@ from data_prep.licences import LICENCES
 from seqgen.core.yaml import format_yaml
 from seqgen.data.manifest import Manifest
 
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
 
 
 def data_card(manifest: Manifest) -> str:
@@ -16,7 +22,7 @@ def data_card(manifest: Manifest) -> str:
     about = {
         "license": licence.identifier,
         "pretty_name": manifest.title,
-        "size_categories": [next((name for limit, name in _SIZES if images < limit), "n>1M")],
+        "size_categories": [next((name for limit, name in _SIZES if images < limit), "10M<n<100M")],
         "task_categories": ["unconditional-image-generation"],
         "tags": ["webdataset", "seqgen", manifest.data.source],
     }
@@ -45,7 +51,7 @@ the mean training pixel is {manifest.mean:.4f}. Webdataset tars of PNG and JSON,
 
 {sources}
 
-Settings: `{manifest.data.model_dump_json(exclude_defaults=True)}`.
+Settings: `{manifest.data.model_dump_json(exclude_defaults=True, exclude={"path"})}`.
 
 {taken}## Licence
 

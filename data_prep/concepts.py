@@ -42,7 +42,7 @@ def split_rule(
     )
     if len(concepts) < 3 * _FEWEST:
         raise BadInput(
-            f"data.folder={folder}: {len(concepts)} concepts; {3 * _FEWEST} are the least, {_FEWEST} for each split"
+            f"data.path={folder}: {len(concepts)} concepts; {3 * _FEWEST} are the least, {_FEWEST} for each split"
         )
     each = max(_FEWEST, len(concepts) // _TENTH)
     splits = dict.fromkeys(concepts[:each], "test") | dict.fromkeys(concepts[each : 2 * each], "valid")
@@ -57,7 +57,7 @@ def check_layout(names: Sequence[str], folder: str) -> None:
     depths = Counter(depth for name in names if (depth := name.count("/")) in _DEPTHS)
     if not depths:
         raise BadInput(
-            f"data.folder={folder}: data.split=concepts wants {' or '.join(_DEPTHS.values())}, and no file lies so; "
+            f"data.path={folder}: data.split=concepts wants {' or '.join(_DEPTHS.values())}, and no file lies so; "
             "put each character's drawings into a folder of its own, or use data.split=standard"
         )
     usual = max(depths, key=lambda depth: (depths[depth], depth))

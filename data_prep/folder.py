@@ -51,7 +51,7 @@ def is_image(name: str) -> bool:
 
 
 def place_of(folder: str, raw: Path) -> Path:
-    """Where the images of `data.folder` are read: there, or below `raw` what was fetched of an S3 prefix."""
+    """Where the images of `data.path` are read: there, or below `raw` what was fetched of an S3 prefix."""
     if not folder.startswith("s3://"):
         return Path(folder)
     parts = urlsplit(folder)
@@ -66,7 +66,7 @@ def sharded_listing(folder: str, shards: Path) -> str | None:
     if not (shards / FILE_NAME).is_file():
         return None
     manifest = read_manifest(shards)
-    return manifest.sources[0].sha256 if manifest.data.folder == folder else None
+    return manifest.sources[0].sha256 if manifest.data.path == folder else None
 
 
 def list_folder(folder: Path, listing: Path, sharded: str | None = None) -> Listed:
@@ -77,7 +77,7 @@ def list_folder(folder: Path, listing: Path, sharded: str | None = None) -> List
     changed is a new one. Raises BadInput, naming every file that is no whole image; the listing is as before then.
     """
     if not folder.is_dir():
-        raise BadInput(f"data.folder={folder}: no such folder")
+        raise BadInput(f"data.path={folder}: no such folder")
     before = _listed_up_to(sharded, listing) if sharded else ""
     names_of = {digest: name for delivery in _parse(before) for digest, name in delivery.files}
     known, copies, lines, bad = len(names_of), 0, [], []
@@ -97,7 +97,7 @@ def list_folder(folder: Path, listing: Path, sharded: str | None = None) -> List
     if bad:
         raise BadInput("\n".join(bad))
     if not names_of:
-        raise BadInput(f"data.folder={folder}: no {', '.join(sorted(_SUFFIXES))} file in it")
+        raise BadInput(f"data.path={folder}: no {', '.join(sorted(_SUFFIXES))} file in it")
     title = f"# delivery {len(_parse(before)) + 1}\n" if before and lines else ""
     text = f"{before}{title}{''.join(lines)}".encode()
     if not listing.is_file() or listing.read_bytes() != text:
@@ -141,7 +141,7 @@ def read_delivery(
         raise BadInput("\n".join(bad))
     for split, pictures in found.items():
         if not pictures:
-            raise BadInput(f"data.folder={data.folder}: none of its images falls to {split}; add some")
+            raise BadInput(f"data.path={data.path}: none of its images falls to {split}; add some")
     return found
 
 
@@ -158,7 +158,7 @@ def _names(folder: Path) -> list[str]:
     )
     for name in names:
         if not name.isprintable():
-            raise BadInput(f"data.folder={folder}: {name!r} cannot be listed; rename it")
+            raise BadInput(f"data.path={folder}: {name!r} cannot be listed; rename it")
     return names
 
 

@@ -14,6 +14,7 @@ from seqgen.data.manifest import Looks
 from seqgen.data.settings import DataConfig
 
 _MIDDLE = 127
+_DRAWN = 32  # levels between lightest and darkest; with fewer nothing is drawn, and the image's own range says nothing
 
 
 def looks_of(data: DataConfig, found: Mapping[str, Sequence[Picture]]) -> Looks | None:
@@ -97,9 +98,11 @@ def _usual_paper(pictures: Sequence[Picture]) -> Literal["light", "dark"]:
 
 
 def _paper(levels: np.ndarray) -> Literal["light", "dark"]:
-    """What the outermost pixels of a square [size, size] (255 black) mostly are."""
+    """What the outermost pixels of a square [size, size] (255 black) mostly are, beside the image's own range."""
     edge = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
-    return "dark" if np.median(edge) > _MIDDLE else "light"
+    low, high = int(levels.min()), int(levels.max())
+    middle = (low + high) / 2 if high - low >= _DRAWN else _MIDDLE
+    return "dark" if np.median(edge) > middle else "light"
 
 
 def _on(paper: str, levels: np.ndarray) -> np.ndarray:

@@ -29,13 +29,18 @@ def split_of(name: str, seed: int) -> str:
 def ink(content: bytes, path: Path) -> np.ndarray:
     """An image file's ink uint8 [H, W]: 255 is black and 0 white, as digits have it; upright as its EXIF says.
 
-    Colour by ITU-R 601, transparency ignored. Raises BadInput naming `path` where it is no whole image of 8 bits.
+    Colour by ITU-R 601, what is transparent on white. Raises BadInput naming `path` where it is no whole image of 8
+    bits.
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
             if picture.mode not in _MODES:
                 raise BadInput(f"{path}: {picture.mode}, not of 8 bits a channel; convert it")
-            return 255 - np.asarray(ImageOps.exif_transpose(picture).convert("L"))
+            picture = ImageOps.exif_transpose(picture)
+            if picture.has_transparency_data:
+                white = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(white, picture.convert("RGBA"))
+            return 255 - np.asarray(picture.convert("L"))
     except UnidentifiedImageError:
         raise BadInput(f"{path}: not a whole image of {', '.join(_FORMATS)}; remove or replace it") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

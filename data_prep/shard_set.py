@@ -98,8 +98,8 @@ def _shard_folder(
     Shards that are there stay as they are, byte for byte, and those of new deliveries are appended: the same bytes as
     when all is made at once.
     """
-    assert data.folder is not None
-    place = place_of(data.folder, raw)
+    assert data.path is not None
+    place = place_of(data.path, raw)
     first, *later = deliveries(listing)
     split_of = split_rule(data, _names(first), [name for each in later for name in _names(each)], str(place))
     arrived = [first, *(delivery for delivery in later if adds_to_training(delivery, split_of))]

@@ -29,12 +29,18 @@ def data(action: ActionArgument, recipe: RecipeArgument = None, settings: SetOpt
     from seqgen.data.images import load_split
     from seqgen.drawing.data_sheet import data_sheet
     from seqgen.drawing.pictures import png
+    from seqgen.training.memory import image_memory
 
     raise_on_stop()
     resolved = load_recipe(recipe, settings or ())
     manifest = checked_manifest(resolved)
     place, path = shards_of(resolved), places(resolved).data_sheet
-    splits = {split: load_split(place, split) for split, index in manifest.splits.items() if index.images}
+    room = image_memory()
+    splits = {
+        split: load_split(place, split, memory=room)
+        for split, index in manifest.splits.items()
+        if index.images
+    }
     write_bytes(path, png(data_sheet(manifest, splits, resolved.train.seed)))
     print(f"{manifest.title}: {', '.join(f'{split} {len(images):,}' for split, images in splits.items())}")
     if appearance := manifest.appearance():

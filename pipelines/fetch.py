@@ -36,7 +36,7 @@ def fetch(recipe: RecipeOption = None, settings: SetOption = None, mirror: Mirro
             mirror or os.environ.get("SEQGEN_MIRROR") or None,
             notice=display.say,
             progress=lambda file, done, total: display.at(file.path, done, total),
-            folder=resolved.data.folder,
+            folder=resolved.data.path,
             shards=where.shards,
         )
     print(f"fetched {len(paths)} files to {os.path.relpath(where.raw)}")

@@ -19,6 +19,7 @@ from pipelines.cli.again import again
 from pipelines.cli.command import BadShardOption, RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
 from pipelines.cluster.connect import connected, elsewhere
+from pipelines.cluster.ending import ended, goes_on
 from pipelines.cluster.patience import Patience
 from pipelines.cluster.storage import RunStorage
 from pipelines.recipes import load_recipe
@@ -77,7 +78,8 @@ def train_recipe(
 ) -> None:
     """Train `recipe` and write artifacts/<recipe>/train; `request` is the digest of what was asked for.
 
-    A run of more epochs goes on with a finished one that differs in nothing else, unless it shall be `fresh`.
+    A run of more epochs, or of more patience, goes on with a finished one that differs in nothing else, unless it
+    shall be `fresh`.
     Raises BadInput before anything starts, NumericalError, OperationalError (also when the restarts are used
     up), StoppedEarly on SIGTERM or Ctrl-C.
     """
@@ -98,7 +100,7 @@ def train_recipe(
         RunStorage.claim(
             name or run_name(recipe, manifest, start.weights if start else ""),
             flatten(recipe.kept()) | digests,
-            lambda done: done.get("epochs", recipe.train.epochs) < recipe.train.epochs,
+            lambda mark: goes_on(mark, recipe.train),
             fresh,
         ) as storage,
         _how_to_go_on(),
@@ -136,7 +138,7 @@ def train_recipe(
                 for file in ("recipe.json", FILE_NAME):
                     runs.attach(run_id, target / file, "train")
         # At the very end: what is stopped before it goes on.
-        storage.complete({"epochs": recipe.train.epochs})
+        storage.complete(ended(int(result.history[-1]["epoch"]), recipe.train))
     print(f"model in {target / 'model'}, run {run_id}")
 
 

@@ -67,7 +67,7 @@ def _check_alphabets(recipe: Recipe, manifest: Manifest, place: Place) -> None:
         if "" in alphabets:
             raise BadInput(
                 f"train.pairs=alphabet: {place} has no alphabets; use character, or put the drawings of "
-                f"{recipe.data.folder} below <alphabet>/<concept>/ and shard it again"
+                f"{recipe.data.path} below <alphabet>/<concept>/ and shard it again"
             )
         alone = sorted(alphabet for alphabet, concepts in alphabets.items() if concepts == 1)
         if alone and (split == "train" or len(alone) == len(alphabets)):

@@ -183,8 +183,10 @@ class _Overseer(Callback):
         """A line for whoever sits at the driver."""
         self._tell(kind="say", text=text)
 
-    def profiled(self, table: str, trace: Path) -> None:
+    def profiled(self, table: str, trace: Path | None) -> None:
         """Tell where the time goes, and keep the trace beside the checkpoints."""
+        if trace is None:
+            return self.say(table)
         store, key = self._checkpoints.store, f"{self._checkpoints.run}/{trace.name}"
         try:
             store.put_file(trace, key)
@@ -216,15 +218,18 @@ class _Overseer(Callback):
         self._history.append(row)
         self._tell(kind="epoch", rows=[row])
         self._draw(progress)
-        if progress.last and progress.epoch < self._recipe.train.epochs:
-            patience = self._recipe.train.patience
+        train, metric = self._recipe.train, self._recipe.data.held_out_metric
+        if progress.last and progress.epoch < train.epochs:
             self.say(
-                f"ended after epoch {progress.epoch}: the last {patience} held-out bounds were not the best"
+                f"ended after epoch {progress.epoch}: the last {train.patience} held-out bounds were not the best"
             )
-        if progress.last or progress.epoch % self._recipe.train.checkpoint_every == 0:
-            bound = progress.metrics.get(self._recipe.data.held_out_metric, math.inf)
-            # An epoch without a (finite) held-out bound is never the best one.
-            self._save(progress.step, bound if math.isfinite(bound) else math.inf, save)
+        bound = progress.metrics.get(metric, math.inf)
+        if not math.isfinite(bound):  # an epoch without a (finite) held-out bound is never the best one
+            bound = math.inf
+        # Patience waits for an epoch that is better than the best, which therefore is kept, whenever it was.
+        best = bound < math.inf and not any(row.get(metric, math.inf) < bound for row in self._history)
+        if progress.last or progress.epoch % train.checkpoint_every == 0 or (train.patience and best):
+            self._save(progress.step, bound, save)
 
     def _draw(self, progress: Progress) -> None:
         """Keep what the model draws, if it is time to."""

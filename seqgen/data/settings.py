@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from seqgen.core.strict import Seed, Strict
 
@@ -45,7 +45,7 @@ class DataConfig(Strict):
     are Bernoulli probabilities, drawn anew each time from the run's seed), `threshold` (grey > 0.5); or that they stay
     `grey`: level v is anywhere in its bin, x = (v + u) / 256, u uniform, drawn anew as for `dynamic`. `rule` says
     how Omniglot's drawings are made smaller: `strokes` breaks none, `nearest` at 28 is what published few-shot tables
-    are on. `folder` (or `path`) is the folder of the source of that name. Its images are split one by one (`standard`),
+    are on. `path` is the folder of the source of that name. Its images are split one by one (`standard`),
     or its subfolders are characters, each wholly in one split (`concepts`). With `binarise` `static` a pixel of its
     drawings is ink above `threshold`, once and for all, when they are sharded.
     """
@@ -58,10 +58,9 @@ class DataConfig(Strict):
     seed: Seed = Field(
         default=0, description="seed of what is generated (multi-mnist) or split at random (folder)"
     )
-    folder: str | None = Field(
+    path: str | None = Field(
         default=None,
         min_length=1,
-        validation_alias=AliasChoices("folder", "path"),
         description="where the images of source=folder lie: a folder, or s3://bucket/prefix",
     )
     paper: Paper = Field(
@@ -148,10 +147,10 @@ class DataConfig(Strict):
             problems.append(f"binarise={self.binarise}: {self.source} is binary already; use static")
         if self.seed and not (self.is_multi_mnist or self.source == "folder"):
             problems.append(f"seed={self.seed}: nothing of {self.source} is made from it; leave it out")
-        if self.folder is None and self.source == "folder":
-            problems.append("folder: source=folder needs the folder that the images lie in")
-        if self.folder is not None and self.source != "folder":
-            problems.append(f"folder={self.folder}: only for source=folder; leave it out")
+        if self.path is None and self.source == "folder":
+            problems.append("path: source=folder needs the folder that the images lie in")
+        if self.path is not None and self.source != "folder":
+            problems.append(f"path={self.path}: only for source=folder; leave it out")
         if self.paper != "light" and self.source != "folder":
             problems.append(f"paper={self.paper}: only for source=folder; leave it out")
         if self.threshold != "auto" and not self.is_thresholded:
@@ -180,7 +179,7 @@ class DataConfig(Strict):
     def _without_later_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Sets that were made before there was a choice keep their digests.
         tree: dict[str, Any] = serialise(self)
-        for key in ("rule", "folder", "paper", "threshold", "digits", "overlap"):
+        for key in ("rule", "path", "paper", "threshold", "digits", "overlap"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 tree.pop(key, None)
         return tree

@@ -5,48 +5,68 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.profiler import ProfilerActivity, profile
 
-from seqgen.training.callbacks import Callback, Wish
+from seqgen.training.callbacks import Callback, Progress, SaveFn, Wish
 
-_BEFORE, _LOOKS = (
-    10,
-    10,
-)  # on a CPU, where every step is looked at; on a GPU a hundred steps are between two looks
+_BEFORE, _STEPS = 10, 10
 _ROWS = 20
 
 
 class Profile(Callback):
-    """Profiles ten steps (on a GPU a hundred) of those that follow, once; `done(table, trace)` gets what came out.
+    """Profiles ten steps after the first ten, fewer where an evaluation begins before (its first chunk is in it); once.
 
-    The table says in which operations the time went, the longest first; the file `trace`, which is gone after the call,
-    is for chrome://tracing or ui.perfetto.dev.
+    `done(table, trace)` gets what came out. The table says how many steps there were and in which operations their time
+    went, the longest first; the file `trace`, which is gone after the call, is for chrome://tracing or ui.perfetto.dev.
+    It is None, and the table says why, where the training ends before.
     """
 
-    def __init__(self, done: Callable[[str, Path], None], device: torch.device) -> None:
+    def __init__(self, done: Callable[[str, Path | None], None], device: torch.device) -> None:
         self._done, self._cuda = done, device.type == "cuda"
-        self._before, self._looks = (1, 1) if self._cuda else (_BEFORE, _LOOKS)
-        self._asked = 0
-        self._profile: profile | None = None
+        self._steps, self._profile, self._told = 0, None, False  # type: int, profile | None, bool
+        # A wish is asked for on other occasions, too, and on a GPU not after every step.
+        self._hook = register_optimizer_step_post_hook(self._stepped)
 
-    def wish(self) -> Wish:
-        self._asked += 1
-        if self._asked == self._before:
+    def _stepped(self, *_: Any) -> None:
+        self._steps += 1
+        if self._steps == _BEFORE:
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._cuda else [])]
             self._profile = profile(activities=activities)
             self._profile.start()
-        elif self._profile is not None and self._asked == self._before + self._looks:
-            self._tell(self._profile)
-            self._profile = None
+        elif self._steps == _BEFORE + _STEPS:
+            self._end()
+
+    def wish(self) -> Wish:
+        if not torch.is_grad_enabled():  # an evaluation has begun
+            self._end()
         return Wish.GO_ON
 
-    def _tell(self, found: profile) -> None:
+    def epoch(self, progress: Progress, save: SaveFn) -> None:
+        if progress.last:
+            self._end()
+            self._hook.remove()
+            if not self._told:
+                self._done(
+                    f"no profile: the first {_BEFORE} steps are left out, and no other was taken", None
+                )
+
+    def _end(self) -> None:
+        found, self._profile = self._profile, None
+        if found is None:
+            return
         found.stop()
+        if self._steps == _BEFORE:  # no step is in it: it begins anew after the next
+            self._steps -= 1
+            return
+        self._hook.remove()
+        self._told = True
         by = "self_cuda_time_total" if self._cuda else "self_cpu_time_total"
         table = found.key_averages().table(sort_by=by, row_limit=_ROWS, max_name_column_width=40)
         with tempfile.TemporaryDirectory(prefix="seqgen-profile-") as name:
             trace = Path(name) / "profile.json.gz"
             found.export_chrome_trace(str(trace))
-            self._done(table, trace)
+            self._done(f"where the time of {self._steps - _BEFORE} steps goes:\n{table}", trace)

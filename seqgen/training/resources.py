@@ -41,6 +41,6 @@ def device_for(recipe: Recipe, resources: Resources, wanted: Device | Literal["a
         raise BadInput(
             f"model.steps={recipe.model.steps} with train.batch={recipe.train.batch} needs about "
             f"{needed / 2**30:.0f} GiB and {owner} has {resources.memory / 2**30:.0f} GiB; lower one of them, "
-            "or set train.recompute"
+            "or set train.recompute or train.accumulate"
         )
     return "cpu"

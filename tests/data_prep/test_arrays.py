@@ -55,7 +55,7 @@ def test_arrays_with_labels_are_characters_and_their_bits_the_same(levels: np.nd
     before = digests(tmp_path / "made/shards")
     assert shard_arrays(data, bits, labels, tmp_path / "made", 1) == manifest
     assert digests(tmp_path / "made/shards") == before
-    fetch(["folder"], tmp_path / "raw", folder=data.folder, notice=lambda line: None)
+    fetch(["folder"], tmp_path / "raw", folder=data.path, notice=lambda line: None)
     shard_set(data, tmp_path / "raw", tmp_path / "shards", processes=1)
     assert digests(tmp_path / "shards") == before
 

@@ -44,12 +44,12 @@ class Inbox:
         self.listing = self.raw / "folder/SHA256SUMS"
         for number in range(40):
             paint(self.folder / f"{number}.png", number)
-        self.data = DataConfig(source="folder", folder=str(self.folder), size=8, binarise="grey")
+        self.data = DataConfig(source="folder", path=str(self.folder), size=8, binarise="grey")
         self.said: list[str] = []
         self.first = self.make()
 
     def fetch(self) -> None:
-        fetch(["folder"], self.raw, folder=self.data.folder, shards=self.shards, notice=self.said.append)
+        fetch(["folder"], self.raw, folder=self.data.path, shards=self.shards, notice=self.said.append)
 
     def make(self) -> Manifest:
         self.fetch()
@@ -208,7 +208,7 @@ def test_pictures_below_an_s3_prefix_are_brought_once_and_appended(bucket, inbox
     bucket.put_object(Bucket="arrivals", Key="faces/index.png", Body=b"of another prefix")
     there = Inbox.__new__(Inbox)
     there.raw, there.shards, there.said = tmp_path / "raw2", tmp_path / "shards2", []
-    there.data = DataConfig(source="folder", folder="s3://arrivals/faces/in", size=8, binarise="grey")
+    there.data = DataConfig(source="folder", path="s3://arrivals/faces/in", size=8, binarise="grey")
     first = there.make()
     assert first.splits == inbox.first.splits
     assert "s3://arrivals/faces/in: 40 images brought" in there.said

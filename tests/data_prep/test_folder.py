@@ -40,11 +40,11 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def settings(folder: Path, **changes: object) -> DataConfig:
-    return DataConfig(**{"source": "folder", "folder": str(folder), "size": 8, "binarise": "grey"} | changes)  # type: ignore[arg-type]
+    return DataConfig(**{"source": "folder", "path": str(folder), "size": 8, "binarise": "grey"} | changes)  # type: ignore[arg-type]
 
 
 def make(data: DataConfig, place: Path) -> Path:
-    fetch(["folder"], place / "raw", folder=data.folder, notice=lambda line: None)
+    fetch(["folder"], place / "raw", folder=data.path, notice=lambda line: None)
     shard_set(data, place / "raw", place / "shards", processes=1)
     return place / "shards"
 
@@ -134,10 +134,10 @@ def test_what_is_wrong_with_a_folder_is_one_error_that_names_it(pictures, tmp_pa
         assert not (tmp_path / "place/shards").exists()
         return str(caught.value)
 
-    assert refused(settings(tmp_path / "none")) == f"data.folder={tmp_path}/none: no such folder"
+    assert refused(settings(tmp_path / "none")) == f"data.path={tmp_path}/none: no such folder"
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/notes.txt").touch()
-    assert f"data.folder={tmp_path}/empty: no .jpeg, .jpg, .pgm, .png file in it" in refused(
+    assert f"data.path={tmp_path}/empty: no .jpeg, .jpg, .pgm, .png file in it" in refused(
         settings(tmp_path / "empty")
     )
     save(tmp_path / "few/a.png", np.zeros((8, 8), np.uint8))
@@ -155,7 +155,7 @@ def test_what_is_wrong_with_a_folder_is_one_error_that_names_it(pictures, tmp_pa
 
 def test_an_image_that_changed_or_went_since_it_was_listed_is_named(pictures, tmp_path):
     data = settings(pictures)
-    fetch(["folder"], tmp_path / "raw", folder=data.folder, notice=lambda line: None)
+    fetch(["folder"], tmp_path / "raw", folder=data.path, notice=lambda line: None)
     changed = pictures / "part0" / "000.png"
     before = changed.read_bytes()
     save(changed, np.zeros((9, 9), np.uint8))
@@ -173,29 +173,29 @@ def test_an_image_that_changed_or_went_since_it_was_listed_is_named(pictures, tm
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"folder": None}, "source=folder needs the folder"),
+        ({"path": None}, "source=folder needs the folder"),
         ({"source": "mnist-5k", "size": 28}, "only for source=folder; leave it out"),
         ({"size": 300}, "size=300: folder has 4 to 256"),
         ({"split": "weak"}, "folder has standard or concepts"),
         ({"threshold": 9}, "threshold=9: only for source=folder with binarise=static"),
         ({"binarise": "static", "threshold": 255}, "threshold"),
         (
-            {"source": "mnist-5k", "size": 28, "folder": None, "paper": "dark"},
+            {"source": "mnist-5k", "size": 28, "path": None, "paper": "dark"},
             "paper=dark: only for source=folder",
         ),
         (
-            {"source": "mnist-5k", "size": 28, "folder": None, "split": "concepts"},
+            {"source": "mnist-5k", "size": 28, "path": None, "split": "concepts"},
             "mnist-5k has only standard",
         ),
     ],
 )
 def test_settings_that_do_not_fit_a_folder_are_refused(changes: dict[str, object], problem: str):
     with pytest.raises(ValueError, match=problem):
-        DataConfig(**{"source": "folder", "folder": "faces", "size": 8, "binarise": "grey"} | changes)  # type: ignore[arg-type]
+        DataConfig(**{"source": "folder", "path": "faces", "size": 8, "binarise": "grey"} | changes)  # type: ignore[arg-type]
 
 
 def test_the_verbs_take_a_folder(verb, pictures, tmp_path):
-    asked = ("--recipe", "mnist-grey", "--set", "data.source=folder", "--set", f"data.folder={pictures}")
+    asked = ("--recipe", "mnist-grey", "--set", "data.source=folder", "--set", f"data.path={pictures}")
     for name in ("fetch", "shard", "verify"):
         done = verb(name, *asked)
         assert done.returncode == 0, done.stderr

@@ -56,7 +56,7 @@ def settings(folder: Path, **changes: object) -> DataConfig:
 
 def make(data: DataConfig, place: Path) -> Manifest:
     shards = place / "shards"
-    fetch(["folder"], place / "raw", folder=data.folder, shards=shards, notice=lambda line: None)
+    fetch(["folder"], place / "raw", folder=data.path, shards=shards, notice=lambda line: None)
     return shard_set(data, place / "raw", shards, processes=1)
 
 
@@ -136,6 +136,28 @@ def test_light_and_dark_paper_are_told_apart_and_give_the_same_bits(tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(("paper", "ink"), [(140, 225), (120, 30), (30, 120), (215, 140)])  # black is 0
+def test_paper_is_found_beside_the_ink_however_dim_the_photograph(tmp_path: Path, paper: int, ink: int):
+    folder = draw(tmp_path / "mine", CONCEPTS)
+    for path in [*folder.rglob("*.png"), *folder.rglob("*.jpg")]:
+        light = np.asarray(Image.open(path)) / 255  # 1 is paper
+        Image.fromarray((ink + (paper - ink) * light).astype(np.uint8)).save(path)
+    manifest = make(settings(folder, paper="auto"), tmp_path)
+    assert manifest.looks is not None
+    assert manifest.looks.paper == ("light" if paper > ink else "dark")
+    assert 0.15 < load_split(tmp_path / "shards", "train").images.float().mean() < 0.45
+
+
+def test_what_is_transparent_is_paper(tmp_path: Path):
+    folder = draw(tmp_path / "mine", CONCEPTS)
+    for path in folder.rglob("*.png"):
+        black = np.zeros((30, 30, 4), np.uint8)
+        black[..., 3] = 255 - np.asarray(Image.open(path))
+        Image.fromarray(black).save(path)
+    make(settings(folder, paper="auto"), tmp_path)
+    assert 0.15 < load_split(tmp_path / "shards", "train").images.float().mean() < 0.45
+
+
 def test_otsu_finds_the_middle_between_two_levels():
     assert otsu([np.array([0] * 90 + [255] * 10, np.uint8)]) == 127
     assert otsu([np.array([10] * 5, np.uint8), np.array([40] * 5, np.uint8)]) == 24
@@ -178,7 +200,7 @@ def test_every_damaged_file_is_named_however_many_there_are(tmp_path: Path):
 def test_every_file_that_changed_since_it_was_listed_is_named(tmp_path: Path):
     folder = draw(tmp_path / "mine", CONCEPTS)
     data = settings(folder)
-    fetch(["folder"], tmp_path / "raw", folder=data.folder, notice=lambda line: None)
+    fetch(["folder"], tmp_path / "raw", folder=data.path, notice=lambda line: None)
     (folder / "Letters/l0/00.png").write_bytes(b"other")
     (folder / "Signs/s0/02.png").unlink()
     with pytest.raises(BadInput) as caught:
@@ -243,18 +265,9 @@ def test_what_arrives_later_goes_to_training_with_the_looks_of_the_first(tmp_pat
     }
 
 
-def test_the_settings_of_a_folder_that_was_sharded_before_stay_as_they_were():
-    before = {
-        "source": "folder",
-        "size": 8,
-        "split": "standard",
-        "binarise": "grey",
-        "seed": 0,
-        "folder": "x",
-    }
-    data = DataConfig(source="folder", folder="x", size=8, binarise="grey")
-    assert data.model_dump() == before
-    assert data == DataConfig(**{"source": "folder", "path": "x", "size": 8, "binarise": "grey"})  # type: ignore[arg-type]
+def test_what_a_folder_does_not_choose_is_no_part_of_its_digest():
+    kept = {"source": "folder", "size": 8, "split": "standard", "binarise": "grey", "seed": 0, "path": "x"}
+    assert DataConfig(source="folder", path="x", size=8, binarise="grey").model_dump() == kept
     assert (
         DataConfig.model_validate(settings(Path("x"), paper="dark", threshold=9).model_dump()).threshold == 9
     )

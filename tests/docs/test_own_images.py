@@ -51,4 +51,4 @@ def test_the_page_draws_shards_and_shows(tmp_path: Path):
     (tmp_path / "mine.yaml").write_text(run(tmp_path, "-m", "pipelines.show", "own-characters"))
     assert "'train': 320" in run(tmp_path, "arrays.py")
     made = read_manifest(tmp_path / "artifacts/arrays/shards")
-    assert made.data == read_recipe(tmp_path / "mine.yaml", ["data.folder=my-arrays"]).data
+    assert made.data == read_recipe(tmp_path / "mine.yaml", ["data.path=my-arrays"]).data

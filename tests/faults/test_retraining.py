@@ -314,7 +314,7 @@ def faces_recipe(here: Path, folder: Path) -> None:
     recipe = tiny_recipe(folder, name="faces", workers=1, initial="champion")
     tree = yaml.safe_load(recipe.read_text())
     tree |= {
-        "data": {"source": "folder", "folder": str(here / "inbox"), "size": 8, "binarise": "dynamic"},
+        "data": {"source": "folder", "path": str(here / "inbox"), "size": 8, "binarise": "dynamic"},
         "register": {"name": "faces"},
     }
     recipe.write_text(yaml.safe_dump(tree))

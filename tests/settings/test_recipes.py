@@ -158,7 +158,7 @@ def test_a_conditional_model_wants_a_folder_of_characters(split, expected, pairs
         f"train.pairs={pairs}",
     ]
     if expected is None:
-        assert load_recipe("quickstart-characters", asked).data.folder == "mine"
+        assert load_recipe("quickstart-characters", asked).data.path == "mine"
         return
     with pytest.raises(BadInput) as refused:
         load_recipe("quickstart-characters", asked)

@@ -41,7 +41,7 @@ def recipe_of(folder: Path, observation: str) -> Recipe:
         {
             "name": "balls",
             "description": "for tests",
-            "data": {"source": "folder", "folder": str(folder), "size": SIZE, "binarise": "grey"},
+            "data": {"source": "folder", "path": str(folder), "size": SIZE, "binarise": "grey"},
             "model": {
                 "steps": 4,
                 "latents": 4,

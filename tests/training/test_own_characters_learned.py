@@ -67,7 +67,7 @@ def test_it_is_learned_and_its_errors_are_over_characters(place: str, pairs: str
             pixels[0, 0] = number * 5 + drawing  # no two are the same
             Image.fromarray(pixels).save(folder / f"{drawing}.png")
     recipe = recipe_of(tmp_path / "mine", pairs)
-    fetch(["folder"], tmp_path / "raw", folder=recipe.data.folder, notice=lambda line: None)
+    fetch(["folder"], tmp_path / "raw", folder=recipe.data.path, notice=lambda line: None)
     manifest = shard_set(recipe.data, tmp_path / "raw", tmp_path / "shards", processes=1)
     assert manifest.looks is not None
     assert manifest.looks.paper == "dark"

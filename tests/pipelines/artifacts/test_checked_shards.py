@@ -54,7 +54,7 @@ def test_pairs_of_an_alphabet_want_a_folder_of_alphabets(tmp_path: Path, monkeyp
         data = f"data={{source: folder, path: '{folder}', size: 8, split: concepts, binarise: dynamic}}"
         small = ["model.copy_grid=null", "model.read_size=4", "model.write_size=4", "train.batch=2"]
         recipe = load_recipe("quickstart-characters", [data, *small, "train.pairs=alphabet"])
-        fetch(["folder"], places(recipe).raw, folder=recipe.data.folder, notice=lambda line: None)
+        fetch(["folder"], places(recipe).raw, folder=recipe.data.path, notice=lambda line: None)
         shard_set(recipe.data, places(recipe).raw, places(recipe).shards, processes=1)
         try:
             checked_manifest(recipe)

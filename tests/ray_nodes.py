@@ -1,0 +1,127 @@
+"""A real Ray cluster of several nodes on one machine: one is added, drained, killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.free_ports import free_ports
+from tests.train_runs import environment
+
+ASK = """
+import json, ray
+from ray._private import state
+ray.init(log_to_driver=False, logging_level="error")
+print(json.dumps({}))
+"""
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+class Nodes:
+    """Raylets of one machine that are nodes of one cluster, of one CPU each but for the head, which has none."""
+
+    def __init__(self, place: Path) -> None:
+        port, dashboard = free_ports(2)
+        self.address, self.place = f"127.0.0.1:{port}", place
+        (place / "home").mkdir()
+        self.variables = {
+            "HOME": str(place / "home"),
+            # The kernels that the undisturbed run had: others round differently.
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "of-this-test-alone-0123456789",
+            "OMP_NUM_THREADS": "1",
+            # How soon the cluster notices that a node is gone.
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._start("--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=0")
+
+    def add(self) -> subprocess.Popen[bytes]:
+        """Another node."""
+        return self._start(f"--address={self.address}", "--num-cpus=1")
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        name = self._name(len(self.processes))
+        path = self.place / f"{name}.log"
+        log = path.open("wb")
+        cores = sorted(os.sched_getaffinity(0))
+        core = cores[
+            len(self.processes) % len(cores)
+        ]  # one: so many threads a worker has, and its sums are split by
+        ray = [RAY, "start", "--block", "--disable-usage-stats", f"--node-name={name}"]
+        process = subprocess.Popen(
+            ["taskset", "-c", str(core), *ray, *arguments],
+            cwd=self.place,
+            env=environment(self.place) | self.variables,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        while b"Ray runtime started" not in path.read_bytes():
+            assert process.poll() is None, path.read_text()
+            time.sleep(0.5)
+        return process
+
+    def drain(self, node: subprocess.Popen[bytes]) -> None:
+        """Announce, as a cloud does, that a node will go."""
+        name = self._name(self.processes.index(node))
+        (node_id,) = self._ask(f"[node['NodeID'] for node in ray.nodes() if node['NodeName'] == '{name}']")
+        self._ray(
+            RAY, "drain-node", "--address", self.address, "--node-id", node_id,
+            "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "reclaimed",
+            "--deadline-remaining-seconds", "120",
+        )  # fmt: skip
+
+    def actors(self) -> list[str]:
+        """The classes of the actors that live on the cluster."""
+        return self._ask("[a['ActorClassName'] for a in state.actors().values() if a['State'] == 'ALIVE']")
+
+    def _ask(self, expression: str) -> Any:
+        """What the cluster says."""
+        return json.loads(self._ray(sys.executable, "-c", ASK.format(expression)).splitlines()[-1])
+
+    def _ray(self, *command: str) -> str:
+        env = environment(self.place) | self.variables | {"RAY_ADDRESS": self.address}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"node-{number}"
+
+    def end(self) -> None:
+        for process in reversed(self.processes):
+            kill(process)
+
+
+def kill(node: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a node: its raylet and all that runs there."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(node.pid).children(recursive=True)
+        for process in [psutil.Process(node.pid), *family]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+    node.wait()
+
+
+def variables(nodes: Nodes, **more: str) -> dict[str, str]:
+    return {
+        **nodes.variables,
+        "RAY_ADDRESS": nodes.address,
+        "SEQGEN_ARTIFACTS": str(nodes.place / "artifacts"),
+        "SEQGEN_STORAGE": str(nodes.place / "storage"),
+        **more,
+    }
