@@ -105,5 +105,5 @@ def test_tables_of_other_weights_are_not_gathered(project):
 
 
 def test_without_any_table_there_is_nothing_to_gather(project):
-    with pytest.raises(BadInput, match=r"no recipe has tables.*pipelines\.evaluate\.contexts"):
+    with pytest.raises(BadInput, match=r"no recipe has tables.*seqgen contexts"):
         results(None, project / "docs" / "results", "")

@@ -105,7 +105,7 @@ def test_other_shards_than_those_made_here_are_refused(
     manifest = read_manifest(places(resolved).shards)
     manifest.model_copy(update={"title": "another"}).write(places(resolved).shards)
     with pytest.raises(
-        BadInput, match=r"other shards than those made in .*pipelines\.publish --recipe streamed"
+        BadInput, match=r"other shards than those made in .*seqgen publish --recipe streamed"
     ):
         checked_manifest(resolved)
 
