@@ -68,34 +68,20 @@ def kill_workers(run: Run, count: int | None = None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("when", "seed"), [(some_epoch(1), 1), (f"epoch {EPOCHS - 1}/", 2)])
-def test_01_a_killed_worker_costs_a_restart_and_changes_nothing(
-    undisturbed: str, place: Path, when: str, seed: int
-):
-    with running(place, "--set", "train.checkpoint_every=3") as run:
-        run.wait_for(when)
-        time.sleep(random.Random(seed).random() / 2)  # at any step
+def test_01_a_worker_killed_at_any_step_costs_a_restart_and_changes_nothing(undisturbed: str, place: Path):
+    """Before the first step, somewhere in an epoch, and in the last one, with a checkpoint after every step."""
+    every_step = ("--set", "train.checkpoint_minutes=1e-6", "--set", "train.checkpoint_every=1000")
+    in_phase(place, "warm-up")
+    with running(place, *every_step) as run:
+        run.wait_until((place / "warm-up-1").exists)
+        in_phase(place, "train", random.Random(4).randrange(20, 400))  # of the workers that come now
+        os.kill(int((place / "warm-up-1").read_text()), signal.SIGKILL)
+        run.wait_until((place / "train-1").exists)
+        os.kill(int((place / "train-1").read_text()), signal.SIGKILL)
+        run.wait_for(f"epoch {EPOCHS - 1}/")
         kill_workers(run, 1)
         assert run.end() == 0, run.text
-    assert_complete(place)
-    assert weights(place) == undisturbed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [None, 4])
-def test_01_a_worker_killed_at_any_step_goes_on_within_the_epoch(
-    undisturbed: str, place: Path, seed: int | None
-):
-    """Before the first step, or somewhere in an epoch, with a checkpoint after every step."""
-    phase, calls = ("warm-up", 0) if seed is None else ("train", random.Random(seed).randrange(20, 400))
-    in_phase(place, phase, calls)
-    with running(
-        place, "--set", "train.checkpoint_minutes=1e-6", "--set", "train.checkpoint_every=1000"
-    ) as run:
-        run.wait_until((place / f"{phase}-1").exists)
-        os.kill(int((place / f"{phase}-1").read_text()), signal.SIGKILL)
-        assert run.end() == 0, run.text
-    assert run.text.count("going on after epoch") == (seed is not None)
+    assert run.text.count("going on after epoch") == 2
     assert_complete(place)
     assert weights(place) == undisturbed
 
@@ -176,14 +162,12 @@ stages:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # one may stay between DVC and the training
-def test_06_a_stopped_dvc_leaves_no_training_behind_and_the_next_goes_on(
-    shell: str, undisturbed: str, place: Path
-):
+def test_06_a_stopped_dvc_leaves_no_training_behind_and_the_next_goes_on(undisturbed: str, place: Path):
     (place / "dvc.yaml").write_text(DVC)
     dvc = (sys.executable, "-m", "dvc")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    variables = environment(place) | {"PATH": path, "SHELL": shell}
+    # Debian's sh stays between DVC and the training, where others put it in their place.
+    variables = environment(place) | {"PATH": path, "SHELL": "/bin/sh"}
     subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=place, env=variables, check=True)
     repro = subprocess.Popen(
         [*dvc, "repro"], cwd=place, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
