@@ -90,7 +90,7 @@ def test_every_replica_answers_as_seqgen_serve_and_follows_the_champion(
     crown("1")
     with (
         cluster_site(tmp_path, OMP_NUM_THREADS="1") as site,
-        ServeProcess(tmp_path, model, "--max-samples=200") as ours,
+        ServeProcess(tmp_path, model) as ours,
     ):
         url = deploy(
             site,
@@ -101,11 +101,14 @@ def test_every_replica_answers_as_seqgen_serve_and_follows_the_champion(
             site,
             lambda: all(requests.get(url + at, timeout=WAIT).ok for at in ("/healthz", "/champion/healthz")),
         )
+        statuses = []
         for path, question in QUESTIONS:
             expected = ours.post(path, question)
+            statuses.append(expected.status_code)
             for _ in range(6):  # by chance of both replicas
                 answer = requests.post(url + path, json=question, timeout=WAIT)
                 assert (answer.status_code, answer.json()) == (expected.status_code, expected.json()), path
+        assert statuses == [200] * 7 + [422, 422, 404]
         for path in ("/v1/model", "/openapi.json"):
             assert requests.get(url + path, timeout=WAIT).json() == ours.get(path).json()
         page = requests.get(url, timeout=WAIT)
