@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 import yaml
@@ -50,6 +54,11 @@ def application(name: str, prefix: str, source: str, replicas: int, **arguments:
     return {**made, "name": name, "route_prefix": prefix}
 
 
+def serve(site: Site, *words: str) -> tuple[int, str]:
+    program = str(Path(sys.executable).with_name("serve"))
+    return site.call(program, *words, "--address", site.dashboard, RAY_AUTH_MODE="token")
+
+
 def deploy(site: Site, *applications: dict[str, Any]) -> str:
     """Deploy them on the cluster, by its dashboard; where they will answer."""
     (port,) = free_ports(1)
@@ -57,8 +66,7 @@ def deploy(site: Site, *applications: dict[str, Any]) -> str:
     (site.where / "serve.yaml").write_text(
         yaml.safe_dump({"http_options": http, "applications": list(applications)})
     )
-    serve = str(Path(sys.executable).with_name("serve"))
-    code, text = site.call(serve, "deploy", "serve.yaml", "--address", site.dashboard, RAY_AUTH_MODE="token")
+    code, text = serve(site, "deploy", "serve.yaml")
     assert code == 0, text
     return f"http://127.0.0.1:{port}"
 
@@ -72,11 +80,26 @@ def wait_until(site: Site, true: Callable[[], bool]) -> None:
         except requests.RequestException:
             pass
         if time.monotonic() > end:
-            serve = str(Path(sys.executable).with_name("serve"))
-            raise AssertionError(
-                site.call(serve, "status", "--address", site.dashboard, RAY_AUTH_MODE="token")[1]
-            )
+            raise AssertionError(serve(site, "status")[1])
         time.sleep(0.2)
+
+
+def posts(url: str) -> int:
+    """How many questions the replica that answers has had."""
+    metrics = requests.get(f"{url}/metrics", timeout=WAIT).text
+    return sum(
+        map(int, re.findall(r'^seqgen_requests_total{path="(?!/healthz|/metrics).*} (\d+)$', metrics, re.M))
+    )
+
+
+def processes(site: Site) -> list[psutil.Process]:
+    """Those that run in the site's own home."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("HOME") == site.environment["HOME"]:
+                found.append(process)
+    return found
 
 
 def test_every_replica_answers_as_seqgen_serve_and_follows_the_champion(
@@ -88,8 +111,10 @@ def test_every_replica_answers_as_seqgen_serve_and_follows_the_champion(
     for seed in (0, 1):
         register.register_trained(finished_run(recipe, seed=seed))
     crown("1")
+    # The cluster's home is another: its kernels are to be the same.
+    kernels = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     with (
-        cluster_site(tmp_path, OMP_NUM_THREADS="1") as site,
+        cluster_site(tmp_path, OMP_NUM_THREADS="1", XDG_CACHE_HOME=kernels) as site,
         ServeProcess(tmp_path, model) as ours,
     ):
         url = deploy(
@@ -109,6 +134,7 @@ def test_every_replica_answers_as_seqgen_serve_and_follows_the_champion(
                 answer = requests.post(url + path, json=question, timeout=WAIT)
                 assert (answer.status_code, answer.json()) == (expected.status_code, expected.json()), path
         assert statuses == [200] * 7 + [422, 422, 404]
+        wait_until(site, lambda: 0 < posts(url) < 6 * len(QUESTIONS))  # one says its own part of them
         for path in ("/v1/model", "/openapi.json"):
             assert requests.get(url + path, timeout=WAIT).json() == ours.get(path).json()
         page = requests.get(url, timeout=WAIT)
@@ -125,3 +151,5 @@ def test_every_replica_answers_as_seqgen_serve_and_follows_the_champion(
             crown(version)
             wait_until(site, lambda wanted=f"tiny/{version}": champion()["model"] == wanted)  # type: ignore[misc]
             assert champion()["images"] == seqgen.load(f"models:/tiny/{version}").sample(20, seed=3).tolist()
+        assert len(processes(site)) > 5
+    assert not psutil.wait_procs(processes(site), timeout=60)[1]
