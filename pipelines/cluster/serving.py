@@ -1,6 +1,6 @@
 """The HTTP API of `seqgen serve` as an application of Ray Serve, in as many replicas as that is told to keep.
 
-serve run pipelines.cluster.serving:app source=models:/<name>@<alias>
+`serve run pipelines.cluster.serving:app source=models:/<name>@<alias>` starts it.
 """
 
 # Without `from __future__ import annotations`: Ray Serve looks at what `app` takes, and wants the class, not its name.
@@ -43,13 +43,12 @@ def app(arguments: Arguments) -> serve.Application:
         return _replica(arguments)
 
     limits = arguments.limits
-    deployment = serve.deployment(
-        serve.ingress(build)(),
+    deployed = serve.deployment(
         name="seqgen",
         max_ongoing_requests=2 * limits.queue,  # the replica itself says, with 429, that too many wait
         graceful_shutdown_timeout_s=limits.seconds + 5,
     )
-    return deployment.bind()
+    return deployed(serve.ingress(build)()).bind()
 
 
 def _replica(arguments: Arguments) -> ASGIApp:
