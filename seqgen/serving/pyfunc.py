@@ -13,7 +13,7 @@ from mlflow.pyfunc import PyFuncModel, PythonModel
 
 from seqgen.models import load_model
 
-_CHUNK = 250  # images drawn at once
+_CHUNK = 128  # images drawn at once, as by the HTTP application: so the last bits are the same, too
 _MOST = 10_000  # images of one call: seconds to minutes of a CPU
 
 
@@ -22,7 +22,8 @@ class Sampler(PythonModel):
 
     Unconditional: input int64 [1], the number of images n -> [n, H, W].
     Conditional: input float32 [n, H, W] in [0, 1] (1 = ink), the context images -> [n, samples, H, W].
-    Parameters: `samples` per context image (conditional only), `seed`. The same call gives the same images.
+    Parameters: `samples` per context image (conditional only), `seed`. The same call gives the same images, and a
+    context image those that it gets in a call by itself: the noise is drawn from the seed once, for all of them.
     A parameter of another name, input of another shape and more than 10,000 images are errors.
     """
 
@@ -46,7 +47,7 @@ class Sampler(PythonModel):
             _check(given.size == 1, "one number of images", f"{given.size} numbers")
             count = int(given.reshape(-1)[0])
             _check_count(count, f"{count}")
-            return self._draw(count, None, generator)
+            return self._draw(self.model.noise(count, generator), None)
         height, width = self.model.sizes.height, self.model.sizes.width
         samples = int(settings["samples"])
         fits = given.ndim == 3 and given.shape[1:] == (height, width)
@@ -54,16 +55,19 @@ class Sampler(PythonModel):
         _check_count(len(given) * samples, f"{len(given)} context images x {samples} samples")
         inside = given.min() >= 0 and given.max() <= 1
         _check(inside, "context images with values in [0, 1]", f"{given.min()} to {given.max()}")
-        images = torch.from_numpy(given.astype(np.float32)).unsqueeze(1).repeat_interleave(samples, 0)
-        return self._draw(len(images), images, generator).reshape(len(given), samples, height, width)
+        images = torch.from_numpy(given.astype(np.float32)).unsqueeze(1).to(self.device)
+        drawn = self._draw(self.model.noise(samples, generator), images)
+        return drawn.reshape(len(given), samples, height, width)
 
-    def _draw(self, count, images, generator):
+    def _draw(self, noise, images):
+        """What each of `noise` [T,S,N] draws, [S,H,W]; with context images [n,1,H,W] for each of those, [nS,H,W]."""
+        samples, contexts = noise.shape[1], 1 if images is None else len(images)
         parts = []
-        for start in range(0, count, _CHUNK):
-            size = min(_CHUNK, count - start)
-            noise = self.model.noise(size, generator).to(self.device)
-            part = None if images is None else images[start : start + size].to(self.device)
-            parts.append(self.model.sample(noise, part).squeeze(1).float().cpu())
+        for which in torch.arange(contexts * samples).split(_CHUNK):
+            # what is read of a single one is computed once for all
+            shown = images if contexts == 1 else images[which // samples]
+            drawn = self.model.sample(noise[:, which % samples].to(self.device), shown)
+            parts.append(drawn.squeeze(1).float().cpu())
         return torch.cat(parts).numpy()
 
 

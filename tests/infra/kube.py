@@ -27,7 +27,7 @@ def _object(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]
 
 
 # The fields of KubeRay 1.7's custom resources that a manifest of ours may have, after its definitions
-# ray.io_rayclusters.yaml, ray.io_rayjobs.yaml and ray.io_raycronjobs.yaml in https://github.com/ray-project/kuberay.
+# ray.io_rayclusters.yaml, ray.io_rayjobs.yaml, ray.io_raycronjobs.yaml and ray.io_rayservices.yaml in https://github.com/ray-project/kuberay.
 _CLUSTER = _object(
     ("headGroupSpec",),
     rayVersion=_TEXT,
@@ -76,6 +76,13 @@ _SPECS = {
         schedule={"type": "string", "pattern": r"^(\S+ ){4}\S+$"},
         suspend=_FLAG,
         timeZone={"type": "string", "minLength": 1},
+    ),
+    "RayService": _object(
+        serveConfigV2=_TEXT,
+        rayClusterConfig=_CLUSTER,
+        excludeHeadPodFromServeSvc=_FLAG,
+        rayClusterDeletionDelaySeconds=_NUMBER,
+        upgradeStrategy=_object(type={"enum": ["NewCluster", "NewClusterWithIncrementalUpgrade", "None"]}),
     ),
 }
 

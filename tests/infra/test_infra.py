@@ -45,9 +45,10 @@ RAYJOBS = [("RayJob", "seqgen-train"), ("RayJob", "seqgen-train-gpu")]
 
 
 def clusters() -> list[dict[str, Any]]:
-    """The specs of all Ray clusters: the standing one, those of a scheduled and of two single jobs."""
+    """The specs of all Ray clusters: the standing one, those of the service, of a scheduled and of two single jobs."""
     jobs = [document("RayCronJob")["spec"]["jobTemplate"], *(document(*job)["spec"] for job in RAYJOBS)]
-    return [document("RayCluster")["spec"], *(job["rayClusterSpec"] for job in jobs)]
+    served = document("RayService")["spec"]["rayClusterConfig"]
+    return [document("RayCluster")["spec"], served, *(job["rayClusterSpec"] for job in jobs)]
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
@@ -74,6 +75,8 @@ def test_manifest_is_valid(path: Path) -> None:
         ("RayCluster", lambda d: d["spec"]["authOptions"].update(mode="password")),
         ("RayCluster", lambda d: d["spec"]["workerGroupSpecs"][0].update(replica=2)),
         ("RayCluster", lambda d: next(pod_templates(d))["spec"]["containers"][0].update(imagee="x")),
+        ("RayService", lambda d: d["spec"].update(serveConfig="applications: []")),
+        ("RayService", lambda d: d["spec"]["rayClusterConfig"].pop("headGroupSpec")),
         ("CronJob", lambda d: d["spec"].update(concurrencyPolicy=1)),
         ("CronJob", lambda d: d["spec"].update(concurrency="Forbid")),
         ("NetworkPolicy", lambda d: d["spec"].update(ingres=[])),
@@ -89,7 +92,7 @@ def test_broken_manifest_is_found(kind: str, spoil: Spoil) -> None:
 
 def test_pods_have_no_rights_they_do_not_need() -> None:
     templates = [template for path in MANIFESTS for template in pod_templates(documents(path))]
-    assert len(templates) == 15
+    assert len(templates) == 17
     for template in templates:
         spec = template["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -112,8 +115,8 @@ def test_pods_have_no_rights_they_do_not_need() -> None:
 
 
 def test_all_ray_manifests_describe_one_cluster() -> None:
-    standing, scheduled, job, gpus = clusters()
-    assert standing == scheduled == job
+    standing, served, scheduled, job, gpus = clusters()
+    assert standing == served == scheduled == job
     # What GPUs change is the workers' hardware, the image and the memory that their processes share.
     worker = gpus["workerGroupSpecs"][0]["template"]["spec"]
     assert worker["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
@@ -128,6 +131,25 @@ def test_all_ray_manifests_describe_one_cluster() -> None:
             container["image"] = container["image"].removesuffix("-cuda")
         template["spec"]["volumes"][1]["emptyDir"]["sizeLimit"] = "2Gi"
     assert gpus == standing
+
+
+def test_ray_serve_takes_its_configuration_and_finds_a_node_for_each_replica() -> None:
+    schema = pytest.importorskip("ray.serve.schema", reason="the extra ray-serve is not installed")
+    from pipelines.cluster import serving
+
+    service = document("RayService")["spec"]
+    written = yaml.safe_load(service["serveConfigV2"])
+    (application,) = schema.ServeDeploySchema.model_validate(written).applications
+    assert set(written["applications"][0]) <= set(schema.ServeApplicationSchema.model_fields)
+    assert application.import_path == f"{serving.__name__}:{serving.app.__name__}"
+    assert serving.Arguments(**application.args).source.endswith("@champion")
+    (deployment,) = application.deployments
+    (workers,) = service["rayClusterConfig"]["workerGroupSpecs"]
+    assert deployment.num_replicas == 1 + workers["replicas"]
+    for template in pod_templates(service):
+        (container,) = template["spec"]["containers"]
+        cpus = int(container["resources"]["limits"]["cpu"])
+        assert deployment.ray_actor_options.num_cpus == cpus  # a second one does not fit
 
 
 def test_kernels_are_built_where_they_run_and_kept_for_the_next() -> None:
@@ -351,9 +373,9 @@ def test_what_the_server_needs_is_installed_with_it() -> None:
     pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     assert pins["psycopg"] == pins["psycopg-binary"]
     assert {"flask-wtf", "wtforms"} <= set(pins)
-    for name in ("Dockerfile", "README.md"):
+    for name, extra in (("Dockerfile", "server,ray-serve"), ("README.md", "server")):
         assert "uv pip install" in (text := (INFRA / name).read_text())
-        assert "-c constraints.txt -e '.[server]'" in text
+        assert f"-c constraints.txt -e '.[{extra}]'" in text
 
 
 def test_images_are_pinned_by_digest_and_ours_by_version() -> None:

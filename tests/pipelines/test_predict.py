@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from mlflow.exceptions import MlflowException
 
+import seqgen
 from pipelines import register
 from pipelines.tracking import runs
 from tests.finished_run import finished_run, outside, tiny_recipe, work_in
@@ -62,6 +63,25 @@ def test_champion_predicts_in_a_fresh_process(here: Path, conditional: bool) -> 
     assert said["same"]
     assert not said["other"]
     assert "mlartifacts" in said["code"]  # the code stored with the model, not the repository's
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_it_draws_what_python_draws(here: Path, conditional: bool) -> None:
+    register.register_trained(finished_run(tiny_recipe(here, conditional=conditional)))
+    path = list(sys.path)
+    model = mlflow.pyfunc.load_model("models:/tiny@champion")
+    sys.path[:] = path  # MLflow puts the model's code first
+    ours = seqgen.load("models:/tiny@champion")
+    if not conditional:
+        drawn = model.predict(np.array([300]), params={"seed": 4})
+        np.testing.assert_allclose(drawn, ours.sample(300, seed=4), atol=1e-5)
+        return
+    contexts = np.random.default_rng(0).random((3, 28, 28), np.float32)
+    together = model.predict(contexts, params={"samples": 50, "seed": 4})
+    for context, drawn in zip(contexts, together, strict=True):
+        alone = model.predict(context[None], params={"samples": 50, "seed": 4})
+        np.testing.assert_allclose(drawn, alone[0], atol=1e-5)
+        np.testing.assert_allclose(drawn, ours.sample(50, context=context, seed=4), atol=1e-5)
 
 
 def test_what_is_not_to_be_drawn_is_an_error_that_says_why(

@@ -31,11 +31,21 @@ class Follower:
     def run(self) -> None:
         """Load, and follow what can change; for a thread of its own."""
         try:
-            self._take_over()
+            self.load()
         except BaseException as error:
             self.error = error
             self._failed()
             return
+        self.follow()
+
+    def load(self) -> None:
+        """Take over what `source` names. Raises as `load_source`."""
+        served = load_source(self._source)
+        self._service.served = served
+        _log.info("serving %s (%s parameters)", served.title, f"{served.parameters:,}")
+
+    def follow(self) -> None:
+        """Look again and again, if what `source` names can change; for a thread of its own."""
         while self._seconds and self._source.startswith("models:") and "@" in self._source:
             time.sleep(self._seconds)
             self.look()
@@ -46,7 +56,7 @@ class Follower:
         try:
             wanted, served = newest(self._source), self._service.served
             if served is None or wanted != served.version:
-                self._take_over()
+                self.load()
         except Exception as error:  # whatever is wrong with it, the old one goes on
             self._refuse(f"version {wanted}" if wanted else self._source, error)
         else:
@@ -61,8 +71,3 @@ class Follower:
             kept = self._service.served.title if self._service.served else "nothing"
             _log.warning("%s is still served: %s: %s", kept, what, why)
         self._refused = what
-
-    def _take_over(self) -> None:
-        served = load_source(self._source)
-        self._service.served = served
-        _log.info("serving %s (%s parameters)", served.title, f"{served.parameters:,}")

@@ -35,6 +35,8 @@ class Server:
         """Answer until `stop`; then finish what is under way, for `patience` seconds at most."""
         config = uvicorn.Config(
             app,
+            loop="asyncio",  # these two whatever else is installed
+            http="h11",
             lifespan="off",
             log_config=None,
             access_log=False,
