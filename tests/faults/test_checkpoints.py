@@ -171,7 +171,7 @@ def test_16_where_the_newest_is_gone_altogether_the_one_before_is_taken(
 
 def forget_unsent(storage: Path) -> None:
     """Remove what a killed process had not put yet: it would be, and be the newest."""
-    began = json.loads((storage / "seqgen-run.json").read_text())["run_id"]
+    began = json.loads((storage / "seqgen-run.json").read_text())["began"]
     shutil.rmtree(Unsent(str(storage.parent), storage.name, began).place, ignore_errors=True)
 
 
