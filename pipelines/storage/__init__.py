@@ -110,7 +110,7 @@ class Store(ABC):
             self.delete([probe])
 
     def check_create(self, key: str) -> None:
-        """Raises OperationalError if `create` takes the place of what there is of this key, and what it raises."""
+        """Raises OperationalError if `create` replaces what there is of this key, and what `create` raises."""
         if self.create(key, b"another"):
             raise OperationalError(
                 f"{self.root}: overwrites what shall only be created, so that two machines could work on one run; "
