@@ -14,7 +14,7 @@ from seqgen.core.errors import BadInput, OperationalError, SeqgenError, one_line
 _ATTEMPTS = 6  # of a request, unless AWS_MAX_ATTEMPTS says otherwise; half a minute of pauses at most
 _CONNECT, _SILENCE = 10, 30  # seconds
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
-# What a request may not meet again, besides a status of 500 and more.
+# What a request may not meet again, besides a status of 500 and more, but for 501.
 _PASSING = ("InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "Throttling", "BadDigest")
 _REMEDIES = {
     "AccessDenied": "this key lacks the right to: infra/ has the policy that it needs",
@@ -115,6 +115,10 @@ def _answered(address: str, error: Any) -> SeqgenError:
     if reason in _EXPIRED:
         return OperationalError(
             f"{said}: the credentials have expired and no newer ones were found; renew them and go on"
+        )
+    if status == 501:
+        return BadInput(
+            f"{said}: this server lacks what is asked (If-None-Match, for one); use another storage"
         )
     if status >= 500 or status in (408, 429) or reason in _PASSING:
         return OperationalError(f"{said}, {answer.get('RetryAttempts', 0) + 1} times; try again later")

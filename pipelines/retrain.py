@@ -132,6 +132,7 @@ def _take_turn(name: str, schedule: _Schedule, lock: int) -> None:
             )
             print(f"warning: {recipe.name}: {died}", file=sys.stderr)
             _failed(name, died, schedule)
+            record.give_up()
         with _written_down(record):
             _retrain_one(name, recipe, schedule, lock, record)
         record.forget_failures()
@@ -142,11 +143,9 @@ def _written_down(record: Record) -> Iterator[None]:
     """How the retraining ended that the block may begin."""
     try:
         yield
-    except StoppedEarly:
-        record.end("stopped")
-        raise
-    except BaseException:
-        record.end("failed")
+    except BaseException as error:
+        with contextlib.suppress(SeqgenError):  # what ended it is what is told
+            record.end("stopped" if isinstance(error, StoppedEarly) else "failed")
         raise
     record.end("done")
 

@@ -54,12 +54,12 @@ def submit(
     elif command or env or dry_run or no_wait:
         raise BadInput(f"--follow {follow}: takes no command and no other option than --address")
     from pipelines.cluster import client as clients
-    from pipelines.cluster import jobs
+    from pipelines.cluster import head, jobs
 
     clients.send_token()
     if follow is not None:
         where = jobs.dashboard(address)
-        jobs.follow(clients.connect(where), follow, f"the command that submitted {follow}")
+        jobs.follow(clients.connect(where), where, follow, f"the command that submitted {follow}")
         return
     entrypoint = shlex.join(["python", "-m", verb.module, *arguments])
     with tempfile.TemporaryDirectory(prefix="seqgen-submit-") as temporary:
@@ -74,7 +74,7 @@ def submit(
             return
         where = jobs.dashboard(address)
         again = _again(command or [], address, env or [])
-        given = {SUBMITTED: again, "RAY_JOB_STOP_WAIT_TIME_S": str(jobs.STOP_SECONDS), **variables}
+        given = {SUBMITTED: again, "RAY_JOB_STOP_WAIT_TIME_S": str(head.job_stop_seconds()), **variables}
         client = clients.connect(where)
         print(
             f"uploading {len(files)} files, {package.stat().st_size:,} bytes, to {redact(where)}", flush=True
@@ -82,9 +82,9 @@ def submit(
         job = jobs.submit(client, entrypoint, package, given)
     print(f"job {job}: {entrypoint}", flush=True)
     if no_wait:
-        print(f"follow it with: seqgen submit --address {redact(where)} --follow {job}")
+        print(f"follow it with: {jobs.following(where, job)}")
     else:
-        jobs.follow(client, job, again)
+        jobs.follow(client, where, job, again)
 
 
 def _verb(command: list[str]) -> tuple[Verb, list[str]]:

@@ -105,7 +105,7 @@ def train_recipe(
         ) as storage,
         _how_to_go_on(),
     ):
-        storage.store.preflight()
+        storage.store.preflight(creates=storage.lease is not None)
         _show(recipe, storage)
         with connected() as resources:
             chosen = device_for(recipe, resources, device)

@@ -259,8 +259,9 @@ class Uploads:
                 self._unsent.close()
                 return
             left = ", ".join(str(directory) for directory, _ in self._waiting.values())
+            reason = self._reason or "the storage is slow; SEQGEN_UPLOAD_SECONDS allows more"
             raise OperationalError(
-                f"not saved within {seconds:g} s: {self._reason}; it lies in {left}, and is saved when the "
+                f"not saved within {seconds:g} s: {reason}; it lies in {left}, and is saved when the "
                 "run is gone on with on this machine"
             )
 
@@ -302,7 +303,7 @@ class Uploads:
             self.lost = lost
             return "", ""
         except Exception as error:  # whatever it is: training goes on, and the next attempt may do
-            return "", one_line(error)
+            return "", one_line(error) or type(error).__name__
 
     def _failed(self, reason: str) -> None:
         if not self._reason:

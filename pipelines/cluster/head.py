@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,8 +31,7 @@ _LOCK = Path(".seqgen/cluster.lock")  # held while the head is started or stoppe
 _LOG = Path(".seqgen/cluster.log")
 _START_SECONDS = 180.0
 _KILL_SECONDS = 60.0  # in which a killed job ends
-# From a job's SIGTERM to its SIGKILL, which Ray sends after 3 seconds: too few to save in. Longer than a stopped
-# `pipelines.retrain` waits for the processes of its line.
+# Ray's own 3 are too few to save in. Longer than a stopped `pipelines.retrain` waits for the processes of its line.
 JOB_STOP_SECONDS = int(GRACE) + 30
 # Ray gives these to its workers, and refuses them to anything else.
 _WORKER_PORTS = range(10002, 20000)
@@ -93,10 +93,18 @@ def _environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     rules = {
         "RAY_AUTH_MODE": "token",
-        "RAY_JOB_STOP_WAIT_TIME_S": os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", str(JOB_STOP_SECONDS)),
+        "RAY_JOB_STOP_WAIT_TIME_S": str(job_stop_seconds()),
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
     return {**os.environ, **places, "PATH": path, **rules}
+
+
+def job_stop_seconds() -> int:
+    """From a job's SIGTERM to its SIGKILL: RAY_JOB_STOP_WAIT_TIME_S, rounded up as Ray takes no fractions, else ours.
+
+    Raises BadInput.
+    """
+    return math.ceil(number("RAY_JOB_STOP_WAIT_TIME_S", JOB_STOP_SECONDS))
 
 
 def _check_port(name: str, number: int) -> None:
@@ -153,7 +161,7 @@ def stop_jobs(dashboard: str) -> list[str]:
     A job that has not ended after RAY_JOB_STOP_WAIT_TIME_S, as the head was started with it, is killed by Ray.
     Raises OperationalError if the cluster does not answer or refuses the token, or a job does not end.
     """
-    patience = number("RAY_JOB_STOP_WAIT_TIME_S", JOB_STOP_SECONDS) + _KILL_SECONDS
+    patience = job_stop_seconds() + _KILL_SECONDS
     os.environ["RAY_AUTH_MODE"] = "token"
     client = connect(dashboard)
     from ray.exceptions import AuthenticationError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 import threading
 import time
@@ -15,13 +16,11 @@ from typing import TYPE_CHECKING
 from pipelines.cli.signals import on_stop
 from pipelines.cli.subprocesses import ERRORS
 from pipelines.cluster import head
-from seqgen.core.errors import BadInput, OperationalError, StoppedEarly, one_line
+from seqgen.core.errors import BadInput, OperationalError, StoppedEarly, one_line, redact
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-# How long a stopped verb has to save and to close its run before Ray kills it; Ray's own default is 3 s.
-STOP_SECONDS = 120
 _AGENT_SECONDS = 180.0  # after its start a cluster has no agent that takes jobs, for a minute or more
 _PATIENCE = 120.0  # for a cluster that does not answer while a job is followed
 
@@ -59,7 +58,12 @@ def submit(client: JobSubmissionClient, entrypoint: str, package: Path, variable
         time.sleep(2)
 
 
-def follow(client: JobSubmissionClient, job: str, again: str) -> None:
+def following(where: str, job: str) -> str:
+    """The command that follows a job of the dashboard `where`."""
+    return shlex.join(["seqgen", "submit", "--address", redact(where), "--follow", job])
+
+
+def follow(client: JobSubmissionClient, where: str, job: str, again: str) -> None:
     """Print the job's output until it ends; a first SIGTERM or Ctrl-C stops it, a second one leaves it at once.
 
     Raises the error that the verb's exit code stands for, StoppedEarly if the job was stopped; `again` is the
@@ -68,8 +72,9 @@ def follow(client: JobSubmissionClient, job: str, again: str) -> None:
     ended = threading.Event()
     printer = threading.Thread(target=_print_logs, args=(client, job, ended), daemon=True)
     printer.start()
-    with _stopping(client, job) as stop_if_asked:
-        details = _ended(client, job, stop_if_asked)
+    later = following(where, job)
+    with _stopping(client, job, later) as stop_if_asked:
+        details = _ended(client, job, stop_if_asked, later)
     ended.set()
     printer.join(30)
     if details.status == "SUCCEEDED":
@@ -86,13 +91,15 @@ def follow(client: JobSubmissionClient, job: str, again: str) -> None:
     raise ERRORS.get(code, OperationalError)(f"job {job} ended with code {code}; see above{further}")
 
 
-def _ended(client: JobSubmissionClient, job: str, each_time: Callable[[], None]) -> JobDetails:
-    """Wait for the end of a job."""
+def _ended(client: JobSubmissionClient, job: str, each_time: Callable[[], None], later: str) -> JobDetails:
+    """Wait for the end of a job; `later` is the command that does so another time."""
     heard, message = time.monotonic(), ""
     while True:
-        each_time()
         try:
             details = client.get_job_info(job)
+            if details.status.is_terminal():
+                return details
+            each_time()
             heard = time.monotonic()
         except Exception as error:
             if "does not exist" in str(error):
@@ -100,11 +107,9 @@ def _ended(client: JobSubmissionClient, job: str, each_time: Callable[[], None])
             if time.monotonic() - heard > _PATIENCE:
                 raise OperationalError(
                     f"the cluster has not answered for {_PATIENCE:.0f} s ({one_line(error)}); job {job} may go on: "
-                    f"seqgen submit --follow {job}"
+                    f"{later}"
                 ) from None
         else:
-            if details.status.is_terminal():
-                return details
             if details.status == "PENDING" and (details.message or "") != message:
                 message = details.message or ""
                 print(f"job {job}: {message}", flush=True)
@@ -112,14 +117,16 @@ def _ended(client: JobSubmissionClient, job: str, each_time: Callable[[], None])
 
 
 @contextmanager
-def _stopping(client: JobSubmissionClient, job: str) -> Iterator[Callable[[], None]]:
-    """What to call now and then: it stops the job, once, after a signal."""
-    asked, stopped = threading.Event(), False
+def _stopping(client: JobSubmissionClient, job: str, later: str) -> Iterator[Callable[[], None]]:
+    """What to call now and then, also after it raised what the client does: it stops the job, once, after a signal."""
+    asked, said, stopped = threading.Event(), False, False
 
     def stop_if_asked() -> None:
-        nonlocal stopped
+        nonlocal said, stopped
         if asked.is_set() and not stopped:
-            print(f"stopping job {job}; once more leaves it (seqgen submit --follow {job})", flush=True)
+            if not said:
+                print(f"stopping job {job}; once more leaves it ({later})", flush=True)
+                said = True
             client.stop_job(job)
             stopped = True
 

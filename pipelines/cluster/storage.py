@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -17,6 +18,7 @@ from seqgen.core.errors import BadInput, OperationalError, SeqgenError, changes
 from seqgen.core.locks import Taken, held
 
 LEASE_SECONDS = 60.0
+_PATIENCE = 5.0  # seconds for a storage that does not answer, at an end
 _STATE, _COMPLETE, _SETTINGS = "seqgen-run.json", "seqgen-complete.json", "seqgen-settings.json"
 
 
@@ -128,14 +130,21 @@ class RunStorage:
         self._write(_COMPLETE, about)
 
     def is_ours(self) -> bool:
-        """Whether no other process has taken it over, as far as can be known."""
-        try:
-            self._check()
-        except Lost:
-            return False
-        except SeqgenError:
-            pass
-        return True
+        """Whether no other process has taken it over, as far as can be known within a few seconds."""
+        lost = threading.Event()
+
+        def look() -> None:
+            try:
+                self._check()
+            except Lost:
+                lost.set()
+            except SeqgenError:
+                pass
+
+        looking = threading.Thread(target=look, name="lease-look", daemon=True)
+        looking.start()
+        looking.join(_PATIENCE)
+        return not lost.is_set()
 
     def note(self, name: str, value: Any) -> str:
         """Write something down for people; returns where."""

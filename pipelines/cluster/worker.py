@@ -124,8 +124,8 @@ def _last_checkpoint(
     newest, error = -1, None
     if group.rank == 0:
         try:
-            # Whose tracking run it is tells it from one of this name that was removed.
-            began = RunStorage(checkpoints.store.root, checkpoints.run).state().get("run_id", "")
+            # As which tracking run it began tells it from one of this name that was removed.
+            began = RunStorage(checkpoints.store.root, checkpoints.run).state().get("began", "")
             overseer.send_left(began)
             found = checkpoints.newest_whole(overseer.say)
             newest = -1 if found is None else found

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.artifacts.published import opened, published_root
-from pipelines.cluster.storage import storage_root
+from pipelines.cluster.storage import shared, storage_root
 from pipelines.doctor.findings import Finding, failed, ok, warning
 from pipelines.storage import Store, open_store
 from pipelines.tracking.server import connect, tracking_uri
@@ -32,11 +32,11 @@ def storage(fix: bool, older_than: timedelta) -> Iterator[Finding]:
     """Every right that a run needs of the storage, tried on a probe of its own; `fix` removes leftover uploads."""
     root = storage_root()
     store, key = open_store(root), f"seqgen-probe-{uuid.uuid4().hex}"
-    tries: dict[str, Callable[[], Any]] = {
-        "write": lambda: store.write(key, _CONTENT),
-        "read": lambda: _same(store.read(key), _CONTENT),
-        "list": lambda: _same(store.list(key), [key]),
-    }
+    tries: dict[str, Callable[[], Any]] = {"write": lambda: store.write(key, _CONTENT)}
+    if shared():  # by that one of several machines gets a run
+        tries["create"] = lambda: store.check_create(key)
+    tries["read"] = lambda: _same(store.read(key), _CONTENT)
+    tries["list"] = lambda: _same(store.list(key), [key])
     if root.startswith("s3://"):
         tries["multipart"] = lambda: _multipart(root, f"{key}-parts")
     tries["delete"] = partial(_delete, store, key)

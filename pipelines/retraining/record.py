@@ -79,6 +79,12 @@ class Record:
         if self._began is not None and self._last() == (self._began, "running"):
             self._write(_LAST, {"began": self._began, "outcome": outcome, "ended": time.time()})
 
+    def give_up(self) -> None:
+        """One that never said how it ended was heard of: it is gone on with, and is not `interrupted` any more."""
+        last = self._last()
+        if last is not None and last[1] == "running":
+            self._write(_LAST, {"began": last[0], "outcome": "stopped"})
+
     def count_failure(self, message: str) -> int:
         """How many there are in a row, with this one."""
         before = self._read(_FAILURES, "in_a_row")

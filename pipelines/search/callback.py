@@ -125,11 +125,19 @@ class SearchLog(Callback):
                 self._tracked(lambda: runs.connect().set_tag(run_id, _END_TAG, str(how)))
             runs.close_run(run_id, _STATUS[how])
 
-    def close_trials(self, trials: Iterable[Trial]) -> None:
-        """End what did not end by itself: the time is up, or the search was asked to stop."""
+    def close_trials(self, trials: Iterable[Trial], ours: bool) -> None:
+        """End what did not end by itself: the time is up, or the search was asked to stop.
+
+        If it is not `ours` any more, another machine goes on with these trials: their runs are left to it.
+        """
         for trial in trials:
-            if trial.trial_id not in self.ended:
+            if trial.trial_id in self.ended:
+                continue
+            if ours:
                 self._end(trial, Ending.INTERRUPTED if self.stop.is_set() else Ending.OUT_OF_TIME)
+            elif log := self._logs.pop(trial.trial_id, None):
+                log.close()
+                runs.leave_run(self._runs[trial.trial_id])
 
     def row(self, trial: Trial) -> TrialRow:
         """The trial's line of the table: settings, epochs done, last bound (None if none), seconds, end.

@@ -121,7 +121,8 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: SearchLog, resources: R
             callbacks=[log],
             verbose=0,
         )
-    log.close_trials(analysis.trials)
-    if log.stop.is_set():
+    ours = storage.is_ours()
+    log.close_trials(analysis.trials, ours)
+    if log.stop.is_set() or not ours:
         raise StoppedEarly("")
     return [log.row(trial) for trial in analysis.trials]

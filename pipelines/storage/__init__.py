@@ -91,9 +91,10 @@ class Store(ABC):
     def list(self, prefix: str = "") -> list[str]:
         """The keys that begin with `prefix`, in order."""
 
-    def preflight(self) -> None:
+    def preflight(self, creates: bool) -> None:
         """Put, get, list and delete a probe: what a training does here for hours, before anything is started.
 
+        `creates`: it holds a lease, too.
         Raises BadInput if an address, a key or a right is wrong, OperationalError if the storage does not serve us.
         """
         probe = f"seqgen-probe-{uuid.uuid4().hex}"
@@ -103,13 +104,18 @@ class Store(ABC):
                 raise OperationalError(
                     f"{self.root}: what was just written is not there; use another storage"
                 )
-            if self.create(probe, b"another"):
-                raise OperationalError(
-                    f"{self.root}: overwrites what shall only be created, so that two machines could work on one run; "
-                    "use another storage"
-                )
+            if creates:
+                self.check_create(probe)
         finally:
             self.delete([probe])
+
+    def check_create(self, key: str) -> None:
+        """Raises OperationalError if `create` replaces what there is of this key, and what `create` raises."""
+        if self.create(key, b"another"):
+            raise OperationalError(
+                f"{self.root}: overwrites what shall only be created, so that two machines could work on one run; "
+                "use another storage"
+            )
 
 
 def open_store(root: str) -> Store:
@@ -126,8 +132,3 @@ def open_store(root: str) -> Store:
     from pipelines.storage.folder import Folder
 
     return Folder(root)
-
-
-def preflight(root: str) -> None:
-    """See `Store.preflight`."""
-    open_store(root).preflight()

@@ -150,8 +150,8 @@ class Bucket(Store):
 
         self._ask(leftover.key, abort)
 
-    def preflight(self) -> None:
-        super().preflight()
+    def preflight(self, creates: bool) -> None:
+        super().preflight(creates)
         key = "seqgen-probe"  # an upload in parts needs rights of its own
         begun = self._ask(key, lambda client: client.create_multipart_upload(**self._object(key)))
         self.remove(Leftover(key, begun["UploadId"], datetime.now(UTC)))

@@ -20,6 +20,7 @@ _CHUNK = 1024**2
 # A right or the folder itself is wrong: no later attempt is better.
 _REFUSED = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _NO_FOLDER = (errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
 
 class Folder(Store):
@@ -50,7 +51,15 @@ class Folder(Store):
 
     def create(self, key: str, content: bytes) -> bool:
         with self._explained(key):
-            return create_bytes(self._path(key), content)
+            try:
+                return create_bytes(self._path(key), content)
+            except OSError as error:
+                if error.filename2 is None or error.errno not in _NO_LINKS:  # two names: it is the link's
+                    raise
+                raise BadInput(
+                    f"{self.root}: its file system has no hard links, by which one of several machines gets a run; "
+                    "name another place in SEQGEN_STORAGE"
+                ) from error
 
     def read(self, key: str, sha256: str | None = None, anyones: bool = False) -> bytes | None:
         path = self._path(key)

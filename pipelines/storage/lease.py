@@ -31,6 +31,7 @@ from seqgen.core.locks import Taken
 
 _RELEASED = 0.0
 _LOOKS = 30  # at a silent holder's file, before it is taken for dead
+_LEAVING = 5.0  # seconds to let go in: a storage that does not answer holds up no stop
 
 
 class Lost(StoppedEarly):
@@ -74,10 +75,7 @@ def leased(store: Store, seconds: float, lock: Path) -> Iterator[Lease]:
         raise renewal.lost from None
     finally:
         renewal.done.set()
-        renewal.join()
-        if renewal.lost is None:
-            with contextlib.suppress(SeqgenError):  # it ends by itself
-                store.write(_name(lease.number), mine._replace(renewed=_RELEASED).content())
+        renewal.join(_LEAVING)
 
 
 class _Entry(NamedTuple):
@@ -159,7 +157,7 @@ def _name(number: int) -> str:
 
 
 class _Renewal(threading.Thread):
-    """Writes our entry again and again; while the storage is away it tries on."""
+    """Writes our entry again and again, at last that we let go; while the storage is away it tries on."""
 
     def __init__(self, store: Store, lease: Lease, mine: _Entry) -> None:
         super().__init__(name="lease", daemon=True)
@@ -173,13 +171,19 @@ class _Renewal(threading.Thread):
         while not self.done.wait(self.mine.seconds / 3):
             try:
                 self.lease.check()
-                self.store.write(_name(self.lease.number), self.mine._replace(renewed=time.time()).content())
+                self._write(time.time())
                 silent = False
             except Lost as lost:
                 self.lost = lost
-                os.kill(os.getpid(), signal.SIGTERM)
+                if not self.done.is_set():
+                    os.kill(os.getpid(), signal.SIGTERM)
                 return
             except Exception as error:
                 if not silent:
                     print(f"warning: the lease cannot be renewed now: {error}", file=sys.stderr, flush=True)
                 silent = True
+        with contextlib.suppress(SeqgenError):  # it ends by itself
+            self._write(_RELEASED)
+
+    def _write(self, renewed: float) -> None:
+        self.store.write(_name(self.lease.number), self.mine._replace(renewed=renewed).content())

@@ -26,12 +26,12 @@ def tracked_run(
     It has none where another machine took the run over, and goes on with it.
     Raises OperationalError (server).
     """
-    run_id = runs.open_run(
-        recipe, manifest, run_id=storage.state().get("run_id"), name=storage.name, kind=kind
-    )
+    state = storage.state()
+    run_id = runs.open_run(recipe, manifest, run_id=state.get("run_id"), name=storage.name, kind=kind)
     status: runs.Status = "FAILED"
     try:
-        storage.keep({"run_id": run_id})
+        # The first id stays: by it what is left unsent is found, also where the server gives the run another one.
+        storage.keep({"run_id": run_id, "began": state.get("began") or state.get("run_id") or run_id})
         with system_metrics(run_id):
             yield run_id
         status = "FINISHED"

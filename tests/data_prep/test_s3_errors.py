@@ -14,9 +14,9 @@ from seqgen.core.errors import BadInput, OperationalError
 
 
 class Server(ThreadingHTTPServer):
-    """Gives every GET the `answer`, with these headers."""
+    """Gives every GET and PUT the `answer`, with this status and these headers."""
 
-    answer, headers, asked = b"", {}, 0
+    status, answer, headers, asked = 200, b"", {}, 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -24,11 +24,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked += 1
-        self.send_response(200)
+        self.send_response(self.server.status)
         for name, value in (self.server.headers | {"Content-Length": str(len(self.server.answer))}).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(self.server.answer)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -67,6 +71,19 @@ def test_a_page_that_is_no_answer_of_s3_is_no_bad_input(server: Server, store: S
     server.answer = b"<html>Log in<br>"
     with pytest.raises(OperationalError, match=r"was answered 500 at http://127.* try again later"):
         store.list()
+
+
+def test_what_a_server_has_not_implemented_never_passes(
+    server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS")
+    server.status = 501
+    server.answer = b"<Error><Code>NotImplemented</Code><Message>If-None-Match: no</Message></Error>"
+    with pytest.raises(
+        BadInput, match=r"PutObject was answered NotImplemented at http.*; use another storage"
+    ):
+        store.create("a", b"1")
+    assert server.asked == 1
 
 
 def test_an_error_of_our_own_is_not_called_bad_input(server: Server):

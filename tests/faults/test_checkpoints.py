@@ -171,7 +171,7 @@ def test_16_where_the_newest_is_gone_altogether_the_one_before_is_taken(
 
 def forget_unsent(storage: Path) -> None:
     """Remove what a killed process had not put yet: it would be, and be the newest."""
-    began = json.loads((storage / "seqgen-run.json").read_text())["run_id"]
+    began = json.loads((storage / "seqgen-run.json").read_text())["began"]
     shutil.rmtree(Unsent(str(storage.parent), storage.name, began).place, ignore_errors=True)
 
 
@@ -401,25 +401,66 @@ def add(uploads: Uploads, step: int, score: float) -> None:
     )
 
 
+class Slow(Folder):
+    """Puts nothing until it is told to go on."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def put_file(self, local: Path, key: str) -> str:
+        self.begun.set()
+        self.go_on.wait(60)
+        return super().put_file(local, key)
+
+
 def test_23_one_of_the_same_step_that_comes_while_it_is_put_is_put_too(tmp_path: Path):
     """As at an epoch's end: saved within it, without a bound, and again once it is measured."""
-    begun, go_on = threading.Event(), threading.Event()
-
-    class Slow(Folder):
-        def put_file(self, local: Path, key: str) -> str:
-            begun.set()
-            go_on.wait(60)
-            return super().put_file(local, key)
-
-    checkpoints = Checkpoints(Slow(str(tmp_path / "storage")), "run")
+    slow = Slow(str(tmp_path / "storage"))
+    checkpoints = Checkpoints(slow, "run")
     uploads = Uploads(checkpoints, said.append)
     add(uploads, 1, math.inf)
-    assert begun.wait(60)
+    assert slow.begun.wait(60)
     add(uploads, 1, 5.0)
-    go_on.set()
+    slow.go_on.set()
     uploads.finish(60)
     assert checkpoints.best(checkpoints.steps()) == 1
     assert checkpoints.score(1) == 5.0
+
+
+def test_23_a_storage_that_is_only_slow_is_told_with_what_allows_more(tmp_path: Path):
+    slow = Slow(str(tmp_path / "storage"))
+    uploads = Uploads(Checkpoints(slow, "run"), said.append)
+    add(uploads, 1, 5.0)
+    assert slow.begun.wait(60)
+    with pytest.raises(
+        OperationalError, match=r"within 0\.01 s: .* slow; SEQGEN_UPLOAD_SECONDS .*; it lies in "
+    ):
+        uploads.finish(0.01)
+    slow.go_on.set()
+    uploads.finish(60)
+
+
+def test_23_an_error_without_a_text_is_no_success(tmp_path: Path):
+    """As memory that runs out: what could not be put is kept, and put by the next attempt."""
+
+    class Exhausted(Folder):
+        attempts = 0
+
+        def put_file(self, local: Path, key: str) -> str:
+            self.attempts += 1
+            if self.attempts == 1:
+                raise MemoryError
+            return super().put_file(local, key)
+
+    said.clear()
+    checkpoints = Checkpoints(Exhausted(str(tmp_path / "storage")), "run")
+    uploads = Uploads(checkpoints, said.append)
+    add(uploads, 1, 5.0)
+    uploads.finish(60)
+    assert checkpoints.steps() == [1]
+    assert said[0].endswith("it is tried again: MemoryError")
+    assert said[1].startswith("checkpoints are saved again: ")
 
 
 @pytest.mark.slow

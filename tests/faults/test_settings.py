@@ -16,7 +16,7 @@ from data_prep.shard_set import shard_set
 from pipelines.artifacts.places import places, state_root
 from pipelines.cli.main import main
 from pipelines.recipes import load_recipe
-from pipelines.storage import preflight
+from pipelines.storage import open_store
 from seqgen import training
 from seqgen.api import Model
 from seqgen.core.errors import BadInput
@@ -258,7 +258,7 @@ def test_a_storage_that_is_no_directory_is_refused_by_its_address(place: Path):
     (place / "file").touch()
     for named in ("loop", "loop/below", "file", "file/below", "x" * 300):
         with pytest.raises(BadInput, match=f"{place}/{named}"):
-            preflight(f"{place}/{named}")
+            open_store(f"{place}/{named}").preflight(creates=False)
     assert sorted(path.name for path in place.iterdir()) == ["file", "loop"]
 
 

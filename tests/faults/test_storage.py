@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import s3
-from pipelines.storage import Altered, Store, open_store, preflight
+from pipelines.storage import Altered, Store, open_store
 from pipelines.tracking.source_files import PACKAGES, ROOT
 from seqgen.core.errors import BadInput, OperationalError
 from tests.fault_proxy import Answer, Cut, CutAnswer, Fault, FaultProxy, Request, Reset, Slow
@@ -238,7 +238,7 @@ def test_24_a_refusal_is_not_tried_again(
     for name, value in server.environment(key, proxy.address).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=rf"s3://{bucket}/x/\S+: {said}") as caught:
-        preflight(f"s3://{bucket}/x")
+        open_store(f"s3://{bucket}/x").preflight(creates=True)
     assert caught.value.exit_code == 2
     assert key.secret not in str(caught.value)
     assert len(proxy.requests) == 1
@@ -290,7 +290,7 @@ def test_24_no_credentials_are_bad_input(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(BadInput, match=f"{store.root}/.*no AWS credentials found"):
-        preflight(store.root)
+        store.preflight(creates=True)
 
 
 def test_24_a_key_that_may_not_delete_is_found_before_the_start(proxy: FaultProxy, store: Store):
@@ -301,7 +301,7 @@ def test_24_a_key_that_may_not_delete_is_found_before_the_start(proxy: FaultProx
         lambda request: "?delete" in request.path,
     )
     with pytest.raises(BadInput, match="DeleteObjects was answered AccessDenied"):
-        preflight(store.root)
+        store.preflight(creates=True)
 
 
 def test_25_an_upload_that_is_given_up_is_aborted(
@@ -426,7 +426,9 @@ def test_27_a_wrong_clock_is_told_and_by_how_much(server: S3Server, tmp_path: Pa
         check=True,
     )
     environment = server.environment() | {"LD_PRELOAD": str(library), "CLOCK_SHIFT": str(shift)}
-    program = "from pipelines.storage import preflight; preflight('s3://runs/clock')"
+    program = (
+        "from pipelines.storage import open_store; open_store('s3://runs/clock').preflight(creates=True)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,

@@ -7,12 +7,17 @@ import math
 import re
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pipelines.artifacts import gallery, history
+from pipelines.cluster import worker
 from pipelines.cluster.checkpoints import Checkpoints, Uploads
+from pipelines.cluster.storage import RunStorage
 from pipelines.cluster.unsent import Unsent
 from pipelines.storage import open_store
+from seqgen.training import ProcessGroup
 from seqgen.training.checkpoint import Position, save_checkpoint
 from tests.fault_proxy import FaultProxy, Slow
 from tests.s3_server import S3Server
@@ -35,6 +40,8 @@ def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
 def leave(checkpoints: Checkpoints, step: int, score: float = math.inf, began: str = "") -> Path:
     """What a process that died before it had put a checkpoint leaves."""
     directory = Unsent(checkpoints.store.root, checkpoints.run, began).new(step, score)
+    history.write_history(directory / history.FILE_NAME, [])
+    gallery.Gallery().write(directory / gallery.FILE_NAME)
     save_checkpoint(directory, trainee(step, 1), Position(step, step), SETTINGS)
     return directory
 
@@ -59,6 +66,20 @@ def test_23_what_was_left_is_put_the_newest_and_the_best(checkpoints: Checkpoint
     said.clear()
     Uploads(checkpoints, said.append).send_left()
     assert not said
+
+
+def test_23_a_worker_looks_for_them_by_the_id_that_the_run_began_with(checkpoints: Checkpoints) -> None:
+    """The tracking server may have given the run another one since."""
+    leave(checkpoints, 9, began="local-1")
+    storage = RunStorage(checkpoints.store.root, checkpoints.run)
+    storage.keep({"run_id": "the server's", "began": "local-1"})
+    uploads = Uploads(checkpoints, said.append)
+    overseer = SimpleNamespace(
+        send_left=uploads.send_left, say=said.append, begin=lambda *history, resumed: None
+    )
+    with worker._last_checkpoint(checkpoints, ProcessGroup(), overseer) as directory:  # type: ignore[arg-type]
+        assert directory is not None
+    assert checkpoints.steps() == [9]
 
 
 def test_23_what_somebody_else_could_have_put_there_is_not_taken(

@@ -24,6 +24,7 @@ import pytest
 from pipelines.cli.command import run
 from pipelines.doctor import doctor, installed, machine, network, stores
 from pipelines.doctor.findings import Finding
+from pipelines.storage.folder import Folder
 from pipelines.tracking.spool import Point, RunSpool
 from tests.fault_proxy import Answer, FaultProxy
 from tests.free_ports import free_ports
@@ -158,6 +159,13 @@ def test_a_dead_ray_address_fails_and_a_token_that_others_can_read_is_a_warning(
 def test_a_folder_s_rights_are_tried(here: Path, monkeypatch: pytest.MonkeyPatch):
     storage = stores.storage(False, timedelta(hours=1))
     assert next(storage).text == f"{here}/.seqgen/ray: write, read, list, delete"
+    monkeypatch.setenv("SEQGEN_STORAGE", str(here / "shared"))
+    storage = stores.storage(False, timedelta(hours=1))
+    assert next(storage).text == f"{here}/shared: write, create, read, list, delete"
+    with monkeypatch.context() as overwriting:
+        overwriting.setattr(Folder, "create", lambda store, key, content: bool(store.write(key, content)))
+        found = [finding.text for finding in stores.storage(False, timedelta(hours=1))]
+    assert f"create: {here}/shared: overwrites what shall only be created" in found[0]
     (here / "file").write_text("")
     monkeypatch.setenv("SEQGEN_STORAGE", str(here / "file"))
     found = list(stores.storage(False, timedelta(hours=1)))
@@ -326,7 +334,7 @@ def test_s3_rights_are_tried_one_by_one_and_leftover_uploads_removed(
             monkeypatch.setenv(name, value)
         assert call("storage", "clock") == 0
         out = capsys.readouterr().out
-        assert "s3://runs/prefix: write, read, list, multipart, delete" in out
+        assert "s3://runs/prefix: write, create, read, list, multipart, delete" in out
         assert "no unfinished uploads" in out
         assert "the storage's clock" in out
 

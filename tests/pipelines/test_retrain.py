@@ -12,8 +12,10 @@ import pytest
 from pipelines import retrain
 from pipelines.registry import versions
 from pipelines.registry.competition import competition
+from pipelines.retraining.record import Record, remembered_in
+from pipelines.storage import open_store
 from pipelines.tracking import runs
-from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.errors import BadInput, OperationalError, StoppedEarly
 from tests.finished_run import finished_run, outside, tiny_recipe, work_in
 from tests.registries import champion, registered, version
 
@@ -102,6 +104,34 @@ def test_a_version_that_was_never_judged_is_no_reason_to_do_nothing(
     retrain.retrain(str(recipe))
     assert asked == ["shard", "report", "shard"]
     assert "nothing to do: version 2 is made of all this already (not promoted: " in capsys.readouterr().out
+
+
+def test_one_that_was_killed_is_told_once_though_there_is_nothing_to_do(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    recipe = tiny_recipe(here)
+    registered(finished_run(recipe))
+    Record(remembered_in("tiny")).begin()
+    monkeypatch.setattr(retrain, "run_stages", lambda *_, **__: None)
+    for _ in range(2):
+        retrain.retrain(str(recipe), on_failure=f"tee -a {here}/told")
+    assert capfd.readouterr().out.count("nothing to do: champion version 1 is made of this") == 2
+    assert (here / "told").read_text().count("ended without a word") == 1
+
+
+def test_what_ended_it_is_told_although_that_cannot_be_written_down(tmp_path: Path) -> None:
+    where = tmp_path / "remembered"
+    record = Record(open_store(str(where)))
+
+    def is_stopped() -> None:
+        with retrain._written_down(record):
+            record.begin()
+            shutil.rmtree(where)
+            where.write_text("a file where a folder should be")
+            raise StoppedEarly("stopped by SIGTERM")
+
+    with pytest.raises(StoppedEarly, match="by SIGTERM"):
+        is_stopped()
 
 
 def test_server_that_is_down_ends_it_before_a_stage_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

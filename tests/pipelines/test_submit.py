@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ray.job_submission import JobDetails, JobStatus, JobType
 
+from pipelines.cli import signals
 from pipelines.cli.again import SUBMITTED, again
 from pipelines.cli.command import run
 from pipelines.cluster import jobs, leaks
 from pipelines.cluster.upload import left_out, pack
 from pipelines.doctor import network
 from pipelines.submit import submit as verb
+from seqgen.core.errors import StoppedEarly
 from tests.finished_run import outside, tiny_recipe
 from tests.free_ports import free_ports
 from tests.sets import write_digits
@@ -198,6 +201,41 @@ def test_a_lost_connection_is_made_again_and_nothing_is_printed_twice(
     assert capsys.readouterr().out == "one\n"
 
 
+class Hiccup:
+    """A client whose process gets SIGTERM while it follows, and whose dashboard takes a second stop only."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def get_job_info(self, job: str) -> JobDetails:
+        if not self.asked:
+            signal.raise_signal(signal.SIGTERM)
+        status = JobStatus.STOPPED if self.asked > 1 else JobStatus.RUNNING
+        return JobDetails(type=JobType.SUBMISSION, entrypoint="", status=status)
+
+    def stop_job(self, job: str) -> None:
+        self.asked += 1
+        if self.asked == 1:
+            raise ConnectionError("Connection refused")
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield "epoch 1\n"
+
+
+def test_a_stop_while_the_dashboard_is_away_is_made_up_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(signals, "_stopped_by", None)
+    client = Hiccup()
+    with pytest.raises(StoppedEarly, match=r"job job-1 was stopped\. Go on with: again"):
+        jobs.follow(client, "http://me:canary@host:1", "job-1", "again")  # type: ignore[arg-type]
+    assert client.asked == 2
+    out = capsys.readouterr().out
+    told = r"stopping job job-1; once more leaves it \(seqgen submit --address .*host:1'? --follow job-1\)\n"
+    assert len(re.findall(told, out)) == 1
+    assert "canary" not in out
+
+
 @dataclass
 class Site:
     """A directory with shards and a local cluster; its own home, so that its token is its own."""
@@ -273,6 +311,7 @@ def test_a_signal_stops_the_job_which_saves_and_a_job_can_be_followed_again(site
     assert process.returncode == 4, text
     again = f"seqgen submit --address {site.dashboard} -- train --recipe"
     assert f"was stopped. Go on with: {again}" in text
+    assert f"once more leaves it (seqgen submit --address {site.dashboard} --follow raysubmit_" in text
     # The verb was given the time to save and to say so: it was not killed after Ray's three seconds.
     assert re.search("stopped (by SIGTERM|in epoch)", text), text
     tracked = site.where / "mlflow.db"

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipelines import replay
+from pipelines.cluster.storage import RunStorage
 from pipelines.recipes import load_recipe
 from pipelines.tracking import lineage, metrics, runs
-from pipelines.tracking.spool import Point, RunSpool
+from pipelines.tracking.spool import Point, RunSpool, is_local
 from pipelines.tracking.system_metrics import system_metrics
+from pipelines.tracking.tracked_run import tracked_run
 from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.data.manifest import Manifest, read_manifest
 from seqgen.settings import Recipe
@@ -197,6 +199,25 @@ def test_a_run_that_the_server_does_not_know_is_opened_anew(
     assert "a new one is opened" in capfd.readouterr().err
     assert runs.connect().get_run(run_id).info.status == "RUNNING"
     assert runs.open_run(recipe, manifest, run_id=run_id) == run_id
+
+
+def test_a_run_s_first_id_is_kept_whatever_the_server_calls_it_later(
+    here: Path, recipe: Recipe, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its killed process left unsent lies under that one."""
+    storage = RunStorage(str(here / "storage"), "run")
+    monkeypatch.setenv("SEQGEN_TRACKING_REQUIRED", "false")
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        with tracked_run(recipe, manifest, storage) as first:
+            assert storage.state() == {"run_id": first, "began": first}
+    assert is_local(first)
+    with tracked_run(recipe, manifest, storage) as known:
+        assert storage.state() == {"run_id": known, "began": first}
+    assert not is_local(known)
+    storage.keep({"run_id": "0" * 32})  # as it was kept once; and the server does not know it any more
+    with tracked_run(recipe, manifest, storage) as anew:
+        assert storage.state() == {"run_id": anew, "began": "0" * 32}
 
 
 def test_bad_values_are_a_warning(

@@ -47,3 +47,13 @@ def test_down_stops_no_process_that_up_did_not_start(tmp_path: Path, monkeypatch
     finally:
         bystander.kill()
         bystander.wait()
+
+
+def test_a_stopped_job_has_whole_seconds(monkeypatch: pytest.MonkeyPatch):
+    """Ray takes no others."""
+    for given, seconds in (("", head.JOB_STOP_SECONDS), ("90.5", 91), ("0", 0)):
+        monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", given)
+        assert head.job_stop_seconds() == seconds
+    monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "soon")
+    with pytest.raises(BadInput, match="RAY_JOB_STOP_WAIT_TIME_S=soon: give a number of seconds"):
+        head.job_stop_seconds()

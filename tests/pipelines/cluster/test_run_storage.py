@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from pipelines.cluster import storage
 from pipelines.cluster.checkpoints import Checkpoints
 from pipelines.cluster.storage import RunStorage, storage_root
 from pipelines.storage import open_store
-from pipelines.storage.lease import Lost
+from pipelines.storage.lease import Lease, Lost
 from seqgen.core.errors import BadInput, OperationalError
 from tests.finished_run import outside
 
@@ -165,6 +167,18 @@ def test_who_lost_a_run_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.
         assert not run.is_ours()
     assert [path.name for path in (tmp_path / "storage/a").iterdir()] == ["seqgen-run.json"]
     assert RunStorage(run.root, "a").state() == {"run_id": "1"}
+
+
+def test_a_storage_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who reads a pipe waits for who writes into it."""
+    monkeypatch.setattr(storage, "_PATIENCE", 0.1)
+    leases = tmp_path / "leases/a"
+    leases.mkdir(parents=True)
+    os.mkfifo(leases / "lease-000001.json")
+    assert RunStorage(str(tmp_path), "a", Lease(str(leases), 1, "ours")).is_ours()
+    (looking,) = (thread for thread in threading.enumerate() if thread.name == "lease-look")
+    (leases / "lease-000001.json").write_text("{}")
+    looking.join(60)
 
 
 def test_it_tells_whether_ray_saved_its_state(tmp_path: Path):

@@ -114,8 +114,10 @@ def test_a_failed_one_used_its_period_and_an_interrupted_one_goes_on(clock: Cloc
     assert clock.retrains("stopped")
     assert clock.retrains("killed")
     assert clock.record.interrupted()
-    assert clock.retrains("failed")
+    clock.record.give_up()  # it was counted, and a firing may find nothing to do
     assert not clock.record.interrupted()
+    assert clock.retrains("failed")
+    clock.record.give_up()
     assert not clock.retrains()
     clock.now += 24 * HOUR
     assert clock.retrains()

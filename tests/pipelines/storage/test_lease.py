@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 from pipelines.cli import signals
 from pipelines.cli.signals import raise_on_stop
 from pipelines.storage import Store, open_store
+from pipelines.storage import lease as leases
+from pipelines.storage.folder import Folder
 from pipelines.storage.lease import Lost, leased
 from seqgen.core.errors import OperationalError
 from seqgen.core.locks import Taken, held
@@ -135,6 +138,37 @@ def test_who_was_away_too_long_is_stopped(store: Store, lock: Path, monkeypatch:
         for number, handler in before.items():
             signal.signal(number, handler)
     assert json.loads(store.read("lease-000002.json") or b"")["holder"] == "another"
+
+
+class Silent(Folder):
+    """Answers no write from a moment on, until another."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def write(self, key: str, content: bytes) -> str:
+        self.answers.wait(60)
+        return super().write(key, content)
+
+
+def test_a_storage_that_does_not_answer_holds_up_nobody_who_leaves(
+    tmp_path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "_LEAVING", 0.1)
+    silent = Silent(str(tmp_path / "root"))
+
+    def renewed() -> float:
+        return json.loads(silent.read("lease-000001.json") or b"")["renewed"]
+
+    with leased(silent, 60, lock):
+        silent.answers.clear()
+    assert renewed(), "it left, and could not say so"
+    silent.answers.set()
+    (letting_go,) = (thread for thread in threading.enumerate() if thread.name == "lease")
+    letting_go.join(60)
+    assert not renewed()
 
 
 def test_a_damaged_one_is_named(store: Store, lock: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.storage import Missing, Store, open_store, preflight
+from pipelines.storage import Missing, Store, open_store
 from seqgen.core.errors import BadInput
 from tests.s3_server import S3Server
 
@@ -85,7 +86,7 @@ def test_one_of_many_who_create_a_file_does(either: Store):
 
 
 def test_preflight_leaves_nothing(either: Store):
-    preflight(either.root)
+    either.preflight(creates=True)
     assert either.list() == []
     assert not either.leftovers(NOW)
 
@@ -93,10 +94,28 @@ def test_preflight_leaves_nothing(either: Store):
 @pytest.mark.parametrize("root", ["relative/path", "gs://bucket/x", "s3://", "s3://runs/x?region=here"])
 def test_an_address_that_is_none_is_bad_input(root: str):
     with pytest.raises(BadInput, match=r"storage .*s3://<bucket>/<prefix>"):
-        preflight(root)
+        open_store(root)
 
 
 def test_a_folder_that_cannot_be_written_is_bad_input(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=f"{tmp_path}/file/.*name a folder that can be written"):
-        preflight(str(tmp_path / "file"))
+        open_store(str(tmp_path / "file")).preflight(creates=False)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_hard_links_takes_a_training_and_no_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    def refuse(source: str, target: str, **_: object) -> None:
+        raise OSError(number, os.strerror(number), source, None, target)
+
+    store = open_store(str(tmp_path / "root"))
+    monkeypatch.setattr(os, "link", refuse)
+    store.preflight(creates=False)
+    with pytest.raises(
+        BadInput, match=f"{tmp_path}/root: its file system has no hard links, .*SEQGEN_STORAGE"
+    ):
+        store.preflight(creates=True)
+    assert store.list() == []
+    assert not store.leftovers(NOW)
