@@ -36,11 +36,11 @@ def ink(content: bytes, path: Path) -> np.ndarray:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
             if picture.mode not in _MODES:
                 raise BadInput(f"{path}: {picture.mode}, not of 8 bits a channel; convert it")
-            picture = ImageOps.exif_transpose(picture)
-            if picture.has_transparency_data:
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture.convert("RGBA"))
-            return 255 - np.asarray(picture.convert("L"))
+            upright: Image.Image = ImageOps.exif_transpose(picture)
+            if upright.has_transparency_data:
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
+            return 255 - np.asarray(upright.convert("L"))
     except UnidentifiedImageError:
         raise BadInput(f"{path}: not a whole image of {', '.join(_FORMATS)}; remove or replace it") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
