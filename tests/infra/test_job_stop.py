@@ -142,6 +142,6 @@ def test_everyone_waits_longer_than_what_it_waits_for():
             if container["name"] in ("ray-head", "ray-worker", "submit"):
                 assert grace > JOB_STOP_SECONDS
                 rays += 1
-    assert rays == 9
+    assert rays == 11
     for path in KUBERNETES.glob("*ray*job*.yaml"):
         assert f"timeout --kill-after={JOB_STOP_SECONDS} " in path.read_text()
