@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +182,6 @@ def test_what_is_served_says_what_can_be_asked(apps: dict[str, ASGIApp], models:
     assert conditional["conditional"] is conditional["attention"] is conditional["binary"] is True
     assert (conditional["height"], conditional["width"], conditional["steps"]) == (8, 6, 3)
     assert (conditional["name"], conditional["version"]) == ("conditional", None)
-    assert (conditional["contexts_max"], told["unconditional"]["contexts_max"]) == (5, 0)
     assert conditional["limits"]["samples"] == 40
     weights = models["conditional"].module.state_dict().values()
     assert conditional["parameters"] == sum(each.numel() for each in weights)
@@ -212,6 +213,10 @@ REFUSED = [
     ("/v1/nll", {"x": "image"}, "x: no rows of numbers"),
     ("/v1/nll", {"x": [[1, 2], [3]]}, "x: no rows of numbers"),
     ("/v1/nll", {"x": [["1", "0"]]}, "x: no rows of numbers"),
+    ("/v1/nll", {"x": [[1, "0"]]}, "x: no rows of numbers"),
+    ("/v1/nll", {"x": [[1, None]]}, "x: no rows of numbers"),
+    ("/v1/nll", {"x": [[[1, 2], [3]], [[1], [2]]]}, "x[0]: no rows of numbers"),
+    ("/v1/nll", {"x": [[10**400]]}, "x: no rows of numbers"),
     ("/v1/nll", {"x": None}, "x: no rows of numbers"),
     ("/v1/nll", {"x": {"jpeg": ""}}, 'x: an image is {"png": "<base64>"}'),
     ("/v1/nll", {"x": {"png": "###"}}, "x.png: not base64"),
@@ -221,6 +226,11 @@ REFUSED = [
     ("/v1/nll", {"x": [ROWS[0], as_png(X[0], "I;16")]}, "x[1].png: mode I;16"),
     ("/v1/nll", {"x": ROWS, "num_samples": 301}, "num_samples=301: from 1 to 300"),
     ("/v1/trace", {"x": ROWS, "samples": 4}, "samples=4: with x it is one trace an image"),
+    (
+        "/v1/trace",
+        {"x": ROWS, "temperature": 0.5},
+        "temperature=0.5: with x the noise is the posterior's; leave it at 1",
+    ),
     ("/v1/trace", {"samples": 30}, "samples=30: 90 images at 3 steps; an answer has up to 60, ask for 20"),
     ("/v1/walk", {"seed_from": 1, "seed_to": 2, "frames": 41}, "frames=41: from 1 to 40"),
     ("/v1/walk", {"seed_from": 1}, "seed_to: missing"),
@@ -239,6 +249,22 @@ def test_what_does_not_fit_is_refused(apps: dict[str, ASGIApp], path: str, quest
     answer = ask(apps["unconditional"], path, question)
     assert answer.status == 422
     assert answer.error.startswith(why)
+
+
+def test_a_trace_of_too_many_images_is_refused_by_the_field_that_has_them(models: dict[str, Served]):
+    app = make_app(Service(replace(LIMITS, traced=10), served=models["unconditional"]))
+    answer = ask(app, "/v1/trace", {"x": ROWS})
+    assert answer.error == "x: 4 images, 12 images at 3 steps; an answer has up to 10, ask for 3"
+
+
+def test_a_long_text_among_numbers_takes_no_more_than_itself(apps: dict[str, ASGIApp]):
+    question = {"x": [["1" * 2000, *[1] * 5000]]}
+    tracemalloc.start()
+    answer = ask(apps["unconditional"], "/v1/nll", question)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert answer.error.startswith("x: no rows of numbers")
+    assert most < 10_000_000  # bytes; 5001 texts of 2000 characters are 40 million
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}", b'"\xff"'])
