@@ -43,6 +43,17 @@ def test_twenty_samples_and_a_walk_between_two(unconditional: ServeProcess, open
     assert gif.n_frames == 28, "there and back"
 
 
+def test_a_walk_fits_a_phone(unconditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(unconditional, viewport={"width": 400, "height": 800})
+    sheet.press("samples", "Draw twenty")
+    buttons = sheet.view("samples").locator("[data-part=tiles] button")
+    buttons.nth(2).click()
+    buttons.nth(7).click()
+    sheet.settled()
+    assert sheet.view("samples").locator("[data-part=walk] .shown").is_visible()
+    assert sheet.page.evaluate("document.scrollingElement.scrollWidth") <= 400
+
+
 def test_again_takes_seeds_that_were_not_seen(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional)
     sheet.press("samples", "Draw twenty")
