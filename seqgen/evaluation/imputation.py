@@ -23,6 +23,7 @@ from seqgen.core.errors import BadInput, NumericalError
 from seqgen.data.batches import generator_at
 from seqgen.evaluation.bounds import Advance, HeldOut
 from seqgen.models import SequentialModel
+from seqgen.models.build import GLOBAL_GENERATOR
 
 _PAIRS = 512  # (image, chain) at once; a constant because the random numbers of an image depend on it
 
@@ -175,7 +176,7 @@ def sample(distribution: Distribution, generator: Generator, device: torch.devic
     `device` is where the distribution's parameters are.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with GLOBAL_GENERATOR, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         return distribution.sample()
 

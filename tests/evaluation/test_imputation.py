@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -182,6 +183,24 @@ def test_samples_are_of_the_distribution_and_of_the_generator_alone():
     assert first.equal(again)
     assert torch.get_rng_state().equal(before)
     assert first.mean().item() == pytest.approx(0.3, abs=4 * (0.21 / 40_000) ** 0.5)
+
+
+def test_a_model_that_is_built_meanwhile_takes_no_numbers_of_a_sample():
+    building = threading.Thread(target=build, args=(ModelConfig(steps=2, hidden=8), 9, 9))
+
+    class Interrupted(Bernoulli):
+        def sample(self, sample_shape=()):
+            building.start()
+            building.join(1)  # it waits for the sample
+            return super().sample(sample_shape)
+
+    share, cpu = torch.full((200,), 0.5), torch.device("cpu")
+    alone, found = (
+        imputation.sample(kind(share), torch.Generator().manual_seed(0), cpu)
+        for kind in (Bernoulli, Interrupted)
+    )
+    building.join()
+    assert torch.equal(found, alone)
 
 
 def test_pixels_that_depend_on_each_other_are_refused():

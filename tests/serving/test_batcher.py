@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +164,17 @@ def test_what_was_taken_is_finished_before_the_end(unconditional: Served, gate: 
     assert len(waiting.result(0)) == 3
     with pytest.raises(Unavailable, match="stopping"):
         batcher.submit(model, drawing(model, 1, 0))
+
+
+def test_a_model_that_is_asked_no_more_is_kept_no_more(tmp_path: Path):
+    model = served(tmp_path / "old").module
+    kept, batcher = weakref.ref(model), Batcher(9)
+    batcher.submit(model, drawing(model, 1, 0)).result(60)
+    while len(batcher):
+        time.sleep(0.01)
+    del model
+    gc.collect()
+    assert kept() is None
 
 
 def together(service: Service, gate: Gate, questions: list[tuple[str, Any]]) -> list[Answer]:

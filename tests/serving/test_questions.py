@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,12 @@ def apps(models: dict[str, Served]) -> dict[str, ASGIApp]:
     return {kind: make_app(Service(LIMITS, served=model)) for kind, model in models.items()}
 
 
+def sampled(model: Model, *arguments: Any, **named: Any) -> torch.Tensor:
+    """What it samples in a thread of its own: this one may have been given another number of PyTorch's threads."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(model.sample, *arguments, **named).result()
+
+
 def numbers(answer: Any) -> torch.Tensor:
     return torch.tensor(answer, dtype=torch.float32)
 
@@ -53,7 +62,7 @@ def test_samples_are_those_of_the_model_and_its_seed(apps: dict[str, ASGIApp], m
     assert answer.headers["content-type"] == "application/json"
     assert (answer.json["seed"], answer.json["temperature"]) == (5, 1.0)
     assert answer.json["model"] == "unconditional"
-    assert torch.equal(numbers(answer.json["images"]), ours.sample(7, seed=5))
+    assert torch.equal(numbers(answer.json["images"]), sampled(ours, 7, seed=5))
 
 
 def test_a_png_is_the_array_dark_on_white(apps: dict[str, ASGIApp]):
@@ -73,8 +82,8 @@ def test_exemplars_are_given_one_drawing_or_several_in_either_form(
         asked = {"context": context, "samples": 3, "seed": 2, "format": "array"}
         return numbers(ask(app, "/v1/exemplars", asked).json["images"])
 
-    assert torch.equal(drawn(ROWS[0]), ours.sample(3, context=X[0], seed=2))
-    assert torch.equal(drawn(ROWS[:2]), ours.sample(3, context=X[:2], seed=2))
+    assert torch.equal(drawn(ROWS[0]), sampled(ours, 3, context=X[0], seed=2))
+    assert torch.equal(drawn(ROWS[:2]), sampled(ours, 3, context=X[:2], seed=2))
     for mode in ("L", "1", "P", "RGB", "RGBA", "LA"):
         assert torch.equal(drawn(as_png(X[0], mode)), drawn(ROWS[0])), mode
     assert torch.equal(drawn([as_png(X[0]), ROWS[1]]), drawn(ROWS[:2]))
@@ -180,7 +189,6 @@ def test_what_is_served_says_what_can_be_asked(apps: dict[str, ASGIApp], models:
     assert conditional["conditional"] is conditional["attention"] is conditional["binary"] is True
     assert (conditional["height"], conditional["width"], conditional["steps"]) == (8, 6, 3)
     assert (conditional["name"], conditional["version"]) == ("conditional", None)
-    assert (conditional["contexts_max"], told["unconditional"]["contexts_max"]) == (5, 0)
     assert conditional["limits"]["samples"] == 40
     weights = models["conditional"].module.state_dict().values()
     assert conditional["parameters"] == sum(each.numel() for each in weights)
@@ -212,6 +220,10 @@ REFUSED = [
     ("/v1/nll", {"x": "image"}, "x: no rows of numbers"),
     ("/v1/nll", {"x": [[1, 2], [3]]}, "x: no rows of numbers"),
     ("/v1/nll", {"x": [["1", "0"]]}, "x: no rows of numbers"),
+    ("/v1/nll", {"x": [[1, "0"]]}, "x: no rows of numbers"),
+    ("/v1/nll", {"x": [[1, None]]}, "x: no rows of numbers"),
+    ("/v1/nll", {"x": [[[1, 2], [3]], [[1], [2]]]}, "x[0]: no rows of numbers"),
+    ("/v1/nll", {"x": [[10**400]]}, "x: no rows of numbers"),
     ("/v1/nll", {"x": None}, "x: no rows of numbers"),
     ("/v1/nll", {"x": {"jpeg": ""}}, 'x: an image is {"png": "<base64>"}'),
     ("/v1/nll", {"x": {"png": "###"}}, "x.png: not base64"),
@@ -221,6 +233,11 @@ REFUSED = [
     ("/v1/nll", {"x": [ROWS[0], as_png(X[0], "I;16")]}, "x[1].png: mode I;16"),
     ("/v1/nll", {"x": ROWS, "num_samples": 301}, "num_samples=301: from 1 to 300"),
     ("/v1/trace", {"x": ROWS, "samples": 4}, "samples=4: with x it is one trace an image"),
+    (
+        "/v1/trace",
+        {"x": ROWS, "temperature": 0.5},
+        "temperature=0.5: with x the noise is the posterior's; leave it at 1",
+    ),
     ("/v1/trace", {"samples": 30}, "samples=30: 90 images at 3 steps; an answer has up to 60, ask for 20"),
     ("/v1/walk", {"seed_from": 1, "seed_to": 2, "frames": 41}, "frames=41: from 1 to 40"),
     ("/v1/walk", {"seed_from": 1}, "seed_to: missing"),
@@ -239,6 +256,22 @@ def test_what_does_not_fit_is_refused(apps: dict[str, ASGIApp], path: str, quest
     answer = ask(apps["unconditional"], path, question)
     assert answer.status == 422
     assert answer.error.startswith(why)
+
+
+def test_a_trace_of_too_many_images_is_refused_by_the_field_that_has_them(models: dict[str, Served]):
+    app = make_app(Service(replace(LIMITS, traced=10), served=models["unconditional"]))
+    answer = ask(app, "/v1/trace", {"x": ROWS})
+    assert answer.error == "x: 4 images, 12 images at 3 steps; an answer has up to 10, ask for 3"
+
+
+def test_a_long_text_among_numbers_takes_no_more_than_itself(apps: dict[str, ASGIApp]):
+    question = {"x": [["1" * 2000, *[1] * 5000]]}
+    tracemalloc.start()
+    answer = ask(apps["unconditional"], "/v1/nll", question)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert answer.error.startswith("x: no rows of numbers")
+    assert most < 10_000_000  # bytes; 5001 texts of 2000 characters are 40 million
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}", b'"\xff"'])

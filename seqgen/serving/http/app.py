@@ -125,7 +125,6 @@ def _add_state(app: FastAPI, service: Service) -> None:
                 "imputation": served.imputation,
                 "attention": served.attention,
                 "held_out": 0 if drawings is None else len(drawings),
-                "contexts_max": limits.images if served.conditional else 0,
                 "limits": asdict(limits),
                 "parameters": served.parameters,
             }

@@ -84,6 +84,7 @@ class Batcher:
                     self._changed.wait()
                 jobs = list(self._jobs)
             self._round(jobs)
+            del jobs  # an idle server keeps no model that has been replaced
 
     def _round(self, jobs: list[_Job]) -> None:
         groups: dict[Any, list[_Job]] = defaultdict(list)

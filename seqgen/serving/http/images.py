@@ -106,9 +106,12 @@ def _is_list_of_images(given: Any) -> bool:
 
 def _array(field: str, given: Any) -> np.ndarray:
     try:
-        found = np.asarray(given)
-    except ValueError:  # rows of different lengths
-        found = np.asarray(None)
-    if found.dtype.kind not in "buif":
-        raise BadInput(f"{field}: no rows of numbers, all of one length; give [H][W] numbers in [0, 1]")
-    return found.astype(np.float64)
+        # As objects: of numbers beside a text numpy would make texts, each as long as the longest.
+        found = np.array(given, object)
+        if not set(map(type, found.ravel())) <= {bool, int, float}:
+            raise ValueError("rows of different lengths, or something else among the numbers")
+        return found.astype(np.float64)
+    except (ValueError, OverflowError):
+        raise BadInput(
+            f"{field}: no rows of numbers, all of one length; give [H][W] numbers in [0, 1]"
+        ) from None

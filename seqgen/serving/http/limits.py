@@ -24,4 +24,4 @@ class Limits:
         """Raise BadInput if `field` is `value` and that is not from 1 to the limit of that `name`."""
         most = getattr(self, name)
         if not 1 <= value <= most:
-            raise BadInput(f"{field}={value}: from 1 to {most} in one request; ask for others in another one")
+            raise BadInput(f"{field}={value}: from 1 to {most} in one request")

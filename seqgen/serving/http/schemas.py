@@ -69,7 +69,9 @@ class TraceRequest(Strict):
     context: _Context = None
     samples: int = 1
     seed: Seed = 0
-    temperature: _Temperature = 1.0
+    temperature: Annotated[
+        _Temperature, Field(description="multiplies the prior's noise; 1: as trained, and with x")
+    ] = 1.0
     format: _Form = "png"
 
 
@@ -114,7 +116,6 @@ class ModelAnswer(BaseModel):
     imputation: Annotated[bool, Field(description="whether /v1/impute can be asked")]
     attention: Annotated[bool, Field(description="whether a trace from the prior has windows")]
     held_out: Annotated[int, Field(description="held-out drawings at hand")]
-    contexts_max: Annotated[int, Field(description="drawings that a context may have")]
     limits: dict[str, float]
     parameters: int
 

@@ -26,7 +26,7 @@ class Server:
         except OSError as error:
             why = (error.strerror or "").partition(" (")[0]  # what Python adds is what stands before it
             raise BadInput(f"--host {host} --port {port}: {why}; choose another") from None
-        name = f"[{host}]" if family == socket.AF_INET6 else host
+        name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
         self._server: _Uvicorn | None = None
         self._stopped = False

@@ -94,11 +94,16 @@ def trace(served: Served, request: TraceRequest, limits: Limits) -> Work:
     x = None if request.x is None else _observed(served, "x", request.x, limits)
     if x is not None and request.samples != 1:
         raise BadInput(f"samples={request.samples}: with x it is one trace an image; leave samples out")
+    if x is not None and request.temperature != 1:
+        raise BadInput(
+            f"temperature={request.temperature:g}: with x the noise is the posterior's; leave it at 1"
+        )
     count = request.samples if x is None else len(x)
     steps = served.module.config.steps
     if count * steps > limits.traced:
+        asked = f"samples={count}:" if x is None else f"x: {count} images,"
         raise BadInput(
-            f"samples={count}: {count * steps} images at {steps} steps; an answer has up to {limits.traced}, "
+            f"{asked} {count * steps} images at {steps} steps; an answer has up to {limits.traced}, "
             f"ask for {limits.traced // steps}"
         )
     noise = served.noise(count, request.seed, request.temperature)

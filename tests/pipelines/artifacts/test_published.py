@@ -104,9 +104,7 @@ def test_other_shards_than_those_made_here_are_refused(
     publish(str(recipe))
     manifest = read_manifest(places(resolved).shards)
     manifest.model_copy(update={"title": "another"}).write(places(resolved).shards)
-    with pytest.raises(
-        BadInput, match=r"other shards than those made in .*seqgen publish --recipe streamed"
-    ):
+    with pytest.raises(BadInput, match=r"other shards than those made in .*seqgen publish --recipe streamed"):
         checked_manifest(resolved)
 
 

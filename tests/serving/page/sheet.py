@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,43 @@ class Sheet:
 
     def press(self, view: str, name: str) -> None:
         """Press a button by the words on it and wait until the page has done what it does."""
-        self.view(view).get_by_role("button", name=name, exact=True).click()
+        self.click(view, name)
         self.settled()
+
+    def click(self, view: str, name: str) -> None:
+        """Press a button by the words on it."""
+        self.view(view).get_by_role("button", name=name, exact=True).click()
+
+    @contextlib.contextmanager
+    def kept_waiting(self, path: str) -> Iterator[None]:
+        """Requests to `path` are sent to the server at the end."""
+        held: list[Any] = []
+        self.page.route(f"**{path}", lambda route: held.append(route))
+        yield
+        self.wait_until(lambda: held)
+        for route in held:
+            route.continue_()
+        self.page.unroute(f"**{path}")
+        self.settled()
+
+    def take(self, view: str, number: int) -> None:
+        """Press a held-out drawing, from 0, of those that are offered, and wait."""
+        self.picks(view).nth(number).click()
+        self.settled()
+
+    def picks(self, view: str) -> Any:
+        """The buttons of twelve held-out drawings, once they are there."""
+        details = self.view(view).locator("[data-part=picker]")
+        if details.get_attribute("open") is None:
+            details.locator("summary").click()
+        buttons = details.locator(".picks button")
+        buttons.nth(11).wait_for()
+        self.settled()
+        return buttons
 
     def settled(self) -> None:
         """Wait until nothing is asked of the server."""
-        self.page.wait_for_selector("body:not([aria-busy])")
+        self.page.wait_for_selector("main:not([aria-busy])")
 
     def wait_until(self, seen: Callable[[], object]) -> None:
         """Wait for what the page does on its own time."""

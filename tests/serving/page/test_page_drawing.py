@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,13 +91,8 @@ def test_without_noise_all_twenty_are_one(conditional: ServeProcess, open_sheet:
 
 def test_a_held_out_drawing_is_taken(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
-    sheet.view("draw").get_by_text("Or take a held-out drawing").click()
-    picks = sheet.view("draw").locator(".picks button")
-    picks.nth(11).wait_for()
-    sheet.settled()
-    wanted = sheet.pixels(picks.nth(3).locator("canvas").element_handle())
-    picks.nth(3).click()
-    sheet.settled()
+    wanted = sheet.pixels(sheet.picks("draw").nth(3).locator("canvas").element_handle())
+    sheet.take("draw", 3)
     assert np.array_equal(sheet.tiles("draw", "given")[0], wanted), "the model is given its very pixels"
     assert len(sheet.tiles("draw")) == 20
 
@@ -164,6 +160,59 @@ def test_undo_and_clear(conditional: ServeProcess, open_sheet: Open):
     assert sheet.alarm().startswith("The paper is blank")
 
 
+def test_what_is_pressed_while_the_model_draws_leaves_no_trace(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    picks, paper = sheet.picks("draw"), sheet.view("draw").locator(".pad canvas").element_handle()
+    sheet.stroke("draw", *CROSS[0])
+    before = sheet.pixels(paper)
+    with sheet.kept_waiting("/v1/trace"):
+        sheet.click("draw", "Draw twenty")
+        picks.nth(3).click()
+        assert np.array_equal(sheet.pixels(paper), before)
+        sheet.page.get_by_role("link", name="Fill in").click()
+        sheet.click("fill", "Again")
+        assert sheet.view("fill").get_by_label("Seed").input_value() == "0"
+    assert sheet.message() == "20 drawings in 4 steps, seed 0."
+
+
+def test_what_happens_can_be_read_aloud(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    sheet.stroke("draw", *CROSS[0])
+    with sheet.kept_waiting("/v1/trace"):
+        sheet.click("draw", "Draw twenty")
+        assert sheet.page.locator("main[aria-busy] #draw").count() == 1
+        assert sheet.page.locator("[aria-busy] :is(#message, #alarm)").count() == 0
+    for name in ("#message", "#alarm"):  # one of them is empty
+        style = "element => getComputedStyle(element).display"
+        assert sheet.page.locator(name).evaluate(style) == "block"
+    every = sheet.page.locator("output")
+    assert every.count() == 3  # two players, a temperature
+    assert every.evaluate_all("all => all.every((each) => each.ariaLive === 'off')")
+
+
+PAPER = """async ([height, width, binary, ink]) => {
+  const { Pad } = await import("/static/pad.js");
+  const root = document.querySelector("#draw .pad").cloneNode(true);
+  const pad = new Pad(root, { height, width, binary }, { say() {} });
+  pad.put({ height, width, ink });
+  return [pad.view.height, pad.view.width, Array.from(pad.picture.ink)];
+}"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "paper"), [((28, 28), (280, 280)), ((8, 6), (280, 210)), ((64, 105), (256, 420))]
+)
+def test_a_paper_of_any_size_gives_back_what_was_put_on_it(
+    conditional: ServeProcess, open_sheet: Open, shape: tuple[int, int], paper: tuple[int, int]
+):
+    sheet = open_sheet(conditional)
+    ink = (np.random.default_rng(0).random(shape) < 0.3).astype(float).ravel().tolist()
+    for binary in (True, False):
+        height, width, found = sheet.page.evaluate(PAPER, [*shape, binary, ink])
+        assert (height, width) == paper
+        assert found == ink
+
+
 def test_the_rubber_rubs_out(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
     paper = sheet.view("draw").locator(".pad canvas").element_handle()
@@ -216,6 +265,27 @@ def test_what_the_server_refuses_is_said_in_its_words(conditional: ServeProcess,
     sheet.press("draw", "Draw twenty")
     assert sheet.alarm() == "context: shape [1, 1]; the model takes [28, 28]"
     assert all("422" in error for error in sheet.errors)
+    sheet.errors.clear()
+
+
+def test_a_page_that_is_opened_before_the_model_is_loaded_waits_for_it(
+    conditional: ServeProcess, open_sheet: Open
+):
+    sheet = open_sheet(conditional)
+    refused: list[Any] = []
+
+    def loading(route: Any) -> None:
+        if len(refused) == 5:
+            route.continue_()
+        else:
+            refused.append(route)
+            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": "no model is loaded yet"})
+
+    sheet.page.route("**/v1/model", loading)
+    sheet.page.reload()
+    sheet.page.wait_for_selector("nav a[aria-current]")
+    assert len(refused) == 5
+    assert all("503" in error for error in sheet.errors)
     sheet.errors.clear()
 
 

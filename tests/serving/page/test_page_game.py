@@ -52,8 +52,24 @@ def test_rounds_are_judged_kept_and_saved(conditional: ServeProcess, open_sheet:
     sheet.page.wait_for_selector("#game .score:not(:empty)")
     assert f"2 rounds, {correct} right" in sheet.view("game").locator(".score").inner_text()
     sheet.view("game").get_by_text("For judges").click()
+    sheet.page.once("dialog", lambda dialog: dialog.dismiss())
+    sheet.press("game", "Forget them")
+    assert len(rows(sheet)) == 2
+    sheet.page.once("dialog", lambda dialog: dialog.accept())
     sheet.press("game", "Forget them")
     assert rows(sheet) == []
+
+
+def test_two_tabs_keep_each_others_rounds(conditional: ServeProcess, open_sheet: Open):
+    one = open_sheet(conditional, "#game")
+    other = Sheet(one.page.context, conditional.url + "/#game")
+    judged(one, "first", "ArrowLeft", "Begin")
+    other.wait_until(lambda: other.view("game").locator(".score").inner_text().startswith("1 round,"))
+    judged(other, "second", "ArrowLeft", "Begin")
+    one.wait_until(lambda: one.view("game").locator(".score").inner_text().startswith("2 rounds,"))
+    for sheet in (one, other):
+        assert [(row["round"], row["judge"]) for row in rows(sheet)] == [("1", "first"), ("2", "second")]
+    assert not other.errors
 
 
 def test_both_grids_are_black_and_white_and_the_people_are_where_it_says(
@@ -91,6 +107,9 @@ def test_a_judge_is_told_nothing_where_that_is_wanted(conditional: ServeProcess,
 
 def test_one_answer_a_round(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional, "#game")
-    judged(sheet, "", "ArrowLeft", "Begin")
+    judged(sheet, "", "Control+ArrowRight", "Begin")
+    sheet.page.keyboard.press("Meta+ArrowRight")  # the browser's own
+    assert rows(sheet) == []
+    sheet.page.keyboard.press("ArrowLeft")
     sheet.page.keyboard.press("ArrowRight")
     assert [row["answer"] for row in rows(sheet)] == ["left"]

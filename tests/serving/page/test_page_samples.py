@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +43,17 @@ def test_twenty_samples_and_a_walk_between_two(unconditional: ServeProcess, open
     assert gif.n_frames == 28, "there and back"
 
 
+def test_a_walk_fits_a_phone(unconditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(unconditional, viewport={"width": 400, "height": 800})
+    sheet.press("samples", "Draw twenty")
+    buttons = sheet.view("samples").locator("[data-part=tiles] button")
+    buttons.nth(2).click()
+    buttons.nth(7).click()
+    sheet.settled()
+    assert sheet.view("samples").locator("[data-part=walk] .shown").is_visible()
+    assert sheet.page.evaluate("document.scrollingElement.scrollWidth") <= 400
+
+
 def test_again_takes_seeds_that_were_not_seen(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional)
     sheet.press("samples", "Draw twenty")
@@ -51,6 +64,41 @@ def test_again_takes_seeds_that_were_not_seen(unconditional: ServeProcess, open_
         for canvas in sheet.view("samples").locator("[data-part=tiles] canvas").element_handles()
     ]
     assert labels == [f"Seed {seed}" for seed in range(20, 40)]
+
+
+def test_seeds_go_on_from_the_first_after_the_last(unconditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(unconditional)
+    sheet.view("samples").get_by_label("Seed").fill(str(2**32 - 5))
+    sheet.press("samples", "Draw twenty")
+    assert sheet.message() == f"20 drawings in 4 steps, seeds {2**32 - 5} to 14."
+    canvases = sheet.view("samples").locator("[data-part=tiles] canvas")
+    labels = canvases.evaluate_all("all => all.map((canvas) => canvas.ariaLabel)")
+    assert labels == [f"Seed {(2**32 - 5 + index) % 2**32}" for index in range(20)]
+
+
+def test_no_end_of_a_walk_is_chosen_while_the_model_walks(unconditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(unconditional)
+    sheet.press("samples", "Draw twenty")
+    buttons = sheet.view("samples").locator("[data-part=tiles] button")
+    with sheet.kept_waiting("/v1/walk"):
+        for number in (2, 7, 5):
+            buttons.nth(number).click()
+    pressed = buttons.evaluate_all("all => all.map((button) => button.ariaPressed)")
+    assert [number for number, one in enumerate(pressed) if one == "true"] == [2, 7]
+
+
+def test_drawings_of_two_models_are_not_one_sheet(unconditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(unconditional)
+
+    def answered(route: Any) -> None:
+        response = route.fetch()
+        model = {"model": "another"} if json.loads(route.request.post_data)["seed"] == 3 else {}
+        route.fulfill(response=response, json={**response.json(), **model})
+
+    sheet.page.route("**/v1/trace", answered)
+    sheet.press("samples", "Draw twenty")
+    assert sheet.alarm() == "Another model took over meanwhile; ask again."
+    assert sheet.view("samples").locator("[data-part=result] .empty").is_visible()
 
 
 def test_a_part_is_filled_in_and_the_rest_stays(unconditional: ServeProcess, open_sheet: Open):

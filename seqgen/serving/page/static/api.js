@@ -1,13 +1,17 @@
 // Calls of the server's API, and what to tell people when one fails.
 
 const PATIENCE = 15; // seconds beyond the server's own limit before a call is given up
-const PUT_OFF = [429, 503]; // too many wait, or no model is loaded yet
-const TRIES = 4; // of a call that the server puts off
+const TRIES = 4; // of a call while too many wait
 
 let limit = 60; // seconds that the server allows a request; `model` learns it
 
-/** A call that came to nothing. Its message is for people and says what to do. */
-export class Failure extends Error {}
+/** A call that came to nothing. Its message is for people and says what to do; `status` is the server's answer's. */
+export class Failure extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
 
 /** What GET /v1/model says: sizes, abilities and limits of the model that is served. */
 export async function model() {
@@ -31,8 +35,9 @@ async function call(path, request) {
   for (let attempt = 1; ; attempt++) {
     const response = await send(path, request);
     if (response.ok) return reading(response);
-    if (!PUT_OFF.includes(response.status) || attempt === TRIES) {
-      throw new Failure(await reason(response));
+    const loading = response.status === 503; // until there is a model, or no server
+    if (!loading && (response.status !== 429 || attempt === TRIES)) {
+      throw new Failure(await reason(response), response.status);
     }
     const seconds = Number(response.headers.get("Retry-After")) || 1;
     await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(seconds, 10)));

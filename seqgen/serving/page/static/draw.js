@@ -1,18 +1,17 @@
 // A conditional model draws twenty more of the character that one draws.
 
-import { during, say, warn } from "./messages.js";
+import { busy, during, say, warn } from "./messages.js";
 import { Pad } from "./pad.js";
 import { isBlank, rows } from "./pictures.js";
 import { Picker } from "./picker.js";
 import { Settings } from "./settings.js";
-import { onColours } from "./theme.js";
 import { paintTile, tile } from "./tiles.js";
 import { TraceView, trace } from "./traces.js";
 
 const COUNT = 20;
 
-/** Set the view up; `drew(model)` is told which model has drawn. */
-export function drawView(root, model, drew) {
+/** Set the view up. */
+export function drawView(root, model) {
   const part = (name) => root.querySelector(`[data-part=${name}]`);
   const [go, again] = ["go", "again"].map((name) => root.querySelector(`[data-do=${name}]`));
   const pad = new Pad(part("pad"), model, { say });
@@ -31,11 +30,10 @@ export function drawView(root, model, drew) {
   });
   go.addEventListener("click", draw);
   again.addEventListener("click", () => {
-    if (settings.seed === null) return;
+    if (busy() || settings.seed === null) return;
     settings.seed += 1;
     draw();
   });
-  onColours(() => context && paintGiven(view.player.step, view.wanted()));
 
   function draw() {
     const { seed, temperature } = settings;
@@ -52,7 +50,6 @@ export function drawView(root, model, drew) {
       part("caption").textContent =
         `Given this drawing, as the model sees it: ${model.height} × ${model.width} pixels. ` +
         `Seed ${seed}, temperature ${temperature.toFixed(1)}, nothing selected.`;
-      drew(found.model);
       say(`${COUNT} drawings in ${found.steps.length} steps, seed ${seed}.`);
     });
   }

@@ -1,40 +1,40 @@
 // A part of a drawing is rubbed out, and the model's Markov chain fills it in.
 
-import { post } from "./api.js";
-import { during, say, warn } from "./messages.js";
+import { busy, during, say, warn } from "./messages.js";
 import { Pad } from "./pad.js";
 import { allDecoded, decoded, isBlank, picture, rows } from "./pictures.js";
 import { Picker } from "./picker.js";
+import { ask, checkOneModel } from "./served.js";
 import { Settings } from "./settings.js";
-import { onColours } from "./theme.js";
 import { paintTile, tile } from "./tiles.js";
 import { TraceView } from "./traces.js";
 
 const COUNT = 6;
 const STEPS = [1, 2, 4, 8, 16, 32, 64]; // of the chain, at which it is looked at
 
-/** Set the view up; `drew(model)` is told which model has drawn. */
-export function fillView(root, model, drew) {
+/** Set the view up. */
+export function fillView(root, model) {
   const part = (name) => root.querySelector(`[data-part=${name}]`);
   const [go, again] = ["go", "again"].map((name) => root.querySelector(`[data-do=${name}]`));
-  const pad = new Pad(part("pad"), model, { say, changed: forgetContext });
+  const pad = new Pad(part("pad"), model, { say });
   const settings = new Settings(part("settings"), { temperature: false });
   const [seen, mean] = [tile("What the model sees"), tile("The mean of what it thinks")];
   const view = new TraceView(part("result"), {
     columns: 3,
+    slider: "Chain",
     label: (index) => `Completion ${index + 1} of ${COUNT}`,
-    painted: (step) => paintTile(mean, means[step]),
+    painted: (step) => {
+      paintTile(seen, left);
+      paintTile(mean, means[step]);
+    },
   });
-  let context = null; // another drawing of the same character, where there is one
-  let left = null;
-  let means = [];
+  let left, means;
   part("given").append(seen, mean);
   new Picker(
     part("picker"),
     model,
     (drawing, another) => {
-      pad.put(drawing);
-      context = another;
+      pad.put(drawing, another);
       pad.use("mark");
       say("Now rub out a part of it.");
     },
@@ -42,42 +42,36 @@ export function fillView(root, model, drew) {
   );
   go.addEventListener("click", fill);
   again.addEventListener("click", () => {
-    if (settings.seed === null) return;
+    if (busy() || settings.seed === null) return;
     settings.seed += 1;
     fill();
   });
-  onColours(() => left && paintTile(seen, left));
-
-  function forgetContext() {
-    if (isBlank(pad.picture)) context = null;
-  }
 
   function fill() {
     const { seed } = settings;
-    const [x, missing] = [pad.picture, pad.missing];
+    const [x, missing, another] = [pad.picture, pad.missing, pad.companion];
     if (seed === null) return;
     if (isBlank(x)) return warn("The paper is blank: take a held-out drawing, or draw one.");
     if (isBlank(missing)) return warn("Nothing is rubbed out: take the tool “Rub out” and mark a part.");
     const rest = picture(x.height, x.width, x.ink.map((value, pixel) => (missing.ink[pixel] ? 0 : value)));
     const request = { x: rows(rest), missing: rows(missing), samples: COUNT, seed };
-    if (model.conditional) request.context = rows(context ?? rest);
+    if (model.conditional) request.context = rows(another ?? rest);
     during("The model fills it in …", [go, again], async () => {
       // The same chain each time, a little longer: what it is at a step follows from the seed.
       const answers = [];
-      for (const steps of STEPS) answers.push(await post("/v1/impute", { ...request, steps }));
+      for (const steps of STEPS) answers.push(await ask("/v1/impute", { ...request, steps }));
+      checkOneModel(answers);
       const steps = await Promise.all(answers.map(({ images }) => allDecoded(images)));
       means = await Promise.all(answers.map((answer) => decoded(answer.mean)));
       left = rest;
-      paintTile(seen, left);
       view.load({ steps }, `filled-in-seed-${seed}`, STEPS.map((count) => `${count} step${count > 1 ? "s" : ""}`));
-      part("caption").textContent = told(seed);
-      drew(answers[0].model);
+      part("caption").textContent = told(seed, another);
       say(`${COUNT} completions after ${STEPS.at(-1)} steps of the chain, seed ${seed}.`);
     });
   }
 
-  function told(seed) {
-    const by = !model.conditional ? "" : context
+  function told(seed, another) {
+    const by = !model.conditional ? "" : another
       ? " It was also given another person's drawing of the character."
       : " What is left was also what it was given to draw by.";
     return `Left, what the model sees; right, the mean of what it thinks was there.${by} Seed ${seed}.`;

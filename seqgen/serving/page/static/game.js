@@ -1,10 +1,10 @@
 // The visual Turing test of Lake, Salakhutdinov and Tenenbaum (2015): which nine drawings are the machine's?
 
-import { get, post } from "./api.js";
 import { during, say } from "./messages.js";
 import { allDecoded, binary, decoded, rows } from "./pictures.js";
-import { NO_DRAWINGS } from "./picker.js";
+import { NO_DRAWINGS, heldOut } from "./picker.js";
 import * as records from "./records.js";
+import { ask } from "./served.js";
 import { anySeed } from "./settings.js";
 import { save } from "./sheets.js";
 import { onColours } from "./theme.js";
@@ -20,8 +20,8 @@ const SETTINGS = `
   <p class="hint">1 is the model as it was trained.</p>
   <label class="check"><input type="checkbox" name="tell" checked> Say after each round who drew which</label>`;
 
-/** Set the view up; `drew(model)` is told which model has drawn. */
-export function gameView(root, model, drew) {
+/** Set the view up. */
+export function gameView(root, model) {
   const part = (name) => root.querySelector(`[data-part=${name}]`);
   const button = (name) => root.querySelector(`[data-do=${name}]`);
   if (model.held_out < COUNT + 1) {
@@ -41,8 +41,8 @@ export function gameView(root, model, drew) {
   button("next").addEventListener("click", begin);
   for (const side of SIDES) sides[side].button.addEventListener("click", () => answer(side));
   document.addEventListener("keydown", (event) => {
-    const elsewhere = root.hidden || event.target.closest("input, summary") || event.altKey || event.ctrlKey;
-    if (elsewhere || !round || round.answer) return;
+    const elsewhere = root.hidden || event.target.closest("input, summary");
+    if (elsewhere || event.altKey || event.ctrlKey || event.metaKey || !round || round.answer) return;
     if (event.key === "ArrowLeft") answer("left");
     else if (event.key === "ArrowRight") answer("right");
     else return;
@@ -52,11 +52,13 @@ export function gameView(root, model, drew) {
     save(new Blob([records.csv()], { type: "text/csv" }), "people-or-machine.csv");
   });
   button("forget").addEventListener("click", () => {
+    if (!confirm("Forget all rounds that were judged in this browser? What was not saved is lost.")) return;
     records.forget();
     tell();
     say("The rounds are forgotten.");
   });
   form.elements.tell.addEventListener("change", tell);
+  addEventListener("storage", tell); // of rounds in another tab
   onColours(() => round && paint());
   tell();
 
@@ -64,7 +66,6 @@ export function gameView(root, model, drew) {
     if (!form.reportValidity()) return;
     during("The model draws …", [button("go"), button("next")], async () => {
       round = await drawn(Number(form.elements.temperature.value));
-      drew(round.model);
       part("start").hidden = true;
       part("round").hidden = false;
       part("verdict").textContent = "";
@@ -80,9 +81,9 @@ export function gameView(root, model, drew) {
 
   async function drawn(temperature) {
     const [heldOutSeed, seed] = [anySeed(), anySeed()];
-    const people = await get(`/v1/held-out?count=${COUNT}&seed=${heldOutSeed}&same=true`);
+    const people = await heldOut(COUNT, heldOutSeed, true);
     const context = await decoded(people.context);
-    const machine = await post("/v1/exemplars", { context: rows(context), samples: COUNT, seed, temperature });
+    const machine = await ask("/v1/exemplars", { context: rows(context), samples: COUNT, seed, temperature });
     // People's drawings have no grey; where the model's pixels are black or white, its grey would give it away.
     const shown = (picture) => (model.binary ? binary(picture) : picture);
     const grids = [await allDecoded(machine.images), await allDecoded(people.drawings)].map((grid) => grid.map(shown));

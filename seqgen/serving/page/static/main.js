@@ -1,36 +1,27 @@
 // The page: what the model is, and the views that suit it.
 
-import { model as served } from "./api.js";
 import { drawView } from "./draw.js";
 import { fillView } from "./fill.js";
 import { gameView } from "./game.js";
 import { during, say } from "./messages.js";
 import { samplesView } from "./samples.js";
+import { look } from "./served.js";
 
 const VIEWS = { draw: drawView, samples: samplesView, fill: fillView, game: gameView };
 
 during("Asking the server for its model …", [], async () => {
-  const model = await served();
+  const model = await look();
   const able = { ...model, unconditional: !model.conditional };
   const links = [...document.querySelectorAll("nav a")].filter((link) => able[link.dataset.needs]);
-  tell(model);
   for (const link of links) {
     link.hidden = false;
     const name = link.hash.slice(1);
-    VIEWS[name](document.getElementById(name), model, (drew) => tell(model, drew));
+    VIEWS[name](document.getElementById(name), model);
   }
   addEventListener("hashchange", () => go(links));
   go(links);
   say("");
 });
-
-function tell(model, drew) {
-  const name = drew ?? (model.version ? `${model.name}/${model.version}` : model.name);
-  const parameters = new Intl.NumberFormat("en", { notation: "compact" }).format(model.parameters);
-  const sizes = `${model.height} × ${model.width} pixels, ${model.steps} steps, ${parameters} parameters`;
-  document.querySelector("#about").textContent = `${name}: ${sizes}`;
-  document.title = `seqgen: ${name}`;
-}
 
 function go(links) {
   const shown = links.find((each) => each.hasAttribute("aria-current"));

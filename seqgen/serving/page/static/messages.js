@@ -3,6 +3,7 @@
 import { Failure } from "./api.js";
 
 const line = document.querySelector("#message");
+const main = document.querySelector("main"); // is marked busy; the messages are not in it: there they would not be read
 const alarm = document.querySelector("#alarm");
 
 /** Say what happens or has happened. */
@@ -17,11 +18,16 @@ export function warn(text) {
   alarm.textContent = text;
 }
 
-/** Run `action` while `buttons` rest, `beginning` is said and the page is marked busy; warn if the server fails. */
+/** Whether something is under way. */
+export function busy() {
+  return main.hasAttribute("aria-busy");
+}
+
+/** Run `action`, unless the page is busy, while `buttons` rest and `beginning` is said; warn if the server fails. */
 export async function during(beginning, buttons, action) {
-  if (document.body.getAttribute("aria-busy") === "true") return;
+  if (busy()) return;
   const focus = document.activeElement;
-  document.body.setAttribute("aria-busy", "true");
+  main.setAttribute("aria-busy", "true");
   for (const button of buttons) button.disabled = true;
   say(beginning);
   try {
@@ -34,7 +40,7 @@ export async function during(beginning, buttons, action) {
     warn(error.message);
   } finally {
     for (const button of buttons) button.disabled = false;
-    document.body.removeAttribute("aria-busy");
+    main.removeAttribute("aria-busy");
     if (document.activeElement === document.body) focus?.focus({ preventScroll: true }); // a resting button lost it
   }
 }

@@ -3,7 +3,8 @@
 import { colours, css, onColours } from "./theme.js";
 import { picture } from "./pictures.js";
 
-const FINE = 10; // pixels of the paper for one of the model's
+const SIDE = 280; // pixels of the paper's longer side, about; at least LEAST for one of the model's
+const LEAST = 4;
 const STROKE = 0.045; // of the paper's width: what Omniglot's pens have, about
 const BROAD = 0.14; // the same of the rubber and of the mark
 const COVERED = 0.4; // a pixel is ink where ink covers this share of it, as in the shards (data_prep/shrink.py)
@@ -13,13 +14,14 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 
 /**
  * `root` holds a canvas, buttons with data-tool (pen, rubber, mark) and with data-do (undo, clear). `say` is told what
- * the keys did, `changed` is called after every stroke.
+ * the keys did. `companion` is what was put here beside the picture.
  */
 export class Pad {
-  constructor(root, { height, width, binary }, { say, changed = () => {} }) {
-    Object.assign(this, { height, width, binary, say, changed });
+  constructor(root, { height, width, binary }, { say }) {
+    Object.assign(this, { height, width, binary, say, companion: null });
     this.view = root.querySelector("canvas");
-    this.size = [width * FINE, height * FINE];
+    this.scale = Math.max(LEAST, Math.round(SIDE / Math.max(height, width)));
+    this.size = [width * this.scale, height * this.scale];
     [this.view.width, this.view.height] = this.size;
     this.view.style.aspectRatio = `${width} / ${height}`;
     this.layers = { ink: this.#layer(), mark: this.#layer() };
@@ -47,27 +49,30 @@ export class Pad {
   undo() {
     const last = this.past.pop();
     if (!last) return;
-    for (const [name, image] of Object.entries(last)) this.layers[name].putImageData(image, 0, 0);
-    this.#done();
+    for (const [name, image] of Object.entries(last.layers)) this.layers[name].putImageData(image, 0, 0);
+    this.companion = last.companion;
+    this.paint();
   }
 
   /** Wipe all that is here. */
   clear() {
     this.#remember();
     this.#wipe();
-    this.#done();
+    this.companion = null;
+    this.paint();
   }
 
-  /** Put a picture here in place of what there is. */
-  put({ height, width, ink }) {
+  /** Put a picture here in place of what there is, and what belongs to it: that goes and comes back with it. */
+  put({ width, ink }, companion = null) {
     this.#remember();
     this.#wipe();
+    this.companion = companion;
     for (let pixel = 0; pixel < ink.length; pixel++) {
-      const [x, y] = [(pixel % width) * FINE, Math.floor(pixel / width) * FINE];
+      const [x, y] = [(pixel % width) * this.scale, Math.floor(pixel / width) * this.scale];
       this.layers.ink.fillStyle = `rgb(0 0 0 / ${ink[pixel]})`;
-      if (ink[pixel] > 0) this.layers.ink.fillRect(x, y, FINE, FINE);
+      if (ink[pixel] > 0) this.layers.ink.fillRect(x, y, this.scale, this.scale);
     }
-    this.#done();
+    this.paint();
   }
 
   /** What is drawn, as the model takes it: each pixel the share that ink covers, or 0 and 1. */
@@ -114,6 +119,7 @@ export class Pad {
       this.pointer = event.pointerId;
       this.last = this.#place(event);
       this.#stroke(this.last, this.last, event.button === 5 ? "rubber" : this.tool);
+      this.paint();
     });
     view.addEventListener("pointermove", (event) => {
       if (event.pointerId !== this.pointer) return;
@@ -123,12 +129,11 @@ export class Pad {
         this.#stroke(this.last, place, event.buttons & 32 ? "rubber" : this.tool);
         this.last = place;
       }
+      this.paint();
     });
     for (const end of ["pointerup", "pointercancel"]) {
       view.addEventListener(end, (event) => {
-        if (event.pointerId !== this.pointer) return;
-        this.pointer = undefined;
-        this.changed();
+        if (event.pointerId === this.pointer) this.pointer = undefined;
       });
     }
     view.addEventListener("keydown", (event) => this.#key(event));
@@ -154,20 +159,20 @@ export class Pad {
     const [x, y] = this.cursor;
     const clamp = (value, most) => Math.min(Math.max(value, 0.5), most - 0.5);
     this.cursor = [clamp(x + right * far, this.width), clamp(y + down * far, this.height)];
-    if (this.keysDraw) this.#stroke([x * FINE, y * FINE], this.#fine(), this.tool);
+    if (this.keysDraw) this.#stroke([x * this.scale, y * this.scale], this.#here(), this.tool);
   }
 
   #lift() {
     this.keysDraw = !this.keysDraw;
     const [column, row] = this.cursor.map((value) => Math.round(value + 0.5));
     this.say(`The ${this.tool} is ${this.keysDraw ? "down" : "up"} at column ${column}, row ${row}.`);
-    if (!this.keysDraw) return this.changed();
+    if (!this.keysDraw) return;
     this.#remember();
-    return this.#stroke(this.#fine(), this.#fine(), this.tool);
+    this.#stroke(this.#here(), this.#here(), this.tool);
   }
 
-  #fine() {
-    return this.cursor.map((value) => value * FINE);
+  #here() {
+    return this.cursor.map((value) => value * this.scale);
   }
 
   #place(event) {
@@ -185,12 +190,12 @@ export class Pad {
     context.lineTo(...to);
     context.stroke();
     context.globalCompositeOperation = "source-over";
-    this.paint();
   }
 
   #remember() {
     const now = ([name, layer]) => [name, layer.getImageData(0, 0, ...this.size)];
-    this.past.push(Object.fromEntries(Object.entries(this.layers).map(now)));
+    const layers = Object.fromEntries(Object.entries(this.layers).map(now));
+    this.past.push({ layers, companion: this.companion });
     if (this.past.length > UNDOS) this.past.shift();
   }
 
@@ -198,21 +203,16 @@ export class Pad {
     for (const layer of Object.values(this.layers)) layer.clearRect(0, 0, ...this.size);
   }
 
-  #done() {
-    this.paint();
-    this.changed();
-  }
-
   #shrunk(name, binary) {
-    const [width, height] = this.size;
+    const [scale, [width, height]] = [this.scale, this.size];
     const { data } = this.layers[name].getImageData(0, 0, width, height);
     const found = picture(this.height, this.width);
     for (let y = 0; y < height; y++) {
       for (let x = 0; x < width; x++) {
-        found.ink[Math.floor(y / FINE) * this.width + Math.floor(x / FINE)] += data[4 * (y * width + x) + 3];
+        found.ink[Math.floor(y / scale) * this.width + Math.floor(x / scale)] += data[4 * (y * width + x) + 3];
       }
     }
-    const share = found.ink.map((sum) => Math.min(1, sum / (255 * FINE * FINE)));
+    const share = found.ink.map((sum) => Math.min(1, sum / (255 * scale * scale)));
     found.ink = binary ? share.map((value) => (value >= COVERED ? 1 : 0)) : share;
     return found;
   }
@@ -229,11 +229,11 @@ export class Pad {
   }
 
   #paintCursor(context, palette) {
-    const [x, y] = this.#fine();
+    const [x, y] = this.#here();
     context.strokeStyle = css(palette.write);
     context.lineWidth = 3;
     context.beginPath();
-    context.arc(x, y, FINE * (this.keysDraw ? 0.8 : 1.3), 0, 2 * Math.PI);
+    context.arc(x, y, this.scale * (this.keysDraw ? 0.8 : 1.3), 0, 2 * Math.PI);
     context.stroke();
   }
 }

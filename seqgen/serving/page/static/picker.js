@@ -1,7 +1,7 @@
 // Held-out drawings to choose from.
 
-import { get } from "./api.js";
-import { during, say } from "./messages.js";
+import { Failure, get } from "./api.js";
+import { busy, during, say } from "./messages.js";
 import { allDecoded, decoded } from "./pictures.js";
 import { onColours } from "./theme.js";
 import { paintTile, tile } from "./tiles.js";
@@ -10,13 +10,24 @@ import { paintTile, tile } from "./tiles.js";
 export const NO_DRAWINGS =
   "This server has no held-out drawings of the model's size; “seqgen serve … --held-out DIR” gives it some.";
 const COUNT = 12;
+const PICKS = `
+  <div class="picks"></div>
+  <button type="button" class="more">Others</button>`;
+
+/** What GET /v1/held-out answers. Throws Failure where there are no drawings. */
+export async function heldOut(count, seed, same) {
+  const found = await get(`/v1/held-out?count=${count}&seed=${seed}&same=${same}`);
+  if (!found.drawings.length) throw new Failure(NO_DRAWINGS);
+  return found;
+}
 
 /**
- * A `<details>` with drawings of as many characters, or of one if `same`; `chosen(picture, context)` gets the one that
- * is pressed and, if `same`, another drawing of its character.
+ * Fills a `<details>` with drawings of as many characters, or of one if `same`; `chosen(picture, context)` gets the one
+ * that is pressed and, if `same`, another drawing of its character.
  */
 export class Picker {
   constructor(details, { held_out }, chosen, { same = false } = {}) {
+    details.insertAdjacentHTML("beforeend", PICKS);
     this.picks = details.querySelector(".picks");
     this.more = details.querySelector(".more");
     this.chosen = chosen;
@@ -34,7 +45,7 @@ export class Picker {
 
   #load() {
     return during("Looking for drawings …", [this.more], async () => {
-      const found = await get(`/v1/held-out?count=${COUNT}&seed=${this.seed++}&same=${this.same}`);
+      const found = await heldOut(COUNT, this.seed++, this.same);
       this.drawings = await allDecoded(found.drawings);
       this.context = this.same && found.context ? await decoded(found.context) : null;
       this.picks.replaceChildren(...this.drawings.map((drawing, index) => this.#button(drawing, index)));
@@ -47,7 +58,7 @@ export class Picker {
     const button = document.createElement("button");
     button.type = "button";
     button.append(tile(`Held-out drawing ${index + 1}`));
-    button.addEventListener("click", () => this.chosen(drawing, this.context));
+    button.addEventListener("click", () => busy() || this.chosen(drawing, this.context));
     return button;
   }
 

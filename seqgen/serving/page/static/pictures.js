@@ -32,9 +32,9 @@ export function rows({ height, width, ink }) {
   return Array.from({ length: height }, (_, y) => row(y));
 }
 
-/** The same in black and white: ink from `threshold` on. */
-export function binary({ height, width, ink }, threshold = 0.5) {
-  return picture(height, width, ink.map((value) => (value >= threshold ? 1 : 0)));
+/** The same in black and white: ink from a half on. */
+export function binary({ height, width, ink }) {
+  return picture(height, width, ink.map((value) => (value >= 0.5 ? 1 : 0)));
 }
 
 /** Whether there is no ink at all. */

@@ -3,9 +3,17 @@
 import { stepTime } from "./sheets.js";
 import { prefersStill } from "./theme.js";
 
-/** `root` holds a button, a range and an output; `show(step)`, from 0, paints one. */
+// The range says its step; an output that is read aloud would say each one while they play.
+const MARKUP = `
+  <button type="button">Play</button>
+  <label><span></span> <input type="range" min="1" value="1"></label>
+  <output aria-live="off"></output>`;
+
+/** Fills `root`; `label` is what the slider is called, `show(step)`, from 0, paints a step. */
 export class Player {
-  constructor(root, show) {
+  constructor(root, label, show) {
+    root.innerHTML = MARKUP;
+    root.querySelector("span").textContent = label;
     this.show = show;
     this.button = root.querySelector("button");
     this.range = root.querySelector("input");

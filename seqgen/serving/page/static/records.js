@@ -7,6 +7,7 @@ const COLUMNS = [
 ];
 
 let rounds = stored();
+addEventListener("storage", () => (rounds = stored())); // another tab has judged or forgotten
 
 /** Keep a round: an object with the columns of the CSV, but for those that follow from the others. */
 export function add(round) {

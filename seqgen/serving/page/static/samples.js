@@ -1,11 +1,12 @@
 // An unconditional model draws from noise alone; between two drawings one walks through the latent space.
 
-import { during, say } from "./messages.js";
-import { post } from "./api.js";
+import { Failure } from "./api.js";
+import { busy, during, say } from "./messages.js";
 import { allDecoded } from "./pictures.js";
 import { Player } from "./player.js";
-import { Settings } from "./settings.js";
-import { saveGif, savePng, sheet } from "./sheets.js";
+import { ask } from "./served.js";
+import { SEEDS, Settings } from "./settings.js";
+import { offerSaves, saveGif, savePng, sheet } from "./sheets.js";
 import { onColours } from "./theme.js";
 import { paintTile, tile } from "./tiles.js";
 import { TraceView, joined, trace } from "./traces.js";
@@ -13,19 +14,19 @@ import { TraceView, joined, trace } from "./traces.js";
 const COUNT = 20;
 const FRAMES = 15;
 
-/** Set the view up; `drew(model)` is told which model has drawn. */
-export function samplesView(root, model, drew) {
+/** Set the view up. */
+export function samplesView(root) {
   const part = (name) => root.querySelector(`[data-part=${name}]`);
   const [go, again] = ["go", "again"].map((name) => root.querySelector(`.tools [data-do=${name}]`));
   const settings = new Settings(part("settings"));
   const walk = new Walk(part("walk"));
-  const view = new TraceView(part("result"), { columns: 5, label: (index) => `Seed ${first + index}`, wrap: choice });
-  let first = 0;
+  const view = new TraceView(part("result"), { columns: 5, label: (index) => `Seed ${seeds[index]}`, wrap: choice });
+  let seeds = [];
   let temperature = 1;
   let chosen = [];
   go.addEventListener("click", draw);
   again.addEventListener("click", () => {
-    if (settings.seed === null) return;
+    if (busy() || settings.seed === null) return;
     settings.seed += COUNT;
     draw();
   });
@@ -35,13 +36,12 @@ export function samplesView(root, model, drew) {
     if (seed === null) return;
     during("The model draws …", [go, again], async () => {
       // Each has its own seed, so that a walk can begin and end at any; the server draws them together.
-      const seeds = Array.from({ length: COUNT }, (_, index) => seed + index);
+      const wanted = Array.from({ length: COUNT }, (_, index) => (seed + index) % SEEDS);
       const scale = settings.temperature;
-      const found = joined(await Promise.all(seeds.map((each) => trace({ seed: each, temperature: scale }))));
-      [first, temperature, chosen] = [seed, scale, []];
-      view.load(found, `samples-seeds-${seed}-to-${seed + COUNT - 1}`);
-      drew(found.model);
-      say(`${COUNT} drawings in ${found.steps.length} steps, seeds ${seed} to ${seed + COUNT - 1}.`);
+      const found = joined(await Promise.all(wanted.map((each) => trace({ seed: each, temperature: scale }))));
+      [seeds, temperature, chosen] = [wanted, scale, []];
+      view.load(found, `samples-seeds-${seed}-to-${wanted.at(-1)}`);
+      say(`${COUNT} drawings in ${found.steps.length} steps, seeds ${seed} to ${wanted.at(-1)}.`);
     });
   }
 
@@ -55,20 +55,22 @@ export function samplesView(root, model, drew) {
   }
 
   function choose(index) {
+    if (busy()) return;
     if (chosen.includes(index)) chosen = chosen.filter((each) => each !== index);
     else chosen = [...chosen.slice(-1), index];
     [...view.tiles.children].forEach((button, each) => {
       button.setAttribute("aria-pressed", String(chosen.includes(each)));
     });
     if (chosen.length < 2) {
-      say(chosen.length ? `Seed ${first + chosen[0]} is one end; choose the other.` : "");
+      say(chosen.length ? `Seed ${seeds[chosen[0]]} is one end; choose the other.` : "");
       return;
     }
-    const [from, to] = chosen.map((each) => first + each);
+    const [from, to] = chosen.map((each) => seeds[each]);
     during("The model walks …", [go, again], async () => {
       const request = { seed_from: from, seed_to: to, frames: FRAMES, temperature };
-      const { images } = await post("/v1/walk", request);
-      walk.load(await allDecoded(images), from, to);
+      const answer = await ask("/v1/walk", request);
+      if (answer.model !== view.found.model) throw new Failure("Another model took over; draw twenty with it first.");
+      walk.load(await allDecoded(answer.images), from, to);
       say(`From seed ${from} to seed ${to} in ${FRAMES} pictures, shown below.`);
     });
   }
@@ -82,9 +84,12 @@ class Walk {
     this.place = tile("Where the walk is");
     this.strip = part("strip");
     part("place").append(this.place);
-    this.player = new Player(part("player"), (step) => this.paint(step));
-    root.querySelector("[data-do=png]").addEventListener("click", () => savePng(sheet(this.pictures, 5), this.name));
-    root.querySelector("[data-do=gif]").addEventListener("click", () => saveGif(this.thereAndBack(), this.name));
+    this.player = new Player(part("player"), "Place", (step) => this.paint(step));
+    offerSaves(
+      part("saves"),
+      () => savePng(sheet(this.pictures, 5), this.name),
+      () => saveGif(this.thereAndBack(), this.name),
+    );
     onColours(() => this.pictures && this.#paintAll());
   }
 

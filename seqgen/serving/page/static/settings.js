@@ -1,10 +1,11 @@
 // The settings that a request carries: temperature and seed, with what they do.
 
-const SEEDS = 2 ** 32; // a seed is a whole number below
+/** A seed is a whole number below. */
+export const SEEDS = 2 ** 32;
 
 const TEMPERATURE = `
   <label>Temperature <input type="range" name="temperature" min="0" max="1.5" step="0.1" value="1">
-    <output></output></label>
+    <output aria-live="off"></output></label>
   <p class="hint">Multiplies the noise the model draws from. 1 is the model as it was trained; less gives tamer
     drawings, more alike; more gives wilder ones.</p>`;
 const SEED = `

@@ -2,7 +2,7 @@
 
 import { gif } from "./gif.js";
 import { SAVED, css } from "./theme.js";
-import { paint } from "./tiles.js";
+import { paint, scaleOf } from "./tiles.js";
 
 const GUTTER = 4;
 const TABLE = [208, 216, 228]; // what the tiles lie on
@@ -10,6 +10,12 @@ const SIDE = 84; // canvas pixels of a tile, at least
 const STEPS = 4000; // milliseconds that all steps of an animation take, LONGEST one of them at most
 const LONGEST = 500;
 const LAST = 3000; // and the last one more than that
+
+const BUTTONS = `
+  <div class="buttons">
+    <button type="button" data-do="png">Save PNG</button>
+    <button type="button" data-do="gif">Save GIF</button>
+  </div>`;
 
 /** How long a step is shown, in milliseconds, of `count`. */
 export function stepTime(count) {
@@ -19,7 +25,7 @@ export function stepTime(count) {
 /** A canvas with `pictures` in rows of `columns`; `outlines` has those of each picture, as `paint` takes them. */
 export function sheet(pictures, columns, outlines = []) {
   const [{ height, width }] = pictures;
-  const scale = Math.max(1, Math.ceil(SIDE / Math.max(height, width)));
+  const scale = scaleOf(pictures[0], SIDE);
   const [across, down] = [width * scale + GUTTER, height * scale + GUTTER];
   const canvas = document.createElement("canvas");
   canvas.width = columns * across + GUTTER;
@@ -32,6 +38,13 @@ export function sheet(pictures, columns, outlines = []) {
     paint(context, picture, x, y, scale, SAVED, outlines[index]);
   });
   return canvas;
+}
+
+/** Put the two buttons that save at the end of `root`; `png` and `gif` do it. */
+export function offerSaves(root, png, gif) {
+  root.insertAdjacentHTML("beforeend", BUTTONS);
+  root.querySelector("[data-do=png]").addEventListener("click", png);
+  root.querySelector("[data-do=gif]").addEventListener("click", gif);
 }
 
 /** Have the browser save a sheet as PNG. */

@@ -4,8 +4,8 @@ import { colours, css } from "./theme.js";
 
 const SIDE = 168; // canvas pixels that a tile's longer side has at least
 
-/** The whole number of canvas pixels for one of the picture's. */
-export function scaleOf({ height, width }, side = SIDE) {
+/** The whole number of canvas pixels for one of the picture's, so that its longer side has `side` at least. */
+export function scaleOf({ height, width }, side) {
   return Math.ceil(side / Math.max(height, width));
 }
 
@@ -20,7 +20,7 @@ export function tile(label) {
 
 /** Paint a tile; `outlines` is a list of [colour's name, windows], a window four corners [x, y] in pixels. */
 export function paintTile(canvas, picture, outlines = []) {
-  const scale = scaleOf(picture);
+  const scale = scaleOf(picture, SIDE);
   canvas.width = picture.width * scale;
   canvas.height = picture.height * scale;
   paint(canvas.getContext("2d"), picture, 0, 0, scale, colours(), outlines);
@@ -72,7 +72,7 @@ function outline(context, corners, { height, width }, scale) {
  * The part of a convex polygon inside a rectangle (Sutherland and Hodgman), empty if they do not meet: of a window
  * larger than the picture the border is seen.
  */
-export function clipped(points, left, top, right, bottom) {
+function clipped(points, left, top, right, bottom) {
   let ring = points;
   for (const [axis, limit, sign] of [[0, left, 1], [0, right, -1], [1, top, 1], [1, bottom, -1]]) {
     const before = ring;
