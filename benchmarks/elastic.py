@@ -22,6 +22,8 @@ from tests.train_runs import Run, prepare_unhurried, running
 
 _BEFORE = "epoch  5/"
 _GOES_ON = "going on after epoch"
+# What Ray waits, by default, for as many workers as there were; tests wait longer.
+_RAYS_OWN = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60"}
 
 
 def one_round() -> dict[str, float]:
@@ -33,7 +35,7 @@ def one_round() -> dict[str, float]:
             nodes.add()
             lost = nodes.add()
             elastic = ("--set", "train.fewest_workers=1", "--set", "train.epochs=9000")
-            with running(place, *elastic, **variables(nodes)) as run:
+            with running(place, *elastic, **variables(nodes, **_RAYS_OWN)) as run:
                 run.wait_for(_BEFORE)
                 began = time.monotonic()
                 kill(lost)
