@@ -20,7 +20,8 @@ from seqgen.core.errors import OperationalError
 from tests.ray_nodes import Nodes, kill, variables
 from tests.train_runs import Run, prepare_unhurried, running
 
-_BEFORE = "epoch  5/"
+_EPOCHS = 9000
+_BEFORE = f"epoch {5:{len(str(_EPOCHS))}}/"
 _GOES_ON = "going on after epoch"
 # What Ray waits, by default, for as many workers as there were; tests wait longer.
 _RAYS_OWN = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60"}
@@ -34,7 +35,7 @@ def one_round() -> dict[str, float]:
         try:
             nodes.add()
             lost = nodes.add()
-            elastic = ("--set", "train.fewest_workers=1", "--set", "train.epochs=9000")
+            elastic = ("--set", "train.fewest_workers=1", "--set", f"train.epochs={_EPOCHS}")
             with running(place, *elastic, **variables(nodes, **_RAYS_OWN)) as run:
                 run.wait_for(_BEFORE)
                 began = time.monotonic()
