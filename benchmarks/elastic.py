@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         [
             what,
             f"{statistics.median(one[key] for one in rounds):.0f}",
-            f"{', '.join(f'{one[key]:.0f}' for one in rounds)}",
+            ", ".join(f"{one[key]:.0f}" for one in rounds),
         ]
         for key, what in (
             ("fewer", "two workers become one: a node is killed"),

@@ -91,8 +91,8 @@ def run_workers(
     # On the driver's node: it must not go away with a worker's.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Asked several times a second: a record of every call would fill the memory of the cluster's head.
-    calls = {"num_cpus": 0, "scheduling_strategy": here, "enable_task_events": False}
-    exchange: Any = ray.remote(Exchange).options(**calls).remote()
+    options = {"num_cpus": 0, "scheduling_strategy": here, "enable_task_events": False}
+    exchange: Any = ray.remote(Exchange).options(**options).remote()
     task = Task(
         recipe=recipe.model_dump(mode="json", by_alias=True),
         shards=shards,
