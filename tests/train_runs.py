@@ -211,7 +211,9 @@ def tracked(place: Path) -> list[dict[str, Any]]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name("seqgen").experiment_id])
+    experiment = client.get_experiment_by_name("seqgen")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
     return [
         {
             "id": run.info.run_id,
