@@ -16,6 +16,7 @@ from pipelines.artifacts.gallery import Gallery, read_gallery
 from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_history
 from pipelines.artifacts.published import opened
 from pipelines.cluster.checkpoints import Checkpoints, Uploads
+from pipelines.cluster.ending import held_out_bound, is_saved
 from pipelines.cluster.line import Pulse
 from pipelines.cluster.storage import RunStorage
 from pipelines.storage import open_store
@@ -223,13 +224,8 @@ class _Overseer(Callback):
             self.say(
                 f"ended after epoch {progress.epoch}: the last {train.patience} held-out bounds were not the best"
             )
-        bound = progress.metrics.get(metric, math.inf)
-        if not math.isfinite(bound):  # an epoch without a (finite) held-out bound is never the best one
-            bound = math.inf
-        # Patience waits for an epoch that is better than the best, which therefore is kept, whenever it was.
-        best = bound < math.inf and not any(row.get(metric, math.inf) < bound for row in self._history)
-        if progress.last or progress.epoch % train.checkpoint_every == 0 or (train.patience and best):
-            self._save(progress.step, bound, save)
+        if is_saved(self._history, metric, progress.last, train):
+            self._save(progress.step, held_out_bound(row, metric), save)
 
     def _draw(self, progress: Progress) -> None:
         """Keep what the model draws, if it is time to."""

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.recipes import load_recipe
+from pipelines.storage import Store, open_store
 from pipelines.tracking import metrics
 from seqgen.data.manifest import Manifest, read_manifest
 from seqgen.settings import Recipe
 from tests.fault_proxy import FaultProxy
 from tests.finished_run import tiny_recipe, work_in
 from tests.mlflow_server import MlflowServer
+from tests.s3_server import S3Server
 from tests.sets import write_digits
 from tests.train_runs import EPOCHS, assert_complete, prepare_unhurried, train, weights
 
@@ -92,3 +94,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def manifest(files: tuple[Path, Path]) -> Manifest:
     """That of the shards of `files`."""
     return read_manifest(files[1])
+
+
+@pytest.fixture
+def outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FaultProxy, Store]]:
+    """A proxy before a real S3 server, and the store behind it."""
+    with S3Server(tmp_path / "s3") as server, FaultProxy(server.port) as proxy:
+        server.client().create_bucket(Bucket="runs")
+        for name, value in server.environment(endpoint=proxy.address).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # or what lasts a second is not noticed
+        yield proxy, open_store("s3://runs/prefix")

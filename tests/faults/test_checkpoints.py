@@ -11,15 +11,13 @@ import pickle
 import re
 import shutil
 import subprocess
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipelines.cluster.checkpoints import MOST_UNSAVED, Checkpoints, Uploads
+from pipelines.cluster.checkpoints import MOST_UNSAVED, Checkpoints
 from pipelines.cluster.unsent import Unsent
 from pipelines.storage import Store, open_store
 from pipelines.storage.folder import Folder
@@ -28,7 +26,6 @@ from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import file_sha256
 from seqgen.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from tests.fault_proxy import Answer, FaultProxy
-from tests.s3_server import S3Server
 from tests.train_runs import EPOCHS, assert_complete, running, tracked, train, weights
 from tests.training.test_checkpoint import FILES, trainee
 
@@ -358,111 +355,6 @@ def test_21_what_cannot_be_deleted_is_a_warning(tmp_path: Path):
     assert said == ["warning: an old checkpoint stays: not deleted"]
 
 
-@pytest.fixture
-def outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FaultProxy, Store]]:
-    """A proxy before a real S3 server, and the store behind it."""
-    with S3Server(tmp_path / "s3") as server, FaultProxy(server.port) as proxy:
-        server.client().create_bucket(Bucket="runs")
-        for name, value in server.environment(endpoint=proxy.address).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # or what lasts a second is not noticed
-        yield proxy, open_store("s3://runs/prefix")
-
-
-@pytest.mark.slow
-def test_23_an_outage_stops_nothing_and_what_matters_catches_up(outage: tuple[FaultProxy, Store]):
-    proxy, store = outage
-    said.clear()
-    checkpoints = Checkpoints(store, "run", keep=5)
-    uploads = Uploads(checkpoints, said.append)
-    add(uploads, 1, 9.0)
-    uploads.finish(120)
-    proxy.down()
-    for step, score in enumerate((8.0, 7.0, 7.5, math.inf), start=2):
-        add(uploads, step, score)  # returns at once
-    assert uploads.failure is None
-    with pytest.raises(OperationalError, match=r"not saved within 1 s: .*it lies in .*seqgen-checkpoint-"):
-        uploads.finish(1)
-    proxy.up()
-    uploads.finish(180)
-    steps = checkpoints.steps()
-    assert {1, 3, 5} <= set(steps), "the one before, the best and the newest"
-    assert checkpoints.best(steps) == 3
-    assert checkpoints.newest_whole(said.append) == 5
-    assert said[0].startswith("warning: no checkpoint can be saved; training goes on")
-    assert said[1].startswith("checkpoints are saved again: s3://runs/prefix/run/step-0000000")
-
-
-def add(uploads: Uploads, step: int, score: float) -> None:
-    uploads.add(
-        step,
-        score,
-        lambda directory: save_checkpoint(directory, trainee(step), Position(step, step), SETTINGS),
-    )
-
-
-class Slow(Folder):
-    """Puts nothing until it is told to go on."""
-
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
-        self.begun, self.go_on = threading.Event(), threading.Event()
-
-    def put_file(self, local: Path, key: str) -> str:
-        self.begun.set()
-        self.go_on.wait(60)
-        return super().put_file(local, key)
-
-
-def test_23_one_of_the_same_step_that_comes_while_it_is_put_is_put_too(tmp_path: Path):
-    """As at an epoch's end: saved within it, without a bound, and again once it is measured."""
-    slow = Slow(str(tmp_path / "storage"))
-    checkpoints = Checkpoints(slow, "run")
-    uploads = Uploads(checkpoints, said.append)
-    add(uploads, 1, math.inf)
-    assert slow.begun.wait(60)
-    add(uploads, 1, 5.0)
-    slow.go_on.set()
-    uploads.finish(60)
-    assert checkpoints.best(checkpoints.steps()) == 1
-    assert checkpoints.score(1) == 5.0
-
-
-def test_23_a_storage_that_is_only_slow_is_told_with_what_allows_more(tmp_path: Path):
-    slow = Slow(str(tmp_path / "storage"))
-    uploads = Uploads(Checkpoints(slow, "run"), said.append)
-    add(uploads, 1, 5.0)
-    assert slow.begun.wait(60)
-    with pytest.raises(
-        OperationalError, match=r"within 0\.01 s: .* slow; SEQGEN_UPLOAD_SECONDS .*; it lies in "
-    ):
-        uploads.finish(0.01)
-    slow.go_on.set()
-    uploads.finish(60)
-
-
-def test_23_an_error_without_a_text_is_no_success(tmp_path: Path):
-    """As memory that runs out: what could not be put is kept, and put by the next attempt."""
-
-    class Exhausted(Folder):
-        attempts = 0
-
-        def put_file(self, local: Path, key: str) -> str:
-            self.attempts += 1
-            if self.attempts == 1:
-                raise MemoryError
-            return super().put_file(local, key)
-
-    said.clear()
-    checkpoints = Checkpoints(Exhausted(str(tmp_path / "storage")), "run")
-    uploads = Uploads(checkpoints, said.append)
-    add(uploads, 1, 5.0)
-    uploads.finish(60)
-    assert checkpoints.steps() == [1]
-    assert said[0].endswith("it is tried again: MemoryError")
-    assert said[1].startswith("checkpoints are saved again: ")
-
-
 @pytest.mark.slow
 def test_21_a_server_that_refuses_to_delete_costs_a_warning(outage: tuple[FaultProxy, Store], tmp_path: Path):
     proxy, store = outage
@@ -482,33 +374,3 @@ def test_21_a_server_that_refuses_to_delete_costs_a_warning(outage: tuple[FaultP
     proxy.heal()
     put(checkpoints, tmp_path, 3)
     assert checkpoints.steps() == [3]
-
-
-def test_22_no_more_wait_than_the_newest_the_best_and_what_is_put(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    (tmp_path / "storage").write_text("a file where a folder should be")
-    local = tmp_path / "local"
-    local.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(local))
-    uploads = Uploads(Checkpoints(open_store(str(tmp_path / "storage")), "run"), said.append)
-    waiting = lambda: list(local.glob("seqgen-unsent-*/*/*"))  # noqa: E731
-    for step in range(1, 2 * MOST_UNSAVED):
-        add(uploads, step, 1.0 if step == 2 else 9.0)
-        assert len(waiting()) <= 3
-    with pytest.raises(OperationalError) as caught:
-        uploads.finish(3)
-    left = sorted(json.loads((path / "report.json").read_text())["step"] for path in waiting())
-    assert left == [2, 2 * MOST_UNSAVED - 1]
-    assert all(str(path) in str(caught.value) for path in waiting()), "where they lie is told"
-
-
-def test_23_too_many_unsaved_ones_are_a_failure(tmp_path: Path):
-    (tmp_path / "storage").write_text("a file where a folder should be")
-    uploads = Uploads(Checkpoints(open_store(str(tmp_path / "storage")), "run"), said.append)
-    for step in range(1, MOST_UNSAVED + 1):
-        assert uploads.failure is None
-        add(uploads, step, math.inf)
-    with pytest.raises(OperationalError):
-        uploads.finish(1)
-    assert f"the last {MOST_UNSAVED} checkpoints could not be saved" in (uploads.failure or "")
