@@ -19,12 +19,18 @@ def data_card(manifest: Manifest) -> str:
     """Markdown with Hugging Face's front matter; a function of the manifest alone."""
     images = sum(index.images for index in manifest.splits.values())
     licence = LICENCES[manifest.data.source]
+    one_shot = manifest.data.has_characters
     about = {
         "license": licence.identifier,
         "pretty_name": manifest.title,
         "size_categories": [next((name for limit, name in _SIZES if images < limit), "10M<n<100M")],
-        "task_categories": ["unconditional-image-generation"],
-        "tags": ["webdataset", "seqgen", manifest.data.source],
+        "task_categories": ["unconditional-image-generation", *(["image-to-image"] if one_shot else [])],
+        "tags": [
+            "webdataset",
+            "seqgen",
+            manifest.data.source,
+            *(["one-shot-generation"] if one_shot else []),
+        ],
     }
     splits = "\n".join(
         f"| {name} | {index.images:,} | {len(index.concepts):,} | {len(index.shards)} |"

@@ -35,6 +35,7 @@ def test_the_card_says_what_the_manifest_has(tmp_path: Path) -> None:
     assert about["license"] == "cc-by-sa-3.0"
     assert about["size_categories"] == ["1K<n<10K"]
     assert about["pretty_name"] == manifest.title
+    assert about["task_categories"] == ["unconditional-image-generation"]
     assert "| test | 1,200 | 4 |" in card
     for said in (manifest.digest, manifest.sources[0].sha256, "LeCun", f"{manifest.mean:.4f}"):
         assert said in card
@@ -54,4 +55,7 @@ def test_the_card_says_what_the_source_is_not(tmp_path: Path, source: str, said:
     data = manifest.data.model_copy(update={"source": source})
     card = data_card(manifest.model_copy(update={"data": data}))
     assert said in card
-    assert front_matter(card)["license"] == "mit"
+    about = front_matter(card)
+    assert about["license"] == "mit"
+    assert "image-to-image" in about["task_categories"]
+    assert "one-shot-generation" in about["tags"]
