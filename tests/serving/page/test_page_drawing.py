@@ -289,6 +289,18 @@ def test_a_page_that_is_opened_before_the_model_is_loaded_waits_for_it(
     sheet.errors.clear()
 
 
+def test_a_proxy_that_finds_no_server_is_said_and_not_waited_for(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    sheet.page.route(
+        "**/v1/trace", lambda route: route.fulfill(status=503, content_type="text/html", body="<h1>503</h1>")
+    )
+    sheet.stroke("draw", *CROSS[0])
+    sheet.press("draw", "Draw twenty")
+    assert sheet.alarm() == "The server answered 503 Service Unavailable; look at its log."
+    assert len(sheet.errors) == 4, "asked again three times"
+    sheet.errors.clear()
+
+
 def test_nothing_moves_by_itself_where_that_is_not_wanted(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional, reduced_motion="reduce")
     sheet.stroke("draw", *CROSS[0])

@@ -1,7 +1,7 @@
 // Calls of the server's API, and what to tell people when one fails.
 
 const PATIENCE = 15; // seconds beyond the server's own limit before a call is given up
-const TRIES = 4; // of a call while too many wait
+const TRIES = 4; // of a call while too many wait, or a proxy has no server
 
 let limit = 60; // seconds that the server allows a request; `model` learns it
 
@@ -35,8 +35,10 @@ async function call(path, request) {
   for (let attempt = 1; ; attempt++) {
     const response = await send(path, request);
     if (response.ok) return reading(response);
-    const loading = response.status === 503; // until there is a model, or no server
-    if (!loading && (response.status !== 429 || attempt === TRIES)) {
+    const own = response.headers.get("Content-Type")?.startsWith("application/json"); // and not a proxy's
+    const loading = response.status === 503 && own; // until there is a model, or no server
+    const busy = [429, 503].includes(response.status) && attempt < TRIES;
+    if (!loading && !busy) {
       throw new Failure(await reason(response), response.status);
     }
     const seconds = Number(response.headers.get("Retry-After")) || 1;
