@@ -18,7 +18,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from pipelines.artifacts.history import FILE_NAME, read_history
+from pipelines.artifacts.history import FILE_NAME, OF_THE_MACHINE, read_history
 from pipelines.artifacts.places import places, state_root
 from pipelines.artifacts.shards import checked_manifest
 from pipelines.cli.command import RecipeOption, SetOption, run
@@ -39,8 +39,6 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Draws the victims.")]
 WhatOption = Annotated[str, typer.Option("--what", help="Of worker, all (workers) and driver, with commas.")]
 KillsOption = Annotated[int | None, typer.Option("--kills", min=1, help="At most; then it may end in peace.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Same as --set train.workers=N.")]
-# What a wall clock decides.
-_TIMES = ("seconds", "images_per_second")
 _EPOCH = re.compile(r"^epoch +(\d+)/")
 _IN_VAIN = 3  # starts without a new epoch, after which it will not end
 _WEIGHTS = "model/weights.safetensors"
@@ -324,7 +322,7 @@ def compared(one: Path, other: Path) -> list[str]:
         found.append(f"weights {sums[0][:12]} and {sums[1][:12]}")
     rows = [
         [
-            {key: value for key, value in row.items() if key not in _TIMES}
+            {key: value for key, value in row.items() if key not in OF_THE_MACHINE}
             for row in read_history(each / FILE_NAME)
         ]
         for each in (one, other)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -116,16 +114,8 @@ def _member(
             looks.append((progress.metrics["seconds"] - trained / rate) / len(valid))
 
     fit(model, train, valid, recipe.data, config, group=group, callbacks=[EachEpoch(on_epoch)])
+    memory = group.peak_memory()
     if config.workers > 1:
         distributed.destroy_process_group()
     step = config.batch / statistics.median(rates[1:])
-    return step, max(0.0, looks[0]), _most_memory(where)
-
-
-def _most_memory(device: object) -> int:
-    import torch
-
-    if getattr(device, "type", "cpu") == "cuda":
-        return torch.cuda.max_memory_allocated(device)  # type: ignore[arg-type]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return step, max(0.0, looks[0]), memory

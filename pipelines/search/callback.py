@@ -12,6 +12,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from pipelines.artifacts.history import OF_THE_MACHINE
 from pipelines.artifacts.search_result import TrialRow
 from pipelines.search.conclusion import Ending
 from pipelines.search.search_space import describe, trial_count, trial_recipe
@@ -27,7 +28,7 @@ _STATUS: dict[Ending, runs.Status] = {
     Ending.OUT_OF_TIME: "KILLED",
     Ending.INTERRUPTED: "KILLED",
 }
-_METRICS = ("train/", "valid/", "learning_rate", "grad_norm", "images_per_second", "seconds")
+_METRICS = ("train/", "valid/", "learning_rate", "grad_norm", *OF_THE_MACHINE)
 
 
 class SearchLog(Callback):

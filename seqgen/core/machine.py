@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +44,16 @@ def memory() -> int:
     """Bytes of memory this process may use: the machine's or, in a container, its limit (cgroup v2)."""
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([installed, *(int(text) for text in _limits("memory.max") if text != "max")])
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at most (resident)."""
+    with contextlib.suppress(OSError):  # getrusage's begins with that of the process that started this one
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def free_port() -> int:

@@ -210,6 +210,7 @@ class _Run:
             **sums.means(self.group),
             "learning_rate": learning_rate(self.step - 1, self.total, self.config),
             "images_per_second": self.batches.steps * self.config.batch / sums.training_seconds,
+            "peak_memory_gib": self.group.peak_memory() / 2**30,
         }
 
     def measure(self, held_out: HeldOut, epoch: int, sums: EpochSums) -> float:

@@ -8,6 +8,8 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from seqgen.core.machine import peak_memory
+
 
 @dataclass(frozen=True)
 class ProcessGroup:
@@ -45,6 +47,11 @@ class ProcessGroup:
         value = torch.tensor(number, device=self.device)
         torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
         return int(value)
+
+    def peak_memory(self) -> int:
+        """Bytes that a rank has held at most: of its GPU's memory, in tensors, or of its process's. On every rank."""
+        cuda = self.device.type == "cuda"
+        return self.most(torch.cuda.max_memory_allocated(self.device) if cuda else peak_memory())
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says so, on every rank."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,16 @@ def test_the_lowest_limit_on_the_way_up_holds(groups: Path, quota: str, expected
 def test_without_control_groups_it_is_the_hardware(groups: Path):
     (groups / "own").unlink()
     assert machine.cores() == 64
+
+
+def test_the_peak_of_memory_stays_when_it_is_freed():
+    """In a process of its own, which has not held more before."""
+    program = (
+        "from seqgen.core.machine import peak_memory\n"
+        "before = peak_memory()\n"
+        "held = b'x' * 2**27\n"
+        "del held\n"
+        "print(peak_memory() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 2**26 < int(done.stdout) < 2**28

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipelines.artifacts.history import OF_THE_MACHINE
 from seqgen.core.errors import BadInput, NumericalError
 from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
@@ -84,8 +85,7 @@ def test_training_lowers_the_free_energy_and_the_held_out_bound():
         "learning_rate",
         "grad_norm",
         "skipped_steps",
-        "images_per_second",
-        "seconds",
+        *OF_THE_MACHINE,
     }
     parts = first.metrics["train/kl"] - first.metrics["train/log_likelihood"]
     assert first.metrics["train/free_energy"] == pytest.approx(parts)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.artifacts.history import OF_THE_MACHINE
+
 ROOT = Path(__file__).parents[2]
 EPOCHS, STEPS = 5, 5
 
@@ -60,9 +62,8 @@ def weights(out: Path, rank: int = 0) -> dict[str, torch.Tensor]:
 
 
 def metrics(out: Path, rank: int = 0) -> list[dict[str, float]]:
-    timed = {"seconds", "images_per_second"}
     rows = json.loads((out / f"metrics-{rank}.json").read_text())
-    return [{key: value for key, value in row.items() if key not in timed} for row in rows]
+    return [{key: value for key, value in row.items() if key not in OF_THE_MACHINE} for row in rows]
 
 
 def assert_same_bits(first: Path, second: Path) -> None:
