@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.free_ports import free_ports
+from tests.network import Network
 from tests.train_runs import environment
 
 ASK = """
@@ -27,11 +29,15 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 
 class Nodes:
-    """Raylets of one machine that are nodes of one cluster, of one CPU each but for the head, which has none."""
+    """Raylets of one machine that are nodes of one cluster, of one CPU each but for the head, which has none.
 
-    def __init__(self, place: Path) -> None:
+    With a network each but the head is a machine of its own there.
+    """
+
+    def __init__(self, place: Path, network: Network | None = None) -> None:
         port, dashboard = free_ports(2)
-        self.address, self.place = f"127.0.0.1:{port}", place
+        host = network.address if network else "127.0.0.1"
+        self.address, self.place, self.network = f"{host}:{port}", place, network
         (place / "home").mkdir()
         self.variables = {
             "HOME": str(place / "home"),
@@ -45,13 +51,24 @@ class Nodes:
             "RAY_health_check_failure_threshold": "3",
         }
         self.processes: list[subprocess.Popen[bytes]] = []
-        self._start("--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=0")
+        self._start(
+            "--head",
+            f"--port={port}",
+            f"--dashboard-port={dashboard}",
+            "--num-cpus=0",
+            f"--node-ip-address={host}",
+        )
 
     def add(self) -> subprocess.Popen[bytes]:
         """Another node."""
-        return self._start(f"--address={self.address}", "--num-cpus=1")
+        arguments = [f"--address={self.address}", "--num-cpus=1"]
+        if self.network is None:
+            return self._start(*arguments)
+        machine = self.network.add()
+        arguments.append(f"--node-ip-address={machine.address}")
+        return self._start(*arguments, there=("ip", "netns", "exec", machine.name))
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, *arguments: str, there: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         name = self._name(len(self.processes))
         path = self.place / f"{name}.log"
         log = path.open("wb")
@@ -61,7 +78,7 @@ class Nodes:
         ]  # one: so many threads a worker has, and its sums are split by
         ray = [RAY, "start", "--block", "--disable-usage-stats", f"--node-name={name}"]
         process = subprocess.Popen(
-            ["taskset", "-c", str(core), *ray, *arguments],
+            [*there, "taskset", "-c", str(core), *ray, *arguments],
             cwd=self.place,
             env=environment(self.place) | self.variables,
             stdout=log,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.network import WIRE, Network
 from tests.ray_nodes import Nodes, kill, variables
 from tests.train_runs import assert_complete, running, weights
 
@@ -33,6 +34,41 @@ def test_01_a_killed_node_costs_a_restart_on_another(undisturbed: str, place: Pa
     assert weights(place) == undisturbed
     assert first.poll() is None
     assert "_AutoscalingCoordinatorActor" not in nodes.actors()
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    try:
+        made = Network()
+    except OSError as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_01_a_node_that_nothing_reaches_any_more_is_given_up_and_another_goes_on(
+    undisturbed: str, place: Path, network: Network
+):
+    """Its processes live on, cut off, and do no harm."""
+    nodes = Nodes(place, network)
+    try:
+        nodes.variables["GLOO_SOCKET_IFNAME"] = WIRE
+        nodes.add()
+        away = nodes.add()
+        with running(place, **variables(nodes)) as run:
+            run.wait_for("epoch  2/")
+            network.cut(network.machines[1])
+            nodes.add()
+            assert run.end() == 0, run.text
+        assert away.poll() is None
+        assert_complete(place)
+        assert weights(place) == undisturbed
+    finally:
+        nodes.end()
 
 
 @pytest.mark.slow
