@@ -17,7 +17,7 @@ from data_prep.concepts import concept_samples, split_rule
 from data_prep.digits import Labelled, read_digits
 from data_prep.fetch import checked_files
 from data_prep.folder import Delivery, adds_to_training, deliveries, place_of, read_delivery
-from data_prep.looks import looks_of, taken
+from data_prep.looks import looks_of, looks_with, taken
 from data_prep.omniglot import DRAWERS, Character, characters, decode_drawing
 from data_prep.parallel import parallel_map
 from data_prep.samples import Sample, SplitSamples, digit_splits, key_of
@@ -117,8 +117,8 @@ def _shard_folder(
                 _take_over(directory / shard.name, building / shard.name)
             for delivery in new:
                 found = read_delivery(data, place, delivery, split_of, first=manifest is None)
-                looks = manifest.looks if manifest else looks_of(data, found)
-                splits = _folder_splits(data, taken(data, looks, found, str(place)), str(place), manifest)
+                looks = looks_of(data, found) if manifest is None else looks_with(manifest.looks, found)
+                splits = _folder_splits(data, taken(data, looks, found, str(place)), manifest)
                 source = SourceFile(name=listing.name, sha256=delivery.digest)
                 manifest = _write_set(data, (source,), splits, building, processes, manifest, looks)
     except OSError as error:
@@ -132,10 +132,10 @@ def _names(delivery: Delivery) -> list[str]:
 
 
 def _folder_splits(
-    data: DataConfig, pictures: dict[str, list[tuple[str, np.ndarray]]], place: str, before: Manifest | None
+    data: DataConfig, pictures: dict[str, list[tuple[str, np.ndarray]]], before: Manifest | None
 ) -> dict[str, SplitSamples]:
     if data.has_characters:
-        return concept_samples(data, pictures, place, before)
+        return concept_samples(data, pictures, before)
     stacked = {split: Labelled(np.stack([each for _, each in of]), None) for split, of in pictures.items()}
     return digit_splits(data, stacked, before)
 
