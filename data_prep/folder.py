@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from data_prep.concepts import concept_problems
-from data_prep.pictures import ink, paper_level, paper_of, square
+from data_prep.pictures import ink, longer_side, paper_level, paper_of, square
 from seqgen.core.errors import BadInput
 from seqgen.core.files import write_bytes
 from seqgen.data.manifest import FILE_NAME, read_manifest
-from seqgen.data.settings import DataConfig
+from seqgen.data.settings import AUTO_SIZES, DataConfig
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".pgm"}
 _LEFT_BY_WINDOWS = {"thumbs.db", "desktop.ini"}
@@ -162,10 +162,26 @@ def deliveries(listing: Path) -> list[Delivery]:
     return _parse(listing.read_text(encoding="utf-8"))
 
 
+def detected_size(folder: Path, delivery: Delivery) -> int:
+    """What `data.size` `auto` is for a delivery: the least of AUTO_SIZES that the median longer side does not exceed.
+
+    The largest where that is longer.
+    """
+    sides = sorted(filter(None, (longer_side(folder / name) for _, name in delivery.files)))
+    median = sides[len(sides) // 2] if sides else 0  # `read_delivery` names what cannot be read
+    return next((size for size in AUTO_SIZES if size >= median), AUTO_SIZES[-1])
+
+
 def read_delivery(
-    data: DataConfig, folder: Path, delivery: Delivery, split_of: Callable[[str], str], *, first: bool
+    data: DataConfig,
+    size: int,
+    folder: Path,
+    delivery: Delivery,
+    split_of: Callable[[str], str],
+    *,
+    first: bool,
 ) -> dict[str, list[Picture]]:
-    """A delivery's images by split (`split_of` a name), made small, in order of name.
+    """A delivery's images by split (`split_of` a name), made small, of `size` pixels, in order of name.
 
     The first one has all splits. Of a later one the images of `train` are taken: `valid` and `test` stay what they
     are, and those that fall to them wait for a set that is made afresh. Raises BadInput naming every file that is not
@@ -189,7 +205,7 @@ def read_delivery(
             bad.append(str(error))
             continue
         paper = paper_of(levels) if data.paper == "auto" else data.paper
-        small = square(levels, data.size, paper_level(levels, paper))
+        small = square(levels, size, paper_level(levels, paper))
         pictures.append(Picture(name, small, (levels.shape[0], levels.shape[1])))
     if bad:
         raise BadInput("\n".join(bad))

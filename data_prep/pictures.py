@@ -50,6 +50,15 @@ def ink(content: bytes, path: Path) -> np.ndarray:
         raise BadInput(f"{path}: not a whole image ({error}); remove or replace it") from error
 
 
+def longer_side(path: Path) -> int | None:
+    """The longer side in pixels of an image file, of which the beginning is read; None if that tells none."""
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            return max(picture.size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
 def paper_of(levels: np.ndarray) -> Literal["light", "dark"]:
     """What the outermost pixels of `levels` uint8 [H, W] (255 black) mostly are, beside the image's own range."""
     edge = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])

@@ -112,7 +112,9 @@ class Manifest(Strict):
             said.append(f"ink above level {self.looks.threshold} of 255{detected}")
         smallest, largest = self.looks.sides
         sides = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
-        said.append(f"squares of {sides} pixels made {self.height}")
+        said.append(
+            f"squares of {sides} pixels made {self.height}{found if self.data.size == 'auto' else ''}"
+        )
         return f"{', '.join(said)}{_filled(self.looks.oblong)}"
 
     @model_serializer(mode="wrap")

@@ -231,6 +231,45 @@ def test_images_that_are_not_square_are_counted_with_their_shapes(pictures: Path
     )
 
 
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ([(10, 7)] * 5 + [(90, 90)] * 4, 12),  # the median of the longer sides, up to a multiple of 4
+        ([(8, 20)] * 5 + [(5, 5)] * 4, 20),
+        ([(2, 1)] * 9, 4),
+        ([(300, 200)] * 9, 64),
+    ],
+)
+def test_a_size_is_detected_and_said(tmp_path: Path, shapes: list[tuple[int, int]], expected: int):
+    folder = tmp_path / "mine"
+    random = np.random.default_rng(0)
+    names: dict[str, list[str]] = {split: [] for split in ("train", "valid", "test")}
+    for number in range(200):
+        names[split_of(f"{number}.png", 0)].append(f"{number}.png")
+    chosen = [*names["train"][: len(shapes) - 2], names["valid"][0], names["test"][0]]
+    for name, shape in zip(chosen, shapes, strict=True):
+        save(folder / name, random.integers(0, 256, shape, np.uint8))
+    make(settings(folder, size="auto"), tmp_path)
+    manifest = verify(tmp_path / "shards")
+    assert (manifest.height, manifest.width) == (expected, expected)
+    assert f"grey, {expected} x {expected}," in manifest.title
+    assert f" pixels made {expected} (detected)" in manifest.appearance()
+    assert load_split(tmp_path / "shards", "train").images.shape[1:] == (expected, expected)
+    make(settings(folder, size=expected), tmp_path / "chosen")
+    for split in ("train", "valid", "test"):
+        name = f"{split}-000000.tar"
+        assert (tmp_path / "shards" / name).read_bytes() == (tmp_path / "chosen/shards" / name).read_bytes()
+    for name in names["train"][20:40]:  # what comes later is made as small as the first
+        save(folder / name, random.integers(0, 256, (128, 128), np.uint8))
+    fetch(
+        ["folder"], tmp_path / "raw", folder=str(folder), shards=tmp_path / "shards", notice=lambda line: None
+    )
+    second = shard_set(settings(folder, size="auto"), tmp_path / "raw", tmp_path / "shards", processes=1)
+    assert (second.parent, second.height) == (manifest.digest, expected)
+    afresh = shard_set(settings(folder, size="auto"), tmp_path / "raw", tmp_path / "afresh", processes=1)
+    assert afresh.digest == second.digest
+
+
 def test_an_image_that_changed_or_went_since_it_was_listed_is_named(pictures, tmp_path):
     data = settings(pictures)
     fetch(["folder"], tmp_path / "raw", folder=data.path, notice=lambda line: None)
@@ -252,6 +291,10 @@ def test_an_image_that_changed_or_went_since_it_was_listed_is_named(pictures, tm
     ("changes", "problem"),
     [
         ({"path": None}, "source=folder needs the folder"),
+        (
+            {"source": "mnist-5k", "size": "auto", "binarise": "dynamic", "path": None},
+            "size=auto: mnist-5k has 28",
+        ),
         ({"source": "mnist-5k", "size": 28}, "only for source=folder; leave it out"),
         ({"size": 300}, "size=300: folder has 4 to 256"),
         ({"split": "weak"}, "folder has standard or concepts"),
