@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from data_prep.pictures import split_of
-from data_prep.samples import CHUNK, Sample, SplitSamples, key_of, samples_before
 from seqgen.core.errors import BadInput
-from seqgen.data.manifest import Manifest
 from seqgen.data.settings import DataConfig
 
 _DEPTHS = {1: "<concept>/<drawing>", 2: "<alphabet>/<concept>/<drawing>"}  # by the folders above a file
@@ -76,37 +72,3 @@ def concept_problems(first: Sequence[str], later: Sequence[str], folder: str) ->
             f"data.path={folder}: {concepts} concepts; {3 * _FEWEST} are the least, {_FEWEST} for each split"
         )
     return problems
-
-
-def concept_samples(
-    data: DataConfig, found: Mapping[str, Sequence[tuple[str, np.ndarray]]], before: Manifest | None = None
-) -> dict[str, SplitSamples]:
-    """The samples of each split of `found`, (name, pixels) in order of name: one for each concept.
-
-    A concept of more than CHUNK drawings has several; those of a later delivery follow those of `before`.
-    """
-    splits = {}
-    for split, drawings in found.items():
-        known = before.splits[split].concepts if before else ()
-        by_concept: dict[str, list[np.ndarray]] = {}
-        for name, pixels in drawings:
-            by_concept.setdefault(concept_of(name), []).append(pixels)
-        samples: list[Sample] = []
-        first = samples_before(before, split)
-        for concept in sorted(by_concept):
-            images = np.stack(by_concept[concept])
-            alphabet, _, character = concept.rpartition("/")
-            meta = {
-                "dataset": data.source,
-                "alphabet": alphabet or None,
-                "character": character,
-                "concept": concept,
-                "drawers": None,
-                "labels": None,
-            }
-            for start in range(0, len(images), CHUNK):
-                number = first + len(samples)
-                samples.append(Sample(key_of(number, concept), meta, images[start : start + CHUNK]))
-        new = (concept for concept in sorted(by_concept) if concept not in known)
-        splits[split] = SplitSamples((*known, *new), tuple(samples))
-    return splits

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.archive import CheckedZip
-from data_prep.concepts import concept_samples, split_rule
+from data_prep.concepts import split_rule
 from data_prep.digits import Labelled, read_digits
 from data_prep.fetch import checked_files
 from data_prep.folder import (
@@ -27,7 +27,7 @@ from data_prep.folder import (
 from data_prep.looks import looks_of, looks_with, taken
 from data_prep.omniglot import DRAWERS, Character, characters, decode_drawing
 from data_prep.parallel import parallel_map
-from data_prep.samples import Sample, SplitSamples, digit_splits, key_of
+from data_prep.samples import Sample, SplitSamples, concept_samples, digit_splits, key_of
 from data_prep.shard_files import EncodedSample, encode_sample, write_shard
 from data_prep.shrink import shrink
 from data_prep.splits import split_characters
