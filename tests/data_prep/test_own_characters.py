@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from seqgen.data.manifest import Manifest, Oblong, read_manifest
 from seqgen.data.settings import DataConfig
 
 SIZE = 12
+Done = subprocess.CompletedProcess[str]
 CONCEPTS = [f"Letters/l{number}" for number in range(7)] + [f"Signs/s{number}" for number in range(6)]
 
 
@@ -297,6 +299,16 @@ def test_all_that_fetch_sees_is_one_list_and_what_shard_is_told_otherwise_is_one
     with pytest.raises(BadInput) as caught:
         shard_set(data, tmp_path / "raw", tmp_path / "shards", processes=1)
     assert str(caught.value).splitlines() == places
+
+
+def test_the_verb_fetch_names_what_lies_in_no_concepts_place(verb: Callable[..., Done], tmp_path: Path):
+    folder = draw(tmp_path / "mine", CONCEPTS)
+    asked = ("fetch", "--recipe", "own-characters", "--set", f"data.path={folder}")
+    assert verb(*asked).returncode == 0
+    Image.fromarray(drawing("x", 0)).save(folder / "loose.png")
+    done = verb(*asked)
+    assert done.returncode == 2
+    assert f"{folder}/loose.png: not <alphabet>/<concept>/<drawing>, as most are" in done.stderr
 
 
 def test_what_arrives_later_goes_to_training_with_the_looks_of_the_first(tmp_path: Path):
