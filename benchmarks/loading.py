@@ -109,7 +109,7 @@ def fastest_model(rounds: int) -> tuple[Recipe, SequentialModel, Action]:
     tried = {}
     for recipe in checked_recipes(load_recipe("quickstart")):
         name = f"{recipe.model.attention}, T = {recipe.model.steps}"
-        model = build(recipe.model, recipe.data.size, recipe.data.size, INK)
+        model = build(recipe.model, recipe.data.side, recipe.data.side, INK)
         tried[name] = (recipe, model)
         steps[name] = training_step(recipe, model)
     seconds = in_turns(steps, rounds, _CPU)

@@ -120,7 +120,7 @@ def trained(group: ProcessGroup, specification: Specification, steps: int, epoch
         rows.append(row)
 
     torch.manual_seed(config.seed)
-    model = build(recipe.model, recipe.data.size, recipe.data.size, INK)
+    model = build(recipe.model, recipe.data.side, recipe.data.side, INK)
     fit(model, train, valid, recipe.data, config, group=group, callbacks=[EachEpoch(on_epoch)])
     return rows[1:]
 
@@ -152,7 +152,7 @@ def exchanged(group: ProcessGroup, specification: Specification, steps: int, rou
     """
     recipe = specification.resolved()
     share = recipe.train.batch // group.size
-    model = build(recipe.model, recipe.data.size, recipe.data.size, INK)
+    model = build(recipe.model, recipe.data.side, recipe.data.side, INK)
     parallel = nn.parallel.DistributedDataParallel(
         model, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
@@ -282,7 +282,7 @@ def on_paper(cluster: Cluster, one: Gpu, size: float, images: int) -> Row:
 def paper() -> Row:
     """The estimates for the paper's MNIST model and its number of images."""
     recipe = Specification("sgm-mnist").resolved()
-    parameters = build(recipe.model, recipe.data.size, recipe.data.size, INK).parameters()
+    parameters = build(recipe.model, recipe.data.side, recipe.data.side, INK).parameters()
     size = 4 * sum(parameter.numel() for parameter in parameters)
     one, images = gpu(page.RESULTS), recipe.train.epochs * _MNIST[0]
     rows = [on_paper(cluster, one, size, images) for cluster in CLUSTERS]

@@ -57,7 +57,7 @@ def workload(specification: Specification, batch: int, device: torch.device) -> 
     """Fresh models and random images as dark as MNIST's, on `device`; the same in every process and on every device."""
     recipe = specification.resolved()
     torch.manual_seed(_SEED)
-    model = build(recipe.model, recipe.data.size, recipe.data.size, INK)
+    model = build(recipe.model, recipe.data.side, recipe.data.side, INK)
     x = random_images(recipe, batch)
     context = random_images(recipe, batch) if recipe.model.conditional else None
     noise = model.noise(batch, torch.Generator().manual_seed(_SEED))
@@ -73,7 +73,7 @@ def workload(specification: Specification, batch: int, device: torch.device) -> 
 
 def random_images(recipe: Recipe, count: int) -> Tensor:
     """float32 [count,1,H,W] in {0,1} from torch's generator."""
-    return (torch.rand(count, 1, recipe.data.size, recipe.data.size) < INK).float()
+    return (torch.rand(count, 1, recipe.data.side, recipe.data.side) < INK).float()
 
 
 def importance_noise(model: SequentialModel, images: int, samples: int, seed: int) -> Tensor:

@@ -37,7 +37,14 @@ def shard_arrays(
         raise BadInput("arrays want data.source=folder, and a folder of this machine in data.path")
     write_images(Path(data.path), images, labels, dark=data.paper == "dark")
     shards = place / "shards"
-    fetch(["folder"], place / "raw", folder=data.path, shards=shards, notice=lambda line: None)
+    fetch(
+        ["folder"],
+        place / "raw",
+        folder=data.path,
+        shards=shards,
+        concepts=data.has_characters,
+        notice=lambda line: None,
+    )
     return shard_set(data, place / "raw", shards, processes)
 
 

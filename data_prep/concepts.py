@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from data_prep.pictures import split_of
-from data_prep.samples import CHUNK, Sample, SplitSamples, key_of, samples_before
 from seqgen.core.errors import BadInput
-from seqgen.data.manifest import Manifest
 from seqgen.data.settings import DataConfig
 
 _DEPTHS = {1: "<concept>/<drawing>", 2: "<alphabet>/<concept>/<drawing>"}  # by the folders above a file
@@ -31,83 +27,48 @@ def split_rule(
 
     standard: by the name alone. concepts: in order of sha256("<seed>/<concept>") the first tenth of the concepts of
     `first` (two at least) is test, the second valid; all others are train, those too that come later. Raises BadInput
-    that lists every file which is in no concept's place.
+    that lists the `concept_problems`.
     """
     if not data.has_characters:
         return lambda name: split_of(name, data.seed)
-    check_layout([*first, *later], folder)
+    if problems := concept_problems(first, later, folder):
+        raise BadInput("\n".join(problems))
     concepts = sorted(
         {concept_of(name) for name in first},
         key=lambda concept: (hashlib.sha256(f"{data.seed}/{concept}".encode()).digest(), concept),
     )
-    if len(concepts) < 3 * _FEWEST:
-        raise BadInput(
-            f"data.path={folder}: {len(concepts)} concepts; {3 * _FEWEST} are the least, {_FEWEST} for each split"
-        )
     each = max(_FEWEST, len(concepts) // _TENTH)
     splits = dict.fromkeys(concepts[:each], "test") | dict.fromkeys(concepts[each : 2 * each], "valid")
     return lambda name: splits.get(concept_of(name), "train")
 
 
-def check_layout(names: Sequence[str], folder: str) -> None:
-    """Raises BadInput unless all files lie equally deep, below a concept or below an alphabet and a concept.
+def concept_problems(first: Sequence[str], later: Sequence[str], folder: str) -> list[str]:
+    """What keeps images from being drawings of characters, a line each; `first` and `later` as for `split_rule`.
 
-    It lists every file that lies elsewhere than most do.
+    A file that lies elsewhere than most do, which is below a concept or below an alphabet and a concept; a concept of a
+    single drawing; too few concepts.
     """
+    names = [*first, *later]
     depths = Counter(depth for name in names if (depth := name.count("/")) in _DEPTHS)
     if not depths:
-        raise BadInput(
+        return [
             f"data.path={folder}: data.split=concepts wants {' or '.join(_DEPTHS.values())}, and no file lies so; "
             "put each character's drawings into a folder of its own, or use data.split=standard"
-        )
+        ]
     usual = max(depths, key=lambda depth: (depths[depth], depth))
-    if odd := [name for name in names if name.count("/") != usual]:
-        raise BadInput(
-            "\n".join(
-                f"{folder}/{name}: not {_DEPTHS[usual]}, as most are; move or remove it" for name in odd
-            )
+    drawings = Counter(concept_of(name) for name in names if name.count("/") == usual)
+    problems = [
+        f"{folder}/{name}: not {_DEPTHS[usual]}, as most are; move or remove it"
+        for name in names
+        if name.count("/") != usual
+    ]
+    problems += [
+        f"{folder}/{concept}: one drawing (copies do not count), and a pair needs two; add some"
+        for concept, count in drawings.items()
+        if count == 1
+    ]
+    if (concepts := len({concept_of(name) for name in first if name.count("/") == usual})) < 3 * _FEWEST:
+        problems.append(
+            f"data.path={folder}: {concepts} concepts; {3 * _FEWEST} are the least, {_FEWEST} for each split"
         )
-
-
-def concept_samples(
-    data: DataConfig,
-    found: Mapping[str, Sequence[tuple[str, np.ndarray]]],
-    folder: str,
-    before: Manifest | None = None,
-) -> dict[str, SplitSamples]:
-    """The samples of each split of `found`, (name, pixels) in order of name: one for each concept.
-
-    A concept of more than CHUNK drawings has several; those of a later delivery follow those of `before`. Raises
-    BadInput that lists every concept of a single drawing.
-    """
-    splits, lonely = {}, []
-    for split, drawings in found.items():
-        known = before.splits[split].concepts if before else ()
-        by_concept: dict[str, list[np.ndarray]] = {}
-        for name, pixels in drawings:
-            by_concept.setdefault(concept_of(name), []).append(pixels)
-        samples: list[Sample] = []
-        first = samples_before(before, split)
-        for concept in sorted(by_concept):
-            images = np.stack(by_concept[concept])
-            if len(images) < 2 and concept not in known:
-                lonely.append(
-                    f"{folder}/{concept}: one drawing (copies do not count), and a pair needs two; add some"
-                )
-            alphabet, _, character = concept.rpartition("/")
-            meta = {
-                "dataset": data.source,
-                "alphabet": alphabet or None,
-                "character": character,
-                "concept": concept,
-                "drawers": None,
-                "labels": None,
-            }
-            for start in range(0, len(images), CHUNK):
-                number = first + len(samples)
-                samples.append(Sample(key_of(number, concept), meta, images[start : start + CHUNK]))
-        new = (concept for concept in sorted(by_concept) if concept not in known)
-        splits[split] = SplitSamples((*known, *new), tuple(samples))
-    if lonely:
-        raise BadInput("\n".join(lonely))
-    return splits
+    return problems

@@ -8,7 +8,16 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from data_prep.folder import is_image, list_folder, place_of, sharded_listing
+from data_prep.folder import (
+    ALL_HERE,
+    Elsewhere,
+    is_image,
+    is_other,
+    left_out,
+    list_folder,
+    place_of,
+    sharded_listing,
+)
 from data_prep.mirrors import (
     Absent,
     Interrupted,
@@ -44,14 +53,15 @@ def fetch(
     progress: Progress = lambda file, done, total: None,
     folder: str | None = None,
     shards: Path | None = None,
+    concepts: bool = False,
 ) -> list[Path]:
     """Bring every raw file of `sources` to `raw/<folder>/<name>`, verified; what is there and right is kept.
 
     `mirror` (a folder, s3://bucket/prefix or http(s) address) is asked first. `folder` is that of the source of this
     name, whose images are listed where they are, or are brought from an S3 prefix; what the set in `shards` was made
-    from stays listed. Raises BadInput if the mirror
-    is wrong or does not answer or a file is not the pinned one (it is moved to `.bad`), OperationalError if no
-    place gives it.
+    from stays listed. With `concepts` its subfolders are characters. Raises BadInput if the mirror is wrong or does not
+    answer, a file is not the pinned one (it is moved to `.bad`) or images are not fit (all are named), OperationalError
+    if no place gives it.
     """
     opened = open_mirror(mirror) if mirror else None
     paths = []
@@ -60,7 +70,7 @@ def fetch(
             paths += _draw_strokes(raw, notice)
             continue
         if source == "folder":
-            paths.append(_list_images(folder, raw, shards, notice))
+            paths.append(_list_images(folder, raw, shards, concepts, notice))
             continue
         for file in RAW_FILES[source]:
             if raw / file.path not in paths:
@@ -215,31 +225,38 @@ def _draw_strokes(raw: Path, notice: Notice) -> list[Path]:
     return paths
 
 
-def _list_images(folder: str | None, raw: Path, shards: Path | None, notice: Notice) -> Path:
+def _list_images(folder: str | None, raw: Path, shards: Path | None, concepts: bool, notice: Notice) -> Path:
     assert folder is not None
     path, place = raw / RAW_FILES["folder"][0].path, place_of(folder, raw)
     _make_folder(path.parent)
-    if folder.startswith("s3://"):
-        _bring_images(folder, place, notice)
-    found = list_folder(place, path, sharded_listing(folder, shards) if shards else None)
+    elsewhere = _bring_images(folder, place, notice) if folder.startswith("s3://") else ALL_HERE
+    sharded = sharded_listing(folder, shards) if shards else None
+    found = list_folder(place, path, sharded, concepts=concepts, elsewhere=elsewhere)
     copies = f"; {found.copies:,} more are copies of them" if found.copies else ""
     notice(f"folder/{path.name}: {found.images:,} images of {folder}, {found.new:,} of them new{copies}")
+    if said := left_out(found.others):
+        notice(said)
     return path
 
 
-def _bring_images(address: str, place: Path, notice: Notice) -> None:
-    """Have every image below an S3 prefix in `place`, with the time it was written there.
+def _bring_images(address: str, place: Path, notice: Notice) -> Elsewhere:
+    """Have every image below an S3 prefix in `place`, with the time it was written there; what was not brought.
 
     One whose size or time is another now is brought again; one that is gone there stays here.
     """
+    _make_folder(place)
     bucket, brought = open_bucket(address), 0
+    others, problems = [], []
     for path, size, modified in bucket.listed():
         if not is_image(path):
+            others += [path] if is_other(path) else []
             continue
         if "" in path.split("/"):
-            raise BadInput(f"{address}: the key {path!r} is no path below a folder; rename it")
+            problems.append(f"{address}: the key {path!r} is no path below a folder; rename it")
+            continue
         if size > MAX_BYTES:
-            raise BadInput(f"{address}/{path}: longer than {MAX_BYTES:,} bytes; remove it")
+            problems.append(f"{address}/{path}: longer than {MAX_BYTES:,} bytes; remove it")
+            continue
         here, written = place / path, modified.timestamp()
         if here.is_file() and (here.stat().st_size, here.stat().st_mtime) == (size, written):
             continue
@@ -251,6 +268,7 @@ def _bring_images(address: str, place: Path, notice: Notice) -> None:
             raise OperationalError(f"{here}: cannot be written: {error.strerror}") from error
         brought += 1
     notice(f"{address}: {brought:,} images brought")
+    return Elsewhere(tuple(others), tuple(problems))
 
 
 def _read_whole(origin: Origin) -> bytes:

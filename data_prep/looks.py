@@ -9,29 +9,35 @@ from typing import Literal
 import numpy as np
 
 from data_prep.folder import Picture
+from data_prep.pictures import paper_of
 from seqgen.core.errors import BadInput
-from seqgen.data.manifest import Looks
+from seqgen.data.manifest import Looks, Oblong
 from seqgen.data.settings import DataConfig
 
-_MIDDLE = 127
-_DRAWN = 32  # levels between lightest and darkest; with fewer nothing is drawn, and the image's own range says nothing
 
-
-def looks_of(data: DataConfig, found: Mapping[str, Sequence[Picture]]) -> Looks | None:
-    """How the pictures of a first delivery, by split, are to be taken; None where there is nothing to choose.
+def looks_of(data: DataConfig, found: Mapping[str, Sequence[Picture]]) -> Looks:
+    """How the pictures of a first delivery, by split, are to be taken.
 
     The paper is what most of all of them are on, the threshold that of those for training.
     """
-    if data.paper == "light" and not data.is_thresholded:
-        return None
-    pictures = [picture for split in found.values() for picture in split]
-    paper = _usual_paper(pictures) if data.paper == "auto" else data.paper
+    paper = _usual_paper(_all(found)) if data.paper == "auto" else data.paper
     threshold: int | None = None
     if data.is_thresholded:
         training = (_on(paper, picture.levels) for picture in found["train"])
         threshold = otsu(training) if data.threshold == "auto" else data.threshold
-    sides = [picture.side for picture in pictures]
-    return Looks(paper=paper, threshold=threshold, sides=(min(sides), max(sides)))
+    sides = [max(picture.shape) for picture in _all(found)]
+    return Looks(
+        paper=paper, threshold=threshold, sides=(min(sides), max(sides)), oblong=_oblong(_all(found), None)
+    )
+
+
+def looks_with(looks: Looks | None, found: Mapping[str, Sequence[Picture]]) -> Looks | None:
+    """`looks` once the pictures of a later delivery are taken in the same way; None of a set that was made without."""
+    if looks is None:
+        return None
+    sides = [*looks.sides, *(max(picture.shape) for picture in _all(found))]
+    oblong = _oblong(_all(found), looks.oblong)
+    return looks.model_copy(update={"sides": (min(sides), max(sides)), "oblong": oblong})
 
 
 def taken(
@@ -64,8 +70,10 @@ def _seen(looks: Looks | None, levels: np.ndarray) -> np.ndarray:
 
 def _oddity(data: DataConfig, looks: Looks, levels: np.ndarray, seen: np.ndarray) -> str | None:
     """What is odd of a picture and what to do, None if nothing is."""
-    if data.paper == "auto" and _paper(levels) != looks.paper:
-        return f"on {_paper(levels)} paper, most are on {looks.paper}; invert or remove it, or set data.paper"
+    if data.paper == "auto" and paper_of(levels) != looks.paper:
+        return (
+            f"on {paper_of(levels)} paper, most are on {looks.paper}; invert or remove it, or set data.paper"
+        )
     if looks.threshold is not None and seen.min() == seen.max():
         what = "all ink" if seen.max() else "blank"
         return f"{what} at data.threshold={looks.threshold}; remove it, or choose another"
@@ -92,17 +100,24 @@ def otsu(images: Iterable[np.ndarray]) -> int:
     return (best[0] + best[-1]) // 2
 
 
+def _all(found: Mapping[str, Sequence[Picture]]) -> list[Picture]:
+    return [picture for pictures in found.values() for picture in pictures]
+
+
+def _oblong(pictures: Sequence[Picture], before: Oblong | None) -> Oblong | None:
+    """What is known of images that are not square, with those of `pictures`; None while there are none."""
+    shapes = [picture.shape for picture in pictures if picture.shape[0] != picture.shape[1]]
+    images = len(shapes) + (before.images if before else 0)
+    shapes += [before.widest, before.tallest] if before else []
+    if not shapes:
+        return None
+    by_form = sorted(shapes, key=lambda shape: (shape[0] / shape[1], shape))
+    return Oblong(images=images, widest=by_form[0], tallest=by_form[-1])
+
+
 def _usual_paper(pictures: Sequence[Picture]) -> Literal["light", "dark"]:
-    dark = sum(_paper(picture.levels) == "dark" for picture in pictures)
+    dark = sum(paper_of(picture.levels) == "dark" for picture in pictures)
     return "dark" if 2 * dark > len(pictures) else "light"
-
-
-def _paper(levels: np.ndarray) -> Literal["light", "dark"]:
-    """What the outermost pixels of a square [size, size] (255 black) mostly are, beside the image's own range."""
-    edge = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
-    low, high = int(levels.min()), int(levels.max())
-    middle = (low + high) / 2 if high - low >= _DRAWN else _MIDDLE
-    return "dark" if np.median(edge) > middle else "light"
 
 
 def _on(paper: str, levels: np.ndarray) -> np.ndarray:

@@ -31,10 +31,10 @@ def multi_mnist(
     number = np.array(data.digits, np.uint8)[random.integers(len(data.digits), size=total)]
     chosen = _different(total, most, random)
     lies = np.arange(most) < number[:, None]
-    corners = _corners(total, most, data.size, random)
+    corners = _corners(total, most, data.side, random)
     if not data.overlap:
-        _move_apart(corners, _boxes(ink)[chosen], lies, data.size, random)
-    canvases = np.zeros((total, data.size, data.size), np.uint8)
+        _move_apart(corners, _boxes(ink)[chosen], lies, data.side, random)
+    canvases = np.zeros((total, data.side, data.side), np.uint8)
     for canvas, digit in np.argwhere(lies).tolist():
         top, left = corners[canvas, digit]
         canvases[canvas, top : top + SIDE, left : left + SIDE] |= ink[chosen[canvas, digit]]

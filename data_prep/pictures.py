@@ -1,10 +1,11 @@
-"""The images of a folder: turned grey, cut square, made small, each of its split."""
+"""The images of a folder: turned grey, filled up to a square, made small, each of its split."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,6 +16,8 @@ from seqgen.core.errors import BadInput
 _FORMATS = ("PNG", "JPEG", "PPM")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits a channel and less
 _TENTHS = ("test", "valid")  # the others are for train
+_MIDDLE = 127
+_DRAWN = 32  # levels between lightest and darkest; with fewer nothing is drawn, and the image's own range says nothing
 
 
 def split_of(name: str, seed: int) -> str:
@@ -47,17 +50,50 @@ def ink(content: bytes, path: Path) -> np.ndarray:
         raise BadInput(f"{path}: not a whole image ({error}); remove or replace it") from error
 
 
-def square(levels: np.ndarray, size: int) -> np.ndarray:
-    """The centred square of `levels` uint8 [H, W] by area averaging: uint8 [size, size], halves rounded up.
+def longer_side(path: Path) -> int | None:
+    """The longer side in pixels of an image file, of which the beginning is read; None if that tells none."""
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            return max(picture.size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
-    A pixel of the result is the mean of what it covers, of a source pixel that it covers in part that part. In whole
-    numbers, so that the bytes are the same everywhere.
+
+def paper_of(levels: np.ndarray) -> Literal["light", "dark"]:
+    """What the outermost pixels of `levels` uint8 [H, W] (255 black) mostly are, beside the image's own range."""
+    edge = np.concatenate([levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]])
+    return "dark" if np.median(edge) > _middle(levels) else "light"
+
+
+def paper_level(levels: np.ndarray, paper: Literal["light", "dark"]) -> int:
+    """The level of the paper in `levels` uint8 [H, W] (255 black): the median on the paper's side of its range.
+
+    White or black where none of it is seen.
+    """
+    middle = _middle(levels)
+    side = levels[levels > middle] if paper == "dark" else levels[levels <= middle]
+    if not side.size:
+        return 255 if paper == "dark" else 0
+    return int(np.partition(side, side.size // 2)[side.size // 2])
+
+
+def square(levels: np.ndarray, size: int, fill: int) -> np.ndarray:
+    """The image `levels` uint8 [H, W] in the centre of a square, by area averaging: uint8 [size, size].
+
+    The square's side is the longer of H and W; its rest has the level `fill`. A pixel of the result is the mean of
+    what it covers, of a source pixel that it covers in part that part, halves rounded up. In whole numbers, so that the
+    bytes are the same everywhere.
     """
     height, width = levels.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    rows = overlap(size, side)
-    total = (
-        rows @ levels[top : top + side, left : left + side].astype(np.float64) @ rows.T
-    )  # exact below 2^53
-    return ((2 * total.astype(np.int64) + side**2) // (2 * side**2)).astype(np.uint8)
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    covered = overlap(size, side)
+    rows, columns = covered[:, top : top + height], covered[:, left : left + width]
+    beyond = rows @ (levels.astype(np.float64) - fill) @ columns.T  # exact below 2^53
+    total = beyond.astype(np.int64) + fill * side**2
+    return ((2 * total + side**2) // (2 * side**2)).astype(np.uint8)
+
+
+def _middle(levels: np.ndarray) -> float:
+    low, high = int(levels.min()), int(levels.max())
+    return (low + high) / 2 if high - low >= _DRAWN else _MIDDLE

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from data_prep.concepts import concept_of
 from data_prep.digits import Labelled
 from seqgen.data.manifest import Manifest
 from seqgen.data.settings import DataConfig
@@ -49,6 +50,40 @@ def digit_splits(
             samples.append(Sample(key_of(number), meta, images[chunk]))
         classes = () if labels is None else tuple(str(label) for label in np.unique(labels))
         splits[name] = SplitSamples(classes, tuple(samples))
+    return splits
+
+
+def concept_samples(
+    data: DataConfig, found: Mapping[str, Sequence[tuple[str, np.ndarray]]], before: Manifest | None = None
+) -> dict[str, SplitSamples]:
+    """The samples of each split of `found`, (name, pixels) in order of name: one for each concept.
+
+    A concept of more than CHUNK drawings has several; those of a later delivery follow those of `before`.
+    """
+    splits = {}
+    for split, drawings in found.items():
+        known = before.splits[split].concepts if before else ()
+        by_concept: dict[str, list[np.ndarray]] = {}
+        for name, pixels in drawings:
+            by_concept.setdefault(concept_of(name), []).append(pixels)
+        samples: list[Sample] = []
+        first = samples_before(before, split)
+        for concept in sorted(by_concept):
+            images = np.stack(by_concept[concept])
+            alphabet, _, character = concept.rpartition("/")
+            meta = {
+                "dataset": data.source,
+                "alphabet": alphabet or None,
+                "character": character,
+                "concept": concept,
+                "drawers": None,
+                "labels": None,
+            }
+            for start in range(0, len(images), CHUNK):
+                number = first + len(samples)
+                samples.append(Sample(key_of(number, concept), meta, images[start : start + CHUNK]))
+        new = (concept for concept in sorted(by_concept) if concept not in known)
+        splits[split] = SplitSamples((*known, *new), tuple(samples))
     return splits
 
 

@@ -13,14 +13,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.archive import CheckedZip
-from data_prep.concepts import concept_samples, split_rule
+from data_prep.concepts import split_rule
 from data_prep.digits import Labelled, read_digits
 from data_prep.fetch import checked_files
-from data_prep.folder import Delivery, adds_to_training, deliveries, place_of, read_delivery
-from data_prep.looks import looks_of, taken
+from data_prep.folder import (
+    Delivery,
+    adds_to_training,
+    deliveries,
+    detected_size,
+    place_of,
+    read_delivery,
+)
+from data_prep.looks import looks_of, looks_with, taken
 from data_prep.omniglot import DRAWERS, Character, characters, decode_drawing
 from data_prep.parallel import parallel_map
-from data_prep.samples import Sample, SplitSamples, digit_splits, key_of
+from data_prep.samples import Sample, SplitSamples, concept_samples, digit_splits, key_of
 from data_prep.shard_files import EncodedSample, encode_sample, write_shard
 from data_prep.shrink import shrink
 from data_prep.splits import split_characters
@@ -85,7 +92,7 @@ def shard_set(data: DataConfig, raw: Path, directory: Path, processes: int | Non
     sources = tuple(SourceFile(name=name, sha256=file_sha256(path)) for name, path in files.items())
     try:
         with directory_writer(directory) as building:
-            return _write_set(data, sources, splits, building, processes)
+            return _write_set(data, data.side, sources, splits, building, processes)
     except OSError as error:
         raise OperationalError(f"{directory}: cannot be written: {error}") from error
 
@@ -116,15 +123,20 @@ def _shard_folder(
             for shard in _shards_of(manifest):
                 _take_over(directory / shard.name, building / shard.name)
             for delivery in new:
-                found = read_delivery(data, place, delivery, split_of, first=manifest is None)
-                looks = manifest.looks if manifest else looks_of(data, found)
-                splits = _folder_splits(data, taken(data, looks, found, str(place)), str(place), manifest)
+                size = manifest.height if manifest else _first_size(data, place, delivery)
+                found = read_delivery(data, size, place, delivery, split_of, first=manifest is None)
+                looks = looks_of(data, found) if manifest is None else looks_with(manifest.looks, found)
+                splits = _folder_splits(data, taken(data, looks, found, str(place)), manifest)
                 source = SourceFile(name=listing.name, sha256=delivery.digest)
-                manifest = _write_set(data, (source,), splits, building, processes, manifest, looks)
+                manifest = _write_set(data, size, (source,), splits, building, processes, manifest, looks)
     except OSError as error:
         raise OperationalError(f"{directory}: cannot be written: {error}") from error
     assert manifest is not None
     return manifest
+
+
+def _first_size(data: DataConfig, place: Path, delivery: Delivery) -> int:
+    return detected_size(place, delivery) if data.size == "auto" else data.size
 
 
 def _names(delivery: Delivery) -> list[str]:
@@ -132,10 +144,10 @@ def _names(delivery: Delivery) -> list[str]:
 
 
 def _folder_splits(
-    data: DataConfig, pictures: dict[str, list[tuple[str, np.ndarray]]], place: str, before: Manifest | None
+    data: DataConfig, pictures: dict[str, list[tuple[str, np.ndarray]]], before: Manifest | None
 ) -> dict[str, SplitSamples]:
     if data.has_characters:
-        return concept_samples(data, pictures, place, before)
+        return concept_samples(data, pictures, before)
     stacked = {split: Labelled(np.stack([each for _, each in of]), None) for split, of in pictures.items()}
     return digit_splits(data, stacked, before)
 
@@ -166,6 +178,7 @@ def _take_over(old: Path, new: Path) -> None:
 
 def _write_set(
     data: DataConfig,
+    size: int,
     sources: tuple[SourceFile, ...],
     splits: dict[str, SplitSamples],
     building: Path,
@@ -173,14 +186,17 @@ def _write_set(
     before: Manifest | None = None,
     looks: Looks | None = None,
 ) -> Manifest:
-    """Write the shards of `splits` and the manifest into `building`, where those of `before` are already."""
+    """Write the shards of `splits`, images of `size` pixels, and the manifest into `building`.
+
+    Those of `before` are there already.
+    """
     old = before.splits if before else {}
     shards = {split: list(index.shards) for split, index in old.items()}
     jobs: list[Job] = []
     for name, split in splits.items():
         shards.setdefault(name, [])
         jobs += _jobs(name, split, data, len(shards[name]))
-    size, levels = data.size, _levels(data)
+    levels = _levels(data)
     ink = dict.fromkeys(shards, 0)
     if before:  # exact: a sum of whole numbers, far below 2^53
         ink["train"] = round(before.mean * old["train"].images * size**2 * (levels - 1))
@@ -192,7 +208,7 @@ def _write_set(
     concepts = {split: index.concepts for split, index in old.items()}
     concepts |= {name: split.concepts for name, split in splits.items()}
     return Manifest(
-        title=_title(data),
+        title=_title(data, size),
         data=data,
         height=size,
         width=size,
@@ -208,14 +224,14 @@ def _write_set(
     ).write(building)
 
 
-def _title(data: DataConfig) -> str:
+def _title(data: DataConfig, size: int) -> str:
     title = "Drawings of a folder, binary" if data.is_thresholded else _TITLES[data.source]
     if data.is_multi_mnist:
         numbers = " or ".join(_NUMBERS[number] for number in data.digits)
         digits = "digit" if max(data.digits) == 1 else "digits"
         title += f", {numbers} {digits} on a canvas{'' if data.overlap else ' without overlap'}, binary"
     rule = ", nearest pixel" if data.rule == "nearest" else ""
-    return f"{title}, {data.size} x {data.size}{rule}, split {data.split}"
+    return f"{title}, {size} x {size}{rule}, split {data.split}"
 
 
 def _jobs(split: str, of: SplitSamples, data: DataConfig, first: int) -> Iterator[Job]:
@@ -231,7 +247,7 @@ def _encode(job: Job) -> EncodedJob:
         if not isinstance(pixels, np.ndarray):
             concept = sample.meta["concept"]
             raw = [decode_drawing(png, f"{concept}, drawer {n}") for n, png in enumerate(pixels, 1)]
-            pixels = shrink(np.stack(raw), job.data.size, job.data.rule)
+            pixels = shrink(np.stack(raw), job.data.side, job.data.rule)
         encoded.append(encode_sample(sample.key, pixels, _levels(job.data), sample.meta))
         ink += int(pixels.sum(dtype=np.int64))
     return EncodedJob(encoded, ink)

@@ -38,6 +38,7 @@ def fetch(recipe: RecipeOption = None, settings: SetOption = None, mirror: Mirro
             progress=lambda file, done, total: display.at(file.path, done, total),
             folder=resolved.data.path,
             shards=where.shards,
+            concepts=resolved.data.has_characters,
         )
     print(f"fetched {len(paths)} files to {os.path.relpath(where.raw)}")
 

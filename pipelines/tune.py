@@ -6,7 +6,7 @@ import math
 
 from pipelines.artifacts.places import places
 from pipelines.artifacts.search_result import write_search_result
-from pipelines.artifacts.shards import checked_manifest
+from pipelines.artifacts.shards import check_fit, checked_manifest
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
 from pipelines.cluster.connect import connected, elsewhere
@@ -67,6 +67,7 @@ def _check(recipe: Recipe) -> Manifest:
     manifest = checked_manifest(recipe)
     images = min(recipe.search.train_images or math.inf, manifest.splits["train"].images)
     for trial in trials:
+        check_fit(trial, manifest)
         if trial.train.batch > images:
             raise BadInput(f"train.batch={trial.train.batch} exceeds the {images} images a trial trains on")
     if not elsewhere():

@@ -37,9 +37,10 @@ def checked_manifest(recipe: Recipe) -> Manifest:
         remedy = f"run `seqgen publish --recipe {recipe.name}`"
         if (here / FILE_NAME).is_file() and read_manifest(here).digest != manifest.digest:
             raise BadInput(f"{place}: other shards than those made in {here}; {remedy}")
-    size = recipe.data.size
+    size = manifest.height if recipe.data.size == "auto" else recipe.data.size
     if manifest.data != recipe.data or (manifest.height, manifest.width) != (size, size):
         raise BadInput(f"{place}: shards of other data settings; {remedy}")
+    check_fit(recipe, manifest)
     for split in ("train", "valid"):
         if split not in manifest.splits:
             raise BadInput(f"{place}: no split {split}; {remedy}")
@@ -58,6 +59,13 @@ def checked_manifest(recipe: Recipe) -> Manifest:
     if recipe.train.batch > images:
         raise BadInput(f"train.batch={recipe.train.batch} exceeds the {images} training images: choose less")
     return manifest
+
+
+def check_fit(recipe: Recipe, manifest: Manifest) -> None:
+    """Raises BadInput if the model is not for images of the size that `data.size=auto` has found."""
+    if recipe.data.size == "auto" and (problems := list(recipe.model.problems(manifest.height))):
+        found = ", ".join(f"model.{problem}" for problem in problems)
+        raise BadInput(f"{found} (detected); choose data.size, or another model")
 
 
 def _check_alphabets(recipe: Recipe, manifest: Manifest, place: Place) -> None:

@@ -119,7 +119,7 @@ def of_training(recipe: Recipe, manifest: Manifest, device: str, batches: int) -
         batch=train.batch,
         held_out=manifest.splits["valid"].images,
         looks=-(-train.epochs // train.evaluate_every),
-        memory_computed=bytes_needed(recipe) // train.workers,
+        memory_computed=bytes_needed(recipe, manifest.height) // train.workers,
     )
 
 

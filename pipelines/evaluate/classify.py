@@ -90,7 +90,7 @@ def lake_runs(trained: TrainedModel, mirror: str | None, display: Display) -> li
     data = trained.recipe.data
 
     def shrunk(drawings: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(shrink(drawings, data.size, data.rule))
+        return torch.from_numpy(shrink(drawings, data.side, data.rule))
 
     return [
         Run(one.name, shrunk(one.test), shrunk(one.training), torch.from_numpy(one.answers))

@@ -119,7 +119,7 @@ def gather(sources: Sequence[Source]) -> dict[str, Any]:
 
 def _named(name: str, source: Source) -> str:
     if name == "foreign_context_cost":
-        name = f"{name}_{source.trained.recipe.data.size}"
+        name = f"{name}_{source.trained.recipe.data.side}"
     return name if f"{source.label}_" in f"{name}_" else name + source.label
 
 

@@ -43,17 +43,33 @@ class SourceFile(Strict):
     sha256: str
 
 
+class Oblong(Strict):
+    """The images of a folder that were not square: how many, and [height, width] of the widest and of the tallest."""
+
+    model_config = ConfigDict(strict=False)
+    images: int
+    widest: tuple[int, int]
+    tallest: tuple[int, int]
+
+
 class Looks(Strict):
     """How a folder's images were taken: as `data` says or, where it says `auto`, as they were found.
 
     paper: what they are drawn on; threshold: the level (0 paper, 255 ink) above which a pixel is ink, None where they
-    stay grey; sides: the smallest and the largest of the squares that were made small, in pixels.
+    stay grey; sides: the smallest and the largest of the squares that were made small, in pixels; oblong: the images
+    that were filled up with paper to be such squares, None where all were square.
     """
 
     model_config = ConfigDict(strict=False)
     paper: Literal["light", "dark"]
     threshold: int | None
     sides: tuple[int, int]
+    oblong: Oblong | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As in Manifest: sets of square images keep their digests.
+        return {key: value for key, value in serialise(self).items() if value is not None or key != "oblong"}
 
 
 class Manifest(Strict):
@@ -74,7 +90,7 @@ class Manifest(Strict):
     splits: dict[str, SplitIndex]
     parent: str | None = None
     left_out: tuple[Shard, ...] = ()  # what was damaged and is no part of this set
-    looks: Looks | None = None  # of a folder's images, where there was something to choose
+    looks: Looks | None = None  # of a folder's images
     digest: str = ""
 
     def decoded_bytes(self, split: str) -> int:
@@ -96,7 +112,10 @@ class Manifest(Strict):
             said.append(f"ink above level {self.looks.threshold} of 255{detected}")
         smallest, largest = self.looks.sides
         sides = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
-        return f"{', '.join(said)}, squares of {sides} pixels made {self.height}"
+        said.append(
+            f"squares of {sides} pixels made {self.height}{found if self.data.size == 'auto' else ''}"
+        )
+        return f"{', '.join(said)}{_filled(self.looks.oblong)}"
 
     @model_serializer(mode="wrap")
     def _without_what_is_not(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -128,6 +147,15 @@ class Manifest(Strict):
                         f"concept {concept!r} stands in both {seen[concept]} and {split}: "
                         "the one-shot split leaks; shard the set again"
                     )
+
+
+def _filled(oblong: Oblong | None) -> str:
+    if oblong is None:
+        return ""
+    shapes = " to ".join(
+        dict.fromkeys(f"{width} x {height}" for height, width in (oblong.widest, oblong.tallest))
+    )
+    return f"; not square: {oblong.images:,} images, {shapes} pixels (width x height), filled up with paper"
 
 
 class Published(Protocol):

@@ -35,6 +35,7 @@ _SIZES = {
     "omniglot-strokes": (28, 52),
     "folder": range(4, 257),
 }
+AUTO_SIZES = range(4, 65, 4)  # what `size` `auto` may be: above, a step costs too much to be chosen unasked
 _APART = {50: 2, 64: 4}  # how many digits of MNIST find places without overlap, by the side of the canvas
 
 
@@ -51,7 +52,10 @@ class DataConfig(Strict):
     """
 
     source: Source
-    size: int
+    size: int | Literal["auto"] = Field(
+        description="side of the images in pixels; auto (source=folder): the median of their longer sides, rounded up "
+        "to a multiple of 4, at most 64"
+    )
     split: SplitRule = "standard"
     rule: ShrinkRule = "strokes"
     binarise: Binarise
@@ -80,6 +84,11 @@ class DataConfig(Strict):
         description="How many digits lie on a canvas of multi-mnist: one of these, all as often.",
     )
     overlap: bool = Field(default=True, description="Whether the digits of multi-mnist may overlap.")
+
+    @property
+    def side(self) -> int:
+        """The side of its images in pixels; of `size` `auto` the most it may be: which it is, the manifest says."""
+        return AUTO_SIZES[-1] if self.size == "auto" else self.size
 
     @property
     def is_omniglot(self) -> bool:
@@ -124,9 +133,9 @@ class DataConfig(Strict):
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         problems = []
-        if self.size not in _SIZES[self.source]:
+        if self.size not in _SIZES[self.source] and (self.size, self.source) != ("auto", "folder"):
             sizes = _SIZES[self.source]
-            known = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 2 else " or ".join(map(str, sizes))
+            known = f"{sizes[0]} to {sizes[-1]}, or auto" if len(sizes) > 2 else " or ".join(map(str, sizes))
             problems.append(f"size={self.size}: {self.source} has {known}")
         if self.is_omniglot and self.split == "standard":
             problems.append(f"split=standard: {self.source} has weak, 30-20, 40-10 or 45-5")
@@ -171,9 +180,9 @@ class DataConfig(Strict):
             yield f"{shown}: each number once, in rising order"
         if max(self.digits) == 0:
             yield f"{shown}: every image would be blank; add a number above 0"
-        apart = _APART.get(self.size, max(self.digits))
+        apart = _APART.get(self.side, max(self.digits))
         if not self.overlap and max(self.digits) > apart:
-            yield f"{shown}: overlap=false finds places for {apart} digits at most on {self.size} x {self.size}"
+            yield f"{shown}: overlap=false finds places for {apart} digits at most on {self.side} x {self.side}"
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -257,7 +257,8 @@ class Recipe(Strict):
                 f"train.compile=true: a step is compiled for each of at most {_SHAPES} numbers of contexts, and "
                 f"train.contexts has {shapes}; leave some out, or compile=false"
             )
-        yield from (f"model.{problem}" for problem in self.model.problems(self.data.size))
+        size = None if self.data.size == "auto" else self.data.size
+        yield from (f"model.{problem}" for problem in self.model.problems(size))
         if self.search is not None:
             if self.train.batch % self.search.workers:
                 yield f"train.batch={self.train.batch} is not divisible by search.workers={self.search.workers}"

@@ -71,11 +71,11 @@ def _counted(model: str, size: int) -> tuple[int, int, int, int]:
     return weights, each, once, sum(part.nbytes for part in tree_leaves(state))
 
 
-def bytes_needed(recipe: Recipe) -> int:
-    """About the memory that all workers of a training take together."""
+def bytes_needed(recipe: Recipe, side: int | None = None) -> int:
+    """About the memory that all workers of a training take together on images of `side` pixels, or of the recipe's."""
     train = recipe.train
     pairs = train.batch // (train.workers * train.accumulate) * getattr(train, "importance_samples", 1)
-    each = training_bytes(recipe.model, recipe.data.size, pairs, train.recompute)
+    each = training_bytes(recipe.model, side or recipe.data.side, pairs, train.recompute)
     return train.workers * each
 
 

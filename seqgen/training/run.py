@@ -60,8 +60,9 @@ def run(
     group, threads = group or ProcessGroup(), threads or cores()
     torch.set_num_threads(threads)
     processes_here = max(1, cores() // threads)
-    room = image_memory(processes_here, bytes_needed(recipe) // recipe.train.workers, group.device)
     manifest = read_manifest(shards)
+    needed = bytes_needed(recipe, manifest.height) // recipe.train.workers
+    room = image_memory(processes_here, needed, group.device)
     images = functools.partial(_images, shards, manifest.digest)
     valid = images("valid", None, manifest.decoded_bytes("valid") > room)
     train: ImageSet | StreamedImages

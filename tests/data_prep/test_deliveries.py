@@ -15,12 +15,12 @@ from PIL import Image
 
 from data_prep.fetch import fetch
 from data_prep.folder import deliveries
-from data_prep.pictures import ink, split_of, square
+from data_prep.pictures import ink, paper_level, split_of, square
 from data_prep.shard_set import shard_set
 from data_prep.verify import verify
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.data.images import load_split
-from seqgen.data.manifest import Manifest
+from seqgen.data.manifest import Manifest, Oblong
 from seqgen.data.settings import DataConfig
 
 
@@ -28,6 +28,11 @@ def paint(path: Path, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (12, 10), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+
+
+def small(path: Path) -> np.ndarray:
+    levels = ink(path.read_bytes(), path)
+    return square(levels, 8, paper_level(levels, "light"))
 
 
 def names_in(split: str, count: int, start: int = 100) -> list[str]:
@@ -93,9 +98,13 @@ def test_what_is_new_is_appended_and_all_else_stays(inbox: Inbox, tmp_path: Path
         assert second.splits[split] == inbox.first.splits[split]
     verify(inbox.shards)
     images = load_split(inbox.shards, "train").images.numpy()
-    appended = [
-        square(ink((inbox.folder / name).read_bytes(), inbox.folder / name), 8) for name in sorted(new)
-    ]
+    appended = [small(inbox.folder / name) for name in sorted(new)]
+    assert inbox.first.looks is not None
+    assert second.looks is not None
+    assert inbox.first.looks.oblong == Oblong(images=40, widest=(12, 10), tallest=(12, 10))
+    assert second.looks.oblong == Oblong(
+        images=47, widest=(12, 10), tallest=(12, 10)
+    )  # all that are in the set
     assert np.array_equal(images[inbox.first.splits["train"].images :], np.stack(appended))
     assert second.mean == images.sum(dtype=int) / (images.size * 255)
 
@@ -205,6 +214,7 @@ def test_pictures_below_an_s3_prefix_are_brought_once_and_appended(bucket, inbox
     for path in inbox.folder.iterdir():
         bucket.put_object(Bucket="arrivals", Key=f"faces/in/{path.name}", Body=path.read_bytes())
     bucket.put_object(Bucket="arrivals", Key="faces/in/notes.txt", Body=b"no picture")
+    bucket.put_object(Bucket="arrivals", Key="faces/in/empty/", Body=b"")  # how S3 shows a folder
     bucket.put_object(Bucket="arrivals", Key="faces/index.png", Body=b"of another prefix")
     there = Inbox.__new__(Inbox)
     there.raw, there.shards, there.said = tmp_path / "raw2", tmp_path / "shards2", []
@@ -212,6 +222,7 @@ def test_pictures_below_an_s3_prefix_are_brought_once_and_appended(bucket, inbox
     first = there.make()
     assert first.splits == inbox.first.splits
     assert "s3://arrivals/faces/in: 40 images brought" in there.said
+    assert there.said[-1].startswith("1 file of another kind is left out: notes.txt; ")
 
     (name,) = names_in("train", 1)
     paint(tmp_path / name, 1000)
@@ -226,9 +237,17 @@ def test_pictures_below_an_s3_prefix_are_brought_once_and_appended(bucket, inbox
     bucket.put_object(Bucket="arrivals", Key="faces/in/bad.png", Body=b"no picture")
     with pytest.raises(BadInput, match=r"faces/in/bad\.png: not a whole image"):
         there.make()
+    bucket.put_object(Bucket="arrivals", Key="webp/a.webp", Body=b"of another kind")
+    with pytest.raises(
+        BadInput, match=r"no \.jpeg.* file in it; 1 file of another kind is left out: a\.webp"
+    ):
+        fetch(["folder"], tmp_path / "raw4", folder="s3://arrivals/webp", notice=lambda line: None)
     bucket.put_object(Bucket="arrivals", Key="faces/in//b.png", Body=b"of no folder")
-    with pytest.raises(BadInput, match="is no path below a folder"):
+    with pytest.raises(BadInput) as caught:
         there.make()
+    first_line, second_line = str(caught.value).splitlines()  # keys and files in one list
+    assert "the key '/b.png' is no path below a folder" in first_line
+    assert "bad.png: not a whole image" in second_line
     assert not list(tmp_path.rglob("b.png"))
     with pytest.raises((BadInput, OperationalError), match="NoSuchBucket"):
         fetch(["folder"], tmp_path / "raw3", folder="s3://nowhere/x", notice=lambda line: None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from data_prep.shard_set import shard_set
 from data_prep.verify import verify
 from seqgen.core.errors import BadInput
 from seqgen.data.images import load_split
-from seqgen.data.manifest import Manifest, read_manifest
+from seqgen.data.manifest import Manifest, Oblong, read_manifest
 from seqgen.data.settings import DataConfig
 
 SIZE = 12
+Done = subprocess.CompletedProcess[str]
 CONCEPTS = [f"Letters/l{number}" for number in range(7)] + [f"Signs/s{number}" for number in range(6)]
 
 
@@ -54,9 +56,20 @@ def settings(folder: Path, **changes: object) -> DataConfig:
     return DataConfig(**given | changes)  # type: ignore[arg-type]
 
 
+def list_it(data: DataConfig, place: Path) -> None:
+    fetch(
+        ["folder"],
+        place / "raw",
+        folder=data.path,
+        shards=place / "shards",
+        concepts=data.has_characters,
+        notice=lambda line: None,
+    )
+
+
 def make(data: DataConfig, place: Path) -> Manifest:
     shards = place / "shards"
-    fetch(["folder"], place / "raw", folder=data.path, shards=shards, notice=lambda line: None)
+    list_it(data, place)
     return shard_set(data, place / "raw", shards, processes=1)
 
 
@@ -95,7 +108,7 @@ def test_a_concept_is_a_sample_and_lies_wholly_in_one_split(tmp_path: Path):
 def test_concepts_may_lie_in_no_alphabet(tmp_path: Path):
     folder = draw(tmp_path / "mine", [f"c{number}" for number in range(6)])
     manifest = make(settings(folder, binarise="grey"), tmp_path)
-    assert (manifest.levels, manifest.looks) == (256, None)
+    assert (manifest.levels, manifest.appearance()) == (256, "light paper, squares of 30 pixels made 12")
     train = load_split(tmp_path / "shards", "train")
     assert train.partners("character").fewest == 3
     with pytest.raises(BadInput, match="images of unknown alphabet"):
@@ -158,6 +171,29 @@ def test_what_is_transparent_is_paper(tmp_path: Path):
     assert 0.15 < load_split(tmp_path / "shards", "train").images.float().mean() < 0.45
 
 
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("paper", ["auto", "chosen"])
+def test_no_ink_of_a_drawing_that_is_not_square_is_lost(tmp_path: Path, dark: bool, paper: str):
+    folder = draw(tmp_path / "mine", CONCEPTS, dark=dark)
+    for number, path in enumerate(
+        sorted(folder.rglob("*.png"))
+    ):  # a margin is cut off, up to the strokes' ends
+        pixels = np.asarray(Image.open(path))
+        Image.fromarray(pixels[4:26] if number % 2 else pixels[:, 4:26]).save(path)
+    chosen = paper if paper == "auto" else ("dark" if dark else "light")
+    manifest = make(settings(folder, size=30, paper=chosen, threshold=120), tmp_path)
+    assert manifest.looks is not None
+    assert manifest.looks.oblong == Oblong(images=26, widest=(22, 30), tallest=(30, 22))
+    for split in ("train", "valid", "test"):
+        found = load_split(tmp_path / "shards", split)
+        for concept, name in enumerate(found.concept_names):
+            images = found.images[found.concepts == concept]
+            assert len(images) == 4  # every second of them a JPEG, whole
+            for image, seed in zip(images, range(4), strict=True):
+                expected = drawing(name, seed) < 128
+                assert int((image > 0).sum()) == pytest.approx(expected.sum(), abs=0 if seed % 2 == 0 else 8)
+
+
 def test_otsu_finds_the_middle_between_two_levels():
     assert otsu([np.array([0] * 90 + [255] * 10, np.uint8)]) == 127
     assert otsu([np.array([10] * 5, np.uint8), np.array([40] * 5, np.uint8)]) == 24
@@ -200,7 +236,7 @@ def test_every_damaged_file_is_named_however_many_there_are(tmp_path: Path):
 def test_every_file_that_changed_since_it_was_listed_is_named(tmp_path: Path):
     folder = draw(tmp_path / "mine", CONCEPTS)
     data = settings(folder)
-    fetch(["folder"], tmp_path / "raw", folder=data.path, notice=lambda line: None)
+    list_it(data, tmp_path)
     (folder / "Letters/l0/00.png").write_bytes(b"other")
     (folder / "Signs/s0/02.png").unlink()
     with pytest.raises(BadInput) as caught:
@@ -236,6 +272,43 @@ def test_too_few_concepts_and_concepts_of_one_drawing_are_named(tmp_path: Path):
     said = refused(settings(folder), tmp_path / "2")
     assert sorted(line.partition(":")[0] for line in said) == [f"{folder}/Letters/m0", f"{folder}/Signs/t0"]
     assert all("one drawing (copies do not count)" in line for line in said)
+
+
+def test_all_that_fetch_sees_is_one_list_and_what_shard_is_told_otherwise_is_one_too(tmp_path: Path):
+    folder = draw(tmp_path / "mine", CONCEPTS[:4])
+    draw(folder, ["Letters/m0"], count=1)
+    Image.fromarray(drawing("x", 0)).save(folder / "loose.png")
+    (folder / "Letters/l0/bad.png").write_bytes(b"no picture")
+    (folder / "Letters/l1/a\nb.png").write_bytes(b"of a name that cannot be listed")
+    data = settings(folder)
+    with pytest.raises(BadInput) as caught:
+        list_it(data, tmp_path)
+    places = [
+        f"{folder}/loose.png: not <alphabet>/<concept>/<drawing>, as most are; move or remove it",
+        f"{folder}/Letters/m0: one drawing (copies do not count), and a pair needs two; add some",
+        f"data.path={folder}: 5 concepts; 6 are the least, 2 for each split",
+    ]
+    said = str(caught.value).splitlines()
+    assert len(said) == 5
+    assert said[0].startswith(f"{folder}/Letters/l0/bad.png: not a whole image")
+    assert "cannot be listed" in said[1]
+    assert said[2:] == places
+    for name in ("Letters/l0/bad.png", "Letters/l1/a\nb.png"):
+        (folder / name).unlink()
+    list_it(settings(folder, split="standard"), tmp_path)  # listed for another split
+    with pytest.raises(BadInput) as caught:
+        shard_set(data, tmp_path / "raw", tmp_path / "shards", processes=1)
+    assert str(caught.value).splitlines() == places
+
+
+def test_the_verb_fetch_names_what_lies_in_no_concepts_place(verb: Callable[..., Done], tmp_path: Path):
+    folder = draw(tmp_path / "mine", CONCEPTS)
+    asked = ("fetch", "--recipe", "own-characters", "--set", f"data.path={folder}")
+    assert verb(*asked).returncode == 0
+    Image.fromarray(drawing("x", 0)).save(folder / "loose.png")
+    done = verb(*asked)
+    assert done.returncode == 2
+    assert f"{folder}/loose.png: not <alphabet>/<concept>/<drawing>, as most are" in done.stderr
 
 
 def test_what_arrives_later_goes_to_training_with_the_looks_of_the_first(tmp_path: Path):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pipelines.recipes import load_recipe
 from seqgen.data.manifest import read_manifest
+from seqgen.models import load_model
 from seqgen.settings import read_recipe
 from tests.finished_run import outside
 
@@ -32,6 +36,24 @@ def run(place: Path, *command: str) -> str:
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.M | re.S)
+
+
+@pytest.mark.slow
+def test_the_page_goes_on_to_a_model_that_is_measured(tmp_path: Path):
+    (tmp_path / "draw.py").write_text(blocks("python")[0])
+    run(tmp_path, "draw.py")
+    commands = re.findall(r"^(?:\$ |    )seqgen (.*)$", PAGE, re.M)
+    verbs = [command.split()[0] for command in commands]
+    assert verbs == ["fetch", "shard", "data", "train", "evaluate", "serve"]
+    for command in commands[:-1]:  # `serve` goes on until it is stopped
+        few = ["--set", "train.epochs=2"]
+        run(tmp_path, "-m", "pipelines.cli.main", *shlex.split(command), *few)
+    place = tmp_path / "artifacts/own-characters"
+    measured = json.loads((place / "evaluate/metrics.json").read_text())["test"]["static"]
+    assert measured["images"] == 120
+    assert 0 < measured["bound"] < measured["bound_shuffled_context"]  # what it was shown is of use
+    _, model, _, shards = shlex.split(commands[-1])
+    assert load_model(tmp_path / model).sizes.height == read_manifest(tmp_path / shards).height == 28
 
 
 def test_the_page_draws_shards_and_shows(tmp_path: Path):

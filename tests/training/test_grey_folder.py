@@ -33,7 +33,7 @@ def write_pictures(folder: Path, count: int) -> None:
         dark = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * radius**2))
         grey = 225 - random.uniform(80, 200) * dark + random.normal(0, 2, dark.shape)
         pixels = np.stack([grey, grey, grey * 0.9], 2).clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:04d}.png")
+        Image.fromarray(pixels[:, 3:-3]).save(folder / f"{number:04d}.png")
 
 
 def recipe_of(folder: Path, observation: str) -> Recipe:

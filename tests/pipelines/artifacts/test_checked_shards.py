@@ -16,6 +16,7 @@ from pipelines.recipes import load_recipe
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.data.manifest import read_manifest
 from seqgen.settings import Recipe
+from seqgen.training.memory import bytes_needed
 from tests.finished_run import tiny_recipe
 from tests.sets import write_digits, write_strokes
 
@@ -67,6 +68,31 @@ def test_pairs_of_an_alphabet_want_a_folder_of_alphabets(tmp_path: Path, monkeyp
     alone = problem(*(f"A{number}/c" for number in range(8)))
     assert "one concept in train of " in alone
     assert alone.count("A") == 4  # all that are in train
+
+
+def test_a_model_too_large_for_the_size_that_was_detected_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SEQGEN_ARTIFACTS", str(tmp_path / "artifacts"))
+    folder = tmp_path / "mine"
+    random = np.random.default_rng(0)
+    for concept in range(6):
+        (folder / f"c{concept}").mkdir(parents=True)
+        for number in range(2):
+            pixels = random.integers(0, 256, (10, 7), np.uint8)
+            Image.fromarray(pixels).save(folder / f"c{concept}/{number}.png")
+    data = f"data={{source: folder, path: '{folder}', size: auto, split: concepts, binarise: dynamic}}"
+    asked = [data, "model.copy_grid=null", "train.batch=2"]
+    recipe = load_recipe("quickstart-characters", [*asked, "model.read_size=13"])
+    assert bytes_needed(recipe) == bytes_needed(recipe, 64) > bytes_needed(recipe, 12)
+    place = places(recipe)
+    fetch(["folder"], place.raw, folder=recipe.data.path, notice=lambda line: None)
+    assert shard_set(recipe.data, place.raw, place.shards, processes=1).height == 12
+    with pytest.raises(
+        BadInput, match=r"model\.read_size=13 exceeds data\.size=12 \(detected\); choose data\.size"
+    ):
+        checked_manifest(recipe)
+    assert checked_manifest(load_recipe("quickstart-characters", [*asked, "model.read_size=12"])).height == 12
 
 
 def test_absent_and_damaged_shards_are_refused(recipe: Recipe):
