@@ -47,11 +47,11 @@ def fit(
 ) -> SequentialModel:
     """Minimise the objective over `train` and return the averaged weights, the same on every rank.
 
-    `callbacks` have their say between two steps and after each epoch. `resume` is the directory of a checkpoint, made
-    with the same settings but for the number of epochs; `settings` says what else must not have changed since
-    (digests of data and code). The run ends early after `config.patience` held-out bounds in a row that were not
-    better than the best. Of `config`, the caller sees to `workers`, the cadence and number of checkpoints, of what is
-    drawn while it learns, and `max_failures`.
+    `callbacks` have their say between two steps and after each epoch, and are told of the end, whatever it is. `resume`
+    is the directory of a checkpoint, made with the same settings but for the number of epochs; `settings` says what
+    else must not have changed since (digests of data and code). The run ends early after `config.patience` held-out
+    bounds in a row that were not better than the best. Of `config`, the caller sees to `workers`, the cadence and
+    number of checkpoints, of what is drawn while it learns, and `max_failures`.
 
     Raises BadInput (batch and data do not fit, another run's checkpoint), OperationalError (damaged
     checkpoint), NumericalError where more gradients than `config.max_skipped` in a row were not finite, and
@@ -69,31 +69,35 @@ def fit(
         ),
         **(settings or {}),
     }
-    model, train = model.to(group.device), train.to(group.device)
-    run = _Run(model, train, data, config, group, Callbacks(callbacks), bound_to)
-    held_out = None
-    if valid is not None:  # drawn on the CPU: the same whatever the device, the epoch and the ranks
-        held_out = hold_out(valid.to("cpu"), data, conditional, config.seed, pairs=config.pairs)
-    start = Position(0, 0)
-    if resume is not None:
-        start = load_checkpoint(resume, run.trainee, bound_to)
-    run.step = start.step
+    told = Callbacks(callbacks)
+    try:
+        model, train = model.to(group.device), train.to(group.device)
+        run = _Run(model, train, data, config, group, told, bound_to)
+        held_out = None
+        if valid is not None:  # drawn on the CPU: the same whatever the device, the epoch and the ranks
+            held_out = hold_out(valid.to("cpu"), data, conditional, config.seed, pairs=config.pairs)
+        start = Position(0, 0)
+        if resume is not None:
+            start = load_checkpoint(resume, run.trainee, bound_to)
+        run.step = start.step
 
-    for epoch in range(start.epoch, config.epochs):
-        if run.out_of_patience:  # which a run that was resumed may have been before
-            break
-        sums = run.epoch(epoch)
-        done, last = epoch + 1, epoch + 1 == config.epochs
-        bound = {}
-        if held_out is not None and (last or done % config.evaluate_every == 0):
-            bound = {data.held_out_metric: run.measure(held_out, epoch, sums)}
-        metrics = {**run.means(sums), **bound, "seconds": sums.seconds}
-        last = last or run.out_of_patience
-        progress = Progress(done, run.step, metrics, last, run.averaged, held_out)
-        save = run.saver(Position(done, run.step))
-        if group.any(bool(run.callbacks.epoch(progress, save))):
-            break
-    return run.averaged
+        for epoch in range(start.epoch, config.epochs):
+            if run.out_of_patience:  # which a run that was resumed may have been before
+                break
+            sums = run.epoch(epoch)
+            done, last = epoch + 1, epoch + 1 == config.epochs
+            bound = {}
+            if held_out is not None and (last or done % config.evaluate_every == 0):
+                bound = {data.held_out_metric: run.measure(held_out, epoch, sums)}
+            metrics = {**run.means(sums), **bound, "seconds": sums.seconds}
+            last = last or run.out_of_patience
+            progress = Progress(done, run.step, metrics, last, run.averaged, held_out)
+            save = run.saver(Position(done, run.step))
+            if group.any(bool(told.epoch(progress, save))):
+                break
+        return run.averaged
+    finally:
+        told.end()
 
 
 class _Loss(nn.Module):
@@ -191,6 +195,7 @@ class _Run:
             bad = ~(norm.isfinite() & own.isfinite())
             self._advance(self.step, bad)
             sums.add(index, outcome.metrics, norm, bad)
+            self.callbacks.step(outcome.metrics)
             state = self._shared(outcome.state)
             self.trainee.state = {
                 name: torch.where(bad, self.trainee.state[name], value) for name, value in state.items()
