@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Verb(NamedTuple):
-    """`module` runs by itself, too (`python -m`), and its function `name` is the command.
+    """`module` runs by itself, too (`python -m`), and its function `name` (with _ for -) is the command.
 
     help: the first line of the module's docstring, which is shown without importing it.
     """
@@ -19,7 +19,7 @@ class Verb(NamedTuple):
 
     def command(self) -> Callable[..., None]:
         """The verb's function, for which its module is imported now."""
-        return getattr(importlib.import_module(self.module), self.name)
+        return getattr(importlib.import_module(self.module), self.name.replace("-", "_"))
 
 
 # The stages of dvc.yaml, from raw files to the report, in order.
@@ -163,6 +163,11 @@ _OTHERS = (
         "estimate",
         "pipelines.estimate",
         "Estimate time, memory and cost from a measured step.",
+    ),
+    Verb(
+        "learning-rate",
+        "pipelines.learning_rate",
+        "Suggest a learning rate: train a few steps while it grows.",
     ),
     Verb("submit", "pipelines.submit", "Submit a verb as a job to a Ray cluster and follow it."),
     Verb(
