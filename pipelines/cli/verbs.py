@@ -27,7 +27,7 @@ STAGES = (
     Verb("fetch", "pipelines.fetch", "Fetch the raw files of the recipe's set and verify them."),
     Verb("shard", "pipelines.shard", "Make the shards and the manifest of the recipe's set."),
     Verb("tune", "pipelines.tune", "Search the settings of search.space with Ray Tune."),
-    Verb("train", "pipelines.train", "Train the recipe's model with Ray Train, or go on with its run."),
+    Verb("train", "pipelines.train", "Train the recipe's model with Ray, or go on with its run."),
     Verb("evaluate", "pipelines.evaluate", "Measure the trained model on held-out images."),
     Verb("register", "pipelines.register", "Register the trained model; champion if its bound is better."),
     Verb("report", "pipelines.report", "Write the run's report and print the table of what came out."),
@@ -37,7 +37,7 @@ _ONE_SHOT = (
     Verb(
         "contexts",
         "pipelines.evaluate.contexts",
-        "Measure -log p(x | x'_1 ... x'_n) by the number n of contexts.",
+        "Measure -log p(x | x'_1 ... x'_n) by the number of contexts.",
     ),
     Verb(
         "estimators",
@@ -82,7 +82,7 @@ _ONE_SHOT = (
     Verb(
         "figure9",
         "pipelines.evaluate.figure9",
-        "Draw figure 9: new exemplars, of alphabets known from training.",
+        "Draw figure 9: new exemplars, of alphabets seen in training.",
     ),
     Verb(
         "figure10",

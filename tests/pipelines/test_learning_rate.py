@@ -75,7 +75,7 @@ def test_where_nothing_is_learned_the_curve_is_kept_and_nothing_suggested(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--steps", "49"], "49 is not in the range x>=50"),
+        (["--steps", "49"], "greater than or equal to 50"),
         (["--set", "train.batch=128"], "train.batch=128 exceeds the 64 training images"),
         (["--set", "model.steps=90000000"], "model.steps=90000000"),
     ],
