@@ -71,8 +71,8 @@ def learning_rate(
     print(f"curve: {path} and {path.with_suffix('.png').name}")
     if suggestion is None:
         raise NumericalError(
-            f"the loss does not fall by more than steps differ, {curve.noise:.3g} nats: no rate to suggest; "
-            f"give more --steps than {steps}, or a larger train.batch than {asked.train.batch}"
+            f"the loss falls by less than three times what single steps differ by, {curve.noise:.3g} nats: "
+            f"no rate to suggest; give more --steps than {steps}, or a larger train.batch than {asked.train.batch}"
         )
     print(f"the loss falls fastest at {suggestion:.2g}: --set train.learning_rate={suggestion:.2g}")
 
