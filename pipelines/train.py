@@ -1,4 +1,4 @@
-"""Train the recipe's model with Ray Train, or go on with its run."""
+"""Train the recipe's model with Ray, or go on with its run."""
 
 from __future__ import annotations
 

@@ -43,6 +43,11 @@ class Places:
         return self.root / "search"
 
     @property
+    def learning_rate(self) -> Path:
+        """What a range test measured, as JSON; beside it, of the same name, its picture."""
+        return self.root / "learning-rate.json"
+
+    @property
     def initial(self) -> Path:
         """The model whose weights the training starts from, where `train.initial` asks for one."""
         return self.root / "initial"

@@ -39,7 +39,7 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one
 
 def run(command: Callable[..., None], arguments: list[str] | None = None) -> None:
     """Run a verb's function as a command line of its own and exit; see `run_app`."""
-    run_app(app_of(command), f"seqgen {command.__name__}", arguments)
+    run_app(app_of(command), f"seqgen {command.__name__.replace('_', '-')}", arguments)
 
 
 def app_of(command: Callable[..., None]) -> typer.Typer:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Verb(NamedTuple):
-    """`module` runs by itself, too (`python -m`), and its function `name` is the command.
+    """`module` runs by itself, too (`python -m`), and its function `name` (with _ for -) is the command.
 
     help: the first line of the module's docstring, which is shown without importing it.
     """
@@ -19,7 +19,7 @@ class Verb(NamedTuple):
 
     def command(self) -> Callable[..., None]:
         """The verb's function, for which its module is imported now."""
-        return getattr(importlib.import_module(self.module), self.name)
+        return getattr(importlib.import_module(self.module), self.name.replace("-", "_"))
 
 
 # The stages of dvc.yaml, from raw files to the report, in order.
@@ -27,7 +27,7 @@ STAGES = (
     Verb("fetch", "pipelines.fetch", "Fetch the raw files of the recipe's set and verify them."),
     Verb("shard", "pipelines.shard", "Make the shards and the manifest of the recipe's set."),
     Verb("tune", "pipelines.tune", "Search the settings of search.space with Ray Tune."),
-    Verb("train", "pipelines.train", "Train the recipe's model with Ray Train, or go on with its run."),
+    Verb("train", "pipelines.train", "Train the recipe's model with Ray, or go on with its run."),
     Verb("evaluate", "pipelines.evaluate", "Measure the trained model on held-out images."),
     Verb("register", "pipelines.register", "Register the trained model; champion if its bound is better."),
     Verb("report", "pipelines.report", "Write the run's report and print the table of what came out."),
@@ -37,7 +37,7 @@ _ONE_SHOT = (
     Verb(
         "contexts",
         "pipelines.evaluate.contexts",
-        "Measure -log p(x | x'_1 ... x'_n) by the number n of contexts.",
+        "Measure -log p(x | x'_1 ... x'_n) by the number of contexts.",
     ),
     Verb(
         "estimators",
@@ -82,7 +82,7 @@ _ONE_SHOT = (
     Verb(
         "figure9",
         "pipelines.evaluate.figure9",
-        "Draw figure 9: new exemplars, of alphabets known from training.",
+        "Draw figure 9: new exemplars, of alphabets seen in training.",
     ),
     Verb(
         "figure10",
@@ -163,6 +163,11 @@ _OTHERS = (
         "estimate",
         "pipelines.estimate",
         "Estimate time, memory and cost from a measured step.",
+    ),
+    Verb(
+        "learning-rate",
+        "pipelines.learning_rate",
+        "Suggest a learning rate: train a few steps while it grows.",
     ),
     Verb("submit", "pipelines.submit", "Submit a verb as a job to a Ray cluster and follow it."),
     Verb(

@@ -1,4 +1,4 @@
-"""Measure -log p(x | x'_1 ... x'_n) by the number n of contexts."""
+"""Measure -log p(x | x'_1 ... x'_n) by the number of contexts."""
 
 from __future__ import annotations
 

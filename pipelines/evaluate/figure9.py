@@ -1,4 +1,4 @@
-"""Draw figure 9: new exemplars, of alphabets known from training."""
+"""Draw figure 9: new exemplars, of alphabets seen in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves of a run as SVG, drawn with matplotlib: the bound while training, and the KL of every step."""
+"""Curves, drawn with matplotlib: the bound while training, the KL of every step, the loss of a range test."""
 
 from __future__ import annotations
 
@@ -66,6 +66,30 @@ def kl_bars(kl_per_step: Sequence[float]) -> bytes:
     return _svg(figure)
 
 
+def rate_curve(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float | None
+) -> bytes:
+    """The loss of a range test's steps against their rates, log axis, the suggested rate marked; as PNG."""
+    import numpy as np
+
+    figure = _figure(9.6, 4.2)
+    axis = figure.subplots()
+    axis.plot(rates, losses, ".", color="#b4bac4", markersize=4, label="a step's loss")
+    axis.plot(rates, smoothed, color=_TRAIN, linewidth=1.6, label="smoothed")
+    if suggestion is not None:
+        axis.axvline(
+            suggestion, color=_VALID, linewidth=1.2, linestyle="--", label=f"falls fastest: {suggestion:.2g}"
+        )
+    axis.set_xscale("log")
+    # A few losses of a training that diverges would press all others flat.
+    low, high = np.min(losses), max(np.max(smoothed), np.percentile(losses, 90))
+    axis.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("loss, nats per image")
+    axis.legend(frameon=False, loc="upper left")
+    return _written(figure, "png", {"Software": None})
+
+
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
@@ -73,6 +97,10 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _svg(figure: Figure) -> bytes:
+    return _written(figure, "svg", {"Date": None})
+
+
+def _written(figure: Figure, form: str, metadata: dict[str, None]) -> bytes:
     import matplotlib
 
     for axis in figure.axes:
@@ -80,7 +108,7 @@ def _svg(figure: Figure) -> bytes:
         axis.grid(axis="y", color="#e3e6eb", linewidth=0.8)
         axis.set_axisbelow(True)
     stream = io.BytesIO()
-    # A fixed salt and no date: the same numbers give the same bytes.
+    # A fixed salt, no date, no version: the same numbers give the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": "seqgen"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
+        figure.savefig(stream, format=form, dpi=150, metadata=metadata)
     return stream.getvalue()

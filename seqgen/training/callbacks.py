@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from seqgen.training.checkpoint import Position
 
@@ -64,11 +67,17 @@ class Callback:
     def save(self, position: Position, save: SaveFn) -> None:
         """A save was wished, of this callback or another."""
 
+    def step(self, metrics: Mapping[str, Tensor]) -> None:
+        """Called after every step with its metrics, of this rank's images, on its device: it must cost nothing."""
+
     def skipped(self, step: Skipped) -> None:
         """A step was not taken."""
 
     def epoch(self, progress: Progress, save: SaveFn) -> bool | None:
         """An epoch is complete; True, from any rank, ends the training with it."""
+
+    def end(self) -> None:
+        """The training is over, however it ended: the last call."""
 
 
 class Callbacks(Callback):
@@ -84,6 +93,10 @@ class Callbacks(Callback):
         for callback in self._all:
             callback.save(position, save)
 
+    def step(self, metrics: Mapping[str, Tensor]) -> None:
+        for callback in self._all:
+            callback.step(metrics)
+
     def skipped(self, step: Skipped) -> None:
         for callback in self._all:
             callback.skipped(step)
@@ -91,6 +104,11 @@ class Callbacks(Callback):
     def epoch(self, progress: Progress, save: SaveFn) -> bool:
         ended = [callback.epoch(progress, save) for callback in self._all]  # every one of them, first
         return any(ended)
+
+    def end(self) -> None:
+        with contextlib.ExitStack() as each:  # also if another's raises
+            for callback in reversed(self._all):
+                each.callback(callback.end)
 
 
 class EachEpoch(Callback):

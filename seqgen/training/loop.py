@@ -26,7 +26,7 @@ from seqgen.settings.kinds import find
 from seqgen.training.callbacks import Callback, Callbacks, Progress, SaveFn, Skipped, Wish
 from seqgen.training.checkpoint import Position, Trainee, load_checkpoint, save_checkpoint
 from seqgen.training.process_group import ProcessGroup
-from seqgen.training.schedule import average_decay, learning_rate
+from seqgen.training.schedule import Schedule, average_decay, learning_rate
 from seqgen.training.sums import EpochSums
 
 # Steps between looks at a GPU, for a gradient that is not finite, and at what the callbacks wish.
@@ -44,14 +44,15 @@ def fit(
     resume: Path | None = None,
     callbacks: Sequence[Callback] = (),
     settings: Mapping[str, Any] | None = None,
+    schedule: Schedule = learning_rate,
 ) -> SequentialModel:
     """Minimise the objective over `train` and return the averaged weights, the same on every rank.
 
-    `callbacks` have their say between two steps and after each epoch. `resume` is the directory of a checkpoint, made
-    with the same settings but for the number of epochs; `settings` says what else must not have changed since
-    (digests of data and code). The run ends early after `config.patience` held-out bounds in a row that were not
-    better than the best. Of `config`, the caller sees to `workers`, the cadence and number of checkpoints, of what is
-    drawn while it learns, and `max_failures`.
+    `callbacks` have their say between two steps and after each epoch, and are told of the end, whatever it is. `resume`
+    is the directory of a checkpoint, made with the same settings but for the number of epochs; `settings` says what
+    else must not have changed since (digests of data and code). `schedule` is the learning rate by step. The run ends
+    early after `config.patience` held-out bounds in a row that were not better than the best. Of `config`, the caller
+    sees to `workers`, the cadence and number of checkpoints, of what is drawn while it learns, and `max_failures`.
 
     Raises BadInput (batch and data do not fit, another run's checkpoint), OperationalError (damaged
     checkpoint), NumericalError where more gradients than `config.max_skipped` in a row were not finite, and
@@ -69,31 +70,35 @@ def fit(
         ),
         **(settings or {}),
     }
-    model, train = model.to(group.device), train.to(group.device)
-    run = _Run(model, train, data, config, group, Callbacks(callbacks), bound_to)
-    held_out = None
-    if valid is not None:  # drawn on the CPU: the same whatever the device, the epoch and the ranks
-        held_out = hold_out(valid.to("cpu"), data, conditional, config.seed, pairs=config.pairs)
-    start = Position(0, 0)
-    if resume is not None:
-        start = load_checkpoint(resume, run.trainee, bound_to)
-    run.step = start.step
+    told = Callbacks(callbacks)
+    try:
+        model, train = model.to(group.device), train.to(group.device)
+        run = _Run(model, train, data, config, group, told, bound_to, schedule)
+        held_out = None
+        if valid is not None:  # drawn on the CPU: the same whatever the device, the epoch and the ranks
+            held_out = hold_out(valid.to("cpu"), data, conditional, config.seed, pairs=config.pairs)
+        start = Position(0, 0)
+        if resume is not None:
+            start = load_checkpoint(resume, run.trainee, bound_to)
+        run.step = start.step
 
-    for epoch in range(start.epoch, config.epochs):
-        if run.out_of_patience:  # which a run that was resumed may have been before
-            break
-        sums = run.epoch(epoch)
-        done, last = epoch + 1, epoch + 1 == config.epochs
-        bound = {}
-        if held_out is not None and (last or done % config.evaluate_every == 0):
-            bound = {data.held_out_metric: run.measure(held_out, epoch, sums)}
-        metrics = {**run.means(sums), **bound, "seconds": sums.seconds}
-        last = last or run.out_of_patience
-        progress = Progress(done, run.step, metrics, last, run.averaged, held_out)
-        save = run.saver(Position(done, run.step))
-        if group.any(bool(run.callbacks.epoch(progress, save))):
-            break
-    return run.averaged
+        for epoch in range(start.epoch, config.epochs):
+            if run.out_of_patience:  # which a run that was resumed may have been before
+                break
+            sums = run.epoch(epoch)
+            done, last = epoch + 1, epoch + 1 == config.epochs
+            bound = {}
+            if held_out is not None and (last or done % config.evaluate_every == 0):
+                bound = {data.held_out_metric: run.measure(held_out, epoch, sums)}
+            metrics = {**run.means(sums), **bound, "seconds": sums.seconds}
+            last = last or run.out_of_patience
+            progress = Progress(done, run.step, metrics, last, run.averaged, held_out)
+            save = run.saver(Position(done, run.step))
+            if group.any(bool(told.epoch(progress, save))):
+                break
+        return run.averaged
+    finally:
+        told.end()
 
 
 class _Loss(nn.Module):
@@ -119,9 +124,10 @@ class _Run:
         group: ProcessGroup,
         callbacks: Callbacks,
         bound_to: Mapping[str, Any],
+        schedule: Schedule,
     ) -> None:
         self.config, self.group, self.model = config, group, model
-        self.callbacks, self.bound_to = callbacks, bound_to
+        self.callbacks, self.bound_to, self.schedule = callbacks, bound_to, schedule
         self.step = self.in_a_row = 0  # steps done; the last of them that were not taken
         self.batches = TrainingBatches(
             train,
@@ -191,6 +197,7 @@ class _Run:
             bad = ~(norm.isfinite() & own.isfinite())
             self._advance(self.step, bad)
             sums.add(index, outcome.metrics, norm, bad)
+            self.callbacks.step(outcome.metrics)
             state = self._shared(outcome.state)
             self.trainee.state = {
                 name: torch.where(bad, self.trainee.state[name], value) for name, value in state.items()
@@ -208,7 +215,7 @@ class _Run:
         """The metrics of an epoch over all images and ranks, of the steps that were taken."""
         return {
             **sums.means(self.group),
-            "learning_rate": learning_rate(self.step - 1, self.total, self.config),
+            "learning_rate": self.schedule(self.step - 1, self.total, self.config),
             "images_per_second": self.batches.steps * self.config.batch / sums.training_seconds,
             "peak_memory_gib": self.group.peak_memory() / 2**30,
         }
@@ -325,7 +332,7 @@ class _Run:
     def _advance(self, step: int, bad: Tensor) -> None:
         """Step the optimiser, unless the gradient is `bad`; the average is of the weights after every step."""
         optimiser = self.trainee.optimiser
-        rate = learning_rate(step, self.total, self.config)
+        rate = self.schedule(step, self.total, self.config)
         for group, times in zip(optimiser.param_groups, (1.0, self.trainee.objective.rate), strict=False):
             group["lr"] = rate * times
         # Adam's fused kernel looks at it on the device, so that the host need not wait for every step's norm.

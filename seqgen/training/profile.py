@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from seqgen.training.callbacks import Callback, Progress, SaveFn, Wish
+from seqgen.training.callbacks import Callback, Wish
 
 _BEFORE, _STEPS = 10, 10
 _ROWS = 20
@@ -22,39 +21,35 @@ class Profile(Callback):
 
     `done(table, trace)` gets what came out. The table says how many steps there were and in which operations their time
     went, the longest first; the file `trace`, which is gone after the call, is for chrome://tracing or ui.perfetto.dev.
-    It is None, and the table says why, where the training ends before.
+    It is None, and the table says why, where the training ends before, however it does.
     """
 
     def __init__(self, done: Callable[[str, Path | None], None], device: torch.device) -> None:
         self._done, self._cuda = done, device.type == "cuda"
         self._steps, self._profile, self._told = 0, None, False  # type: int, profile | None, bool
-        # A wish is asked for on other occasions, too, and on a GPU not after every step.
-        self._hook = register_optimizer_step_post_hook(self._stepped)
 
-    def _stepped(self, *_: Any) -> None:
+    def step(self, metrics: Mapping[str, Tensor]) -> None:
+        if self._told:
+            return
         self._steps += 1
         if self._steps == _BEFORE:
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._cuda else [])]
             self._profile = profile(activities=activities)
             self._profile.start()
         elif self._steps == _BEFORE + _STEPS:
-            self._end()
+            self._stop()
 
     def wish(self) -> Wish:
         if not torch.is_grad_enabled():  # an evaluation has begun
-            self._end()
+            self._stop()
         return Wish.GO_ON
 
-    def epoch(self, progress: Progress, save: SaveFn) -> None:
-        if progress.last:
-            self._end()
-            self._hook.remove()
-            if not self._told:
-                self._done(
-                    f"no profile: the first {_BEFORE} steps are left out, and no other was taken", None
-                )
+    def end(self) -> None:
+        self._stop()
+        if not self._told:
+            self._done(f"no profile: the first {_BEFORE} steps are left out, and no other was taken", None)
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         found, self._profile = self._profile, None
         if found is None:
             return
@@ -62,7 +57,6 @@ class Profile(Callback):
         if self._steps == _BEFORE:  # no step is in it: it begins anew after the next
             self._steps -= 1
             return
-        self._hook.remove()
         self._told = True
         by = "self_cuda_time_total" if self._cuda else "self_cpu_time_total"
         table = found.key_averages().table(sort_by=by, row_limit=_ROWS, max_name_column_width=40)

@@ -32,6 +32,7 @@ from seqgen.training.callbacks import Callback
 from seqgen.training.loop import fit
 from seqgen.training.memory import bytes_needed, image_memory
 from seqgen.training.process_group import ProcessGroup
+from seqgen.training.schedule import Schedule, learning_rate
 
 
 def run(
@@ -45,6 +46,7 @@ def run(
     resume: Path | None = None,
     callbacks: Sequence[Callback] = (),
     digests: Mapping[str, str] | None = None,
+    schedule: Schedule = learning_rate,
 ) -> SequentialModel:
     """Train `recipe`'s model on the shards of a set and return the averaged weights, the same on every rank.
 
@@ -52,8 +54,8 @@ def run(
     this one alone, whatever `recipe.train.workers` says), `threads` the cores each has for its tensors (default:
     all; part of what makes a run repeatable, because sums are split by thread). `train_images` limits what is
     trained on, as `ImageSet.spread` does. `initial` is the directory of a saved model of these settings, whose weights
-    the training starts from (`train.initial` says where a caller finds it). `resume` and `callbacks` are those of
-    `fit`, and `digests` is what else a checkpoint must have been made with (data, code).
+    the training starts from (`train.initial` says where a caller finds it). `resume`, `callbacks` and `schedule` are
+    those of `fit`, and `digests` is what else a checkpoint must have been made with (data, code).
 
     Raises what `fit` and `load_split` raise.
     """
@@ -84,6 +86,7 @@ def run(
         resume=resume,
         callbacks=callbacks,
         settings=digests,
+        schedule=schedule,
     )
 
 

@@ -6,8 +6,12 @@ Both are functions of `step`, the number of optimiser steps already taken.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from seqgen.settings import TrainConfig
+
+# rate(step, total, config), of `total` steps in all.
+Schedule = Callable[[int, int, TrainConfig], float]
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:

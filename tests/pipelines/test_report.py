@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from pipelines.artifacts import gallery
 from pipelines.artifacts.one_shot import entry, write_table
 from pipelines.artifacts.report_page import view_command
 from pipelines.evaluate import evaluate_trained
 from pipelines.evaluate.figure10 import figure10
 from pipelines.report import report
 from pipelines.tracking import runs
+from seqgen import training
 from seqgen.core.errors import BadInput
+from seqgen.drawing.learning import strip
+from seqgen.training.drawings import drawings
 from tests.finished_run import finished_run, tiny_recipe
 
 EVIL = "<script>alert('x')</script>"
@@ -150,3 +158,37 @@ def test_the_report_shows_what_one_shot_verbs_left_of_these_weights(project):
     table.write_text(table.read_text().replace(trained.weights, "other"))
     report(str(project / "tiny.yaml"), None)
     assert "Other weights" not in (trained.places.report / "report.html").read_text()
+
+
+def test_the_report_shows_what_was_drawn_while_it_learned_as_a_strip_and_as_a_film(project):
+    recipe = tiny_recipe(project, epochs=3)
+    trained = finished_run(recipe)
+    evaluate_trained(trained)
+    report(str(recipe), None)
+    assert "Learning" not in Page((trained.places.report / "report.html").read_text()).text
+
+    seen = gallery.Gallery()
+
+    def draw(progress: training.Progress, save: training.SaveFn) -> None:
+        seen.drawn[progress.epoch] = drawings(progress.model, None, seed=0)
+
+    training.run(trained.recipe, trained.places.shards, threads=1, callbacks=[training.EachEpoch(draw)])
+    seen.write(trained.places.train / gallery.FILE_NAME)
+    report(str(recipe), None)
+
+    page = Page((trained.places.report / "report.html").read_text())
+    assert "Learning" in page.text
+    (film,) = [link for link in page.links if link.startswith("data:image/gif;base64,")]
+    with Image.open(io.BytesIO(decoded(film))) as animation:
+        assert animation.format == "GIF"
+        assert animation.n_frames == len(seen.drawn) == 3
+    wanted = strip([1, 2, 3], np.stack(list(seen.drawn.values())), None)
+    shown = page.links[page.links.index(film) - 1]
+    with Image.open(io.BytesIO(decoded(shown))) as picture:
+        assert picture.format == "PNG"
+        assert picture.convert("RGB").tobytes() == wanted.convert("RGB").tobytes()
+
+
+def decoded(link: str) -> bytes:
+    """The content of a data URI."""
+    return base64.b64decode(link.partition(",")[2])

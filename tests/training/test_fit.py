@@ -196,7 +196,6 @@ def test_bfloat16_trains_and_its_metrics_are_close_to_those_of_float32(canvas: s
     assert bounds[1] != bounds[0]
 
 
-@pytest.mark.slow
 class Told(Probe):
     """Its held-out bounds are these, one an epoch."""
 
@@ -245,6 +244,7 @@ def test_callbacks_are_all_told_and_one_may_end_the_run():
     assert [row.epoch for row in first.rows] == [row.epoch for row in second.rows] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_compiled_run_gives_the_numbers_of_the_plain_one():
     bounds = []
     for compiled in (False, True):
