@@ -103,7 +103,7 @@ export function gameView(root, model) {
     const [heldOutSeed, seed] = [anySeed(), anySeed()];
     const others = await heldOut(count, heldOutSeed, true);
     const context = await decoded(others.context);
-    const machine = await ask("/v1/exemplars", { context: rows(context), samples: count, seed, temperature });
+    const machine = await ask("v1/exemplars", { context: rows(context), samples: count, seed, temperature });
     // Where the model's pixels are black or white the set's drawings have no grey, and its means' would give it away.
     const shown = (picture) => (model.binary ? binary(picture) : picture);
     const grids = [await allDecoded(machine.images), await allDecoded(others.drawings)].map((grid) => grid.map(shown));

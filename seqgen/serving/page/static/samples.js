@@ -13,7 +13,7 @@ import { TraceView, joined, trace } from "./traces.js";
 
 const COUNT = 20;
 const FRAMES = 15; // if the server draws so many at once
-const AT_ONCE = 4; // requests, if the server lets so many wait
+const AT_ONCE = 4; // requests, or half of those that the server lets wait: others ask, too
 
 /** Set the view up. */
 export function samplesView(root, model) {
@@ -50,7 +50,7 @@ export function samplesView(root, model) {
       // Each has its own seed, so that a walk can begin and end at any; the server draws those together that wait.
       const wanted = Array.from({ length: COUNT }, (_, index) => (seed + index) % SEEDS);
       const scale = settings.temperature;
-      const width = Math.min(AT_ONCE, model.limits.queue);
+      const width = Math.min(AT_ONCE, Math.ceil(model.limits.queue / 2));
       const found = joined(await inTurns(wanted, width, (each) => trace({ seed: each, temperature: scale })));
       [seeds, temperature, chosen] = [wanted, scale, []];
       walk.clear();
