@@ -338,7 +338,7 @@ def test_a_model_that_never_comes_is_given_up(conditional: ServeProcess, open_sh
     sheet.page.clock.fast_forward(120_000)
     sheet.wait_until(lambda: sheet.alarm())
     assert sheet.alarm() == "no model is loaded yet (Asked for 120 seconds; repeat it later.)"
-    sheet.settled()
+    sheet.wait_until(lambda: sheet.page.locator("main[aria-busy]").count() == 0)
     sheet.errors.clear()
 
 

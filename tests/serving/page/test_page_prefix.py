@@ -30,7 +30,7 @@ def test_all_of_the_page_is_below_the_prefix(conditional: ServeProcess, open_she
         sheet.page.get_by_role("link", name="The API").click()
         sheet.page.wait_for_url(f"{prefixed.url}/docs")
         assert sheet.page.evaluate("document.styleSheets[0].cssRules.length") > 0
-        with sheet.page.expect_response(f"{prefixed.url}/openapi.json") as answer:
-            sheet.page.get_by_role("link", name="openapi.json").click()
-        assert "/v1/exemplars" in answer.value.json()["paths"]
+        link = sheet.page.get_by_role("link", name="openapi.json")
+        openapi = link.evaluate("link => fetch(link.href).then((answer) => answer.json())")
+        assert "/v1/exemplars" in openapi["paths"]
         assert prefixed.strays == []
