@@ -357,6 +357,8 @@ def test_a_phone_does_not_scroll_sideways(conditional: ServeProcess, open_sheet:
         drawn(sheet)
     if view == "game":
         sheet.press("game", "Begin")
+        sheet.page.keyboard.press("ArrowLeft")
+        assert sorted(sheet.view("game").locator("figcaption").all_inner_texts()) == ["The machine", "The program"]
     width = sheet.page.evaluate("document.scrollingElement.scrollWidth")
     assert width <= 400
 

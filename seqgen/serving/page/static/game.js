@@ -179,7 +179,7 @@ class Side {
   tell(machine, chosen) {
     this.button.disabled = true;
     this.caption.textContent = machine === null ? "" : machine ? "The machine" : this.drawnBy;
-    this.figure.className = [chosen && "chosen", machine === true && "machine", machine === false && "given"]
+    this.figure.className = [chosen && "chosen", machine === true && "machine", machine === false && "others"]
       .filter(Boolean)
       .join(" ");
   }
