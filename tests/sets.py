@@ -65,6 +65,15 @@ def write_strokes(directory: Path, seed: int = 0) -> np.ndarray:
     return _write(directory, data, splits, 2)
 
 
+def write_flat(directory: Path, count: int) -> None:
+    """A two-level set of `count` bars in each split, of which neither character nor class is known."""
+    images = np.zeros((count, SIZE, SIZE), np.uint8)
+    for number, image in enumerate(images):
+        image[3 + number % 20 : 6 + number % 20, 4:24] = 1
+    data = DataConfig(source="folder", path="none", size=SIZE, binarise="static")
+    _write(directory, data, {split: [(images, {})] for split in ("train", "valid", "test")}, 2)
+
+
 def _write(
     directory: Path, data: DataConfig, splits: dict[str, list[Sample]], levels: int, shards: int = 1
 ) -> np.ndarray:

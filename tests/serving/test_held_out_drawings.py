@@ -15,7 +15,7 @@ from seqgen.serving.http.limits import Limits
 from seqgen.serving.http.service import Service
 from tests.asgi import ask
 from tests.served_models import from_png, saved, served
-from tests.sets import SIZE, write_digits, write_strokes
+from tests.sets import SIZE, write_digits, write_flat, write_strokes
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,9 @@ def strokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_drawings_of_one_character_and_one_more(tmp_path: Path, strokes: Path):
     model = served(tmp_path / "model", shape=(SIZE, SIZE), conditional=True)
     app = make_app(Service(Limits(), HeldOutDrawings(strokes), model))
-    assert ask(app, "/v1/model").json["held_out"] == 16
+    told = ask(app, "/v1/model").json
+    assert (told["held_out"], told["held_out_largest"]) == (16, 4)
+    assert told["held_out_source"] == "omniglot-strokes"
     split = load_split(strokes, "test")
     seen = set()
     for seed in range(8):
@@ -73,7 +75,16 @@ def test_without_any_or_of_another_size_there_are_none(tmp_path: Path, strokes: 
     for service in (Service(Limits(), served=model), Service(Limits(), HeldOutDrawings(strokes), model)):
         app = make_app(service)
         assert ask(app, "/v1/held-out").json == {"context": None, "drawings": [], "concept": None}
-        assert ask(app, "/v1/model").json["held_out"] == 0
+        told = ask(app, "/v1/model").json
+        assert (told["held_out"], told["held_out_largest"], told["held_out_source"]) == (0, 0, None)
+
+
+def test_of_a_flat_folder_no_character_is_known(tmp_path: Path):
+    write_flat(tmp_path / "flat", 6)
+    drawings = HeldOutDrawings(tmp_path / "flat")
+    assert (len(drawings), drawings.largest, drawings.source) == (6, 0, "folder")
+    with pytest.raises(BadInput, match="no held-out character has 1 drawings and one more, the most is 0"):
+        drawings.pick(1, 0, same=True, binary=True)
 
 
 def test_a_directory_of_something_else_is_bad_input(tmp_path: Path):

@@ -185,6 +185,7 @@ def test_what_is_served_says_what_can_be_asked(apps: dict[str, ASGIApp], models:
         "bits": True,
         "dependent": False,
     }
+    assert {kind for kind, each in told.items() if not each["gaussian"]} == {"bits"}
     conditional = told["conditional"]
     assert conditional["conditional"] is conditional["attention"] is conditional["binary"] is True
     assert (conditional["height"], conditional["width"], conditional["steps"]) == (8, 6, 3)

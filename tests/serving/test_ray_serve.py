@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import psutil
 import pytest
@@ -139,6 +140,15 @@ def test_every_replica_answers_as_seqgen_serve_and_follows_the_champion(
             assert requests.get(url + path, timeout=WAIT).json() == ours.get(path).json()
         page = requests.get(url, timeout=WAIT)
         assert (page.status_code, page.content) == (200, ours.get("/").content)
+        below = requests.get(f"{url}/champion/", timeout=WAIT)
+        assert below.content == page.content
+        for name in [
+            *re.findall(r'(?:src|href)="(?!#|https:)(.+?)"', below.text),
+            "static/api.js",
+            "docs.css",
+        ]:
+            assert requests.get(urljoin(below.url, name), timeout=WAIT).ok, name
+        assert requests.get(urljoin(below.url, "v1/model"), timeout=WAIT).json()["name"] == "tiny"
         foreign = requests.get(url, headers={"Origin": "http://evil.example"}, timeout=WAIT)
         assert foreign.status_code == 403
 

@@ -10,6 +10,7 @@ import torch
 
 from seqgen.core.errors import BadInput
 from seqgen.data.images import ImageSet, load_split
+from seqgen.data.manifest import read_manifest
 from seqgen.data.order import generator_at
 
 
@@ -26,6 +27,7 @@ class HeldOutDrawings:
 
     def __init__(self, directory: Path) -> None:
         self._set: ImageSet = load_split(directory, "test")
+        self.source: str = read_manifest(directory).data.source
 
     def __len__(self) -> int:
         return len(self._set)
@@ -34,6 +36,12 @@ class HeldOutDrawings:
     def shape(self) -> tuple[int, int]:
         """H and W."""
         return self._set.height, self._set.width
+
+    @property
+    def largest(self) -> int:
+        """Drawings of the character that has the most; 0 where no character is known."""
+        concepts = self._set.concepts
+        return int(concepts[concepts >= 0].bincount().max()) if (concepts >= 0).any() else 0
 
     def pick(self, count: int, seed: int, same: bool, binary: bool) -> Drawings:
         """`count` different drawings at random from `seed`; with `same` of one character, and one more as context.
@@ -50,9 +58,8 @@ class HeldOutDrawings:
         concepts, counts = self._set.concepts.unique(return_counts=True)
         enough = concepts[(counts > count) & (concepts >= 0)]
         if not len(enough):
-            most = int(counts[concepts >= 0].max()) if (concepts >= 0).any() else 0
             raise BadInput(
-                f"count={count}: no held-out character has {count} drawings and one more, the most is {most}; "
+                f"count={count}: no held-out character has {count} drawings and one more, the most is {self.largest}; "
                 "ask for fewer, or for same=false"
             )
         concept = int(enough[torch.randint(len(enough), (), generator=generator)])

@@ -115,6 +115,11 @@ class ModelAnswer(BaseModel):
     binary: Annotated[bool, Field(description="whether the likelihood is of pixels that are 0 or 1")]
     imputation: Annotated[bool, Field(description="whether /v1/impute can be asked")]
     attention: Annotated[bool, Field(description="whether a trace from the prior has windows")]
+    gaussian: Annotated[bool, Field(description="whether a temperature and /v1/walk can be asked")]
+    held_out_largest: Annotated[
+        int, Field(description="of one character, that which has the most; 0: unknown")
+    ]
+    held_out_source: Annotated[str | None, Field(description="the set's `data.source`")]
     held_out: Annotated[int, Field(description="held-out drawings at hand")]
     limits: dict[str, float]
     parameters: int

@@ -50,6 +50,11 @@ class Served:
         """Whether its likelihood is of pixels that are 0 or 1."""
         return Model(self.module).binary
 
+    @property
+    def gaussian(self) -> bool:
+        """Whether all noise is: it can be scaled, and there is a way between two drawings."""
+        return self.module.step.normal_noise
+
     @cached_property
     def parameters(self) -> int:
         """How many numbers were learned."""
@@ -57,7 +62,7 @@ class Served:
 
     def noise(self, count: int, seed: int, temperature: float = 1.0) -> Tensor:
         """The noise of `count` drawings scaled by `temperature`, [T,count,N]. Raises BadInput where it cannot be."""
-        if temperature != 1 and not self.module.step.normal_noise:
+        if temperature != 1 and not self.gaussian:
             raise BadInput(
                 f"temperature={temperature:g}: not all of this model's noise is Gaussian; leave it at 1"
             )

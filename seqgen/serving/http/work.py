@@ -70,7 +70,7 @@ def _drawings(served: Served, request: Any, context: Any, limits: Limits) -> Wor
 def walk(served: Served, request: WalkRequest, limits: Limits) -> Work:
     """POST /v1/walk: each end is the one drawing that its seed gives."""
     limits.check("frames", request.frames, "samples")
-    if not served.module.step.normal_noise:
+    if not served.gaussian:
         raise BadInput(
             "/v1/walk: not all of this model's noise is Gaussian, there is no way between two; draw samples"
         )

@@ -13,6 +13,7 @@ from data_prep.shard_set import shard_set
 from tests.raw_files import Make
 from tests.serve_process import ServeProcess
 from tests.served_models import saved
+from tests.serving.page.prefixed import Prefixed
 from tests.serving.page.sheet import Sheet
 
 SETTINGS = {
@@ -78,7 +79,7 @@ def open_sheet(browser: Any) -> Iterator[Callable[..., Sheet]]:
     """`open_sheet(server, "#draw", **context)`: the page in a browser of its own, which must log no error."""
     opened = []
 
-    def opening(server: ServeProcess, view: str = "", **context: Any) -> Sheet:
+    def opening(server: ServeProcess | Prefixed, view: str = "", **context: Any) -> Sheet:
         sheet = Sheet(browser.new_context(**context), server.url + "/" + view)
         opened.append(sheet)
         return sheet

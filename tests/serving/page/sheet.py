@@ -70,19 +70,36 @@ class Sheet:
         self.page.unroute(f"**{path}")
         self.settled()
 
-    def take(self, view: str, number: int) -> None:
-        """Press a held-out drawing, from 0, of those that are offered, and wait."""
-        self.picks(view).nth(number).click()
+    def take(self, view: str, number: int, count: int = 12) -> None:
+        """Press a held-out drawing, from 0, of the `count` that are offered, and wait."""
+        self.picks(view, count).nth(number).click()
         self.settled()
 
-    def picks(self, view: str) -> Any:
-        """The buttons of twelve held-out drawings, once they are there."""
+    def told(self, **changes: Any) -> None:
+        """Load the page again, told otherwise of the model; of an object those fields that are named."""
+
+        def answered(route: Any) -> None:
+            response = route.fetch()
+            found = response.json()
+            for name, value in changes.items():
+                both = isinstance(value, dict) and isinstance(found.get(name), dict)
+                found[name] = {**found[name], **value} if both else value
+            route.fulfill(response=response, json=found)
+
+        self.page.route("**/v1/model", answered)
+        self.page.reload()
+        self.page.wait_for_selector("nav a[aria-current]")
+        self.settled()
+
+    def picks(self, view: str, count: int = 12) -> Any:
+        """The buttons of so many held-out drawings, once they are there."""
         details = self.view(view).locator("[data-part=picker]")
         if details.get_attribute("open") is None:
             details.locator("summary").click()
         buttons = details.locator(".picks button")
-        buttons.nth(11).wait_for()
+        buttons.nth(count - 1).wait_for()
         self.settled()
+        assert buttons.count() == count
         return buttons
 
     def settled(self) -> None:

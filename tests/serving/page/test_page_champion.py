@@ -32,9 +32,9 @@ def test_the_page_tells_who_draws_now_and_does_not_draw_with_what_it_does_not_su
         about = sheet.page.locator("#about")
         assert about.inner_text().startswith("characters: 28 ")
         sheet.stroke("draw", (0.2, 0.5), (0.8, 0.5))
-        sheet.press("draw", "Draw twenty")
+        sheet.press("draw", "Draw 20")
     with serving(others):
-        sheet.press("draw", "Draw twenty")
+        sheet.press("draw", "Draw 20")
         assert sheet.alarm() == ""
         assert about.inner_text().startswith("others: 28 ")
         assert sheet.page.title() == "seqgen: others"
@@ -43,7 +43,7 @@ def test_the_page_tells_who_draws_now_and_does_not_draw_with_what_it_does_not_su
     for model in (longer, smaller):
         with serving(model):
             for _ in range(2):
-                sheet.press("draw", "Draw twenty")
+                sheet.press("draw", "Draw 20")
                 assert sheet.alarm() == "Another model is served now; load the page again."
     assert all(np.array_equal(one, other) for one, other in zip(drawn, sheet.tiles("draw"), strict=True))
     assert sheet.errors, "a drawing of 28 x 28 was refused"

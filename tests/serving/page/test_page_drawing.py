@@ -27,7 +27,7 @@ def drawn(sheet: Sheet) -> list[np.ndarray]:
     """A cross, drawn with the mouse; what the model makes of it."""
     for stroke in CROSS:
         sheet.stroke("draw", *stroke)
-    sheet.press("draw", "Draw twenty")
+    sheet.press("draw", "Draw 20")
     assert sheet.last_step("draw") == STEPS
     return sheet.tiles("draw")
 
@@ -77,7 +77,7 @@ def test_a_seed_gives_the_same_again_and_another_others(conditional: ServeProces
     sheet.last_step("draw")
     assert not any(np.array_equal(one, other) for one, other in zip(first, sheet.tiles("draw"), strict=True))
     sheet.view("draw").get_by_label("Seed").fill("0")
-    sheet.press("draw", "Draw twenty")
+    sheet.press("draw", "Draw 20")
     sheet.last_step("draw")
     assert same(first, sheet.tiles("draw"))
 
@@ -136,13 +136,13 @@ def test_keys_alone_do_it(conditional: ServeProcess, open_sheet: Open):
     for _ in range(8):
         keys.press("ArrowRight")
     keys.press("Space")
-    tab_to("Draw twenty")
+    tab_to("Draw 20")
     keys.press("Enter")
     sheet.page.wait_for_selector("#draw .shown", state="visible")
     sheet.settled()
     assert np.count_nonzero(sheet.tiles("draw", "given")[0] < 128) > 0
     assert len(sheet.tiles("draw")) == 20
-    assert sheet.page.locator(":focus").inner_text() == "Draw twenty", "the focus stays where it was"
+    assert sheet.page.locator(":focus").inner_text() == "Draw 20", "the focus stays where it was"
 
 
 def test_undo_and_clear(conditional: ServeProcess, open_sheet: Open):
@@ -156,7 +156,7 @@ def test_undo_and_clear(conditional: ServeProcess, open_sheet: Open):
     assert np.array_equal(sheet.pixels(paper), one)
     sheet.press("draw", "Clear")
     assert np.array_equal(sheet.pixels(paper), blank)
-    sheet.press("draw", "Draw twenty")
+    sheet.press("draw", "Draw 20")
     assert sheet.alarm().startswith("The paper is blank")
 
 
@@ -166,7 +166,7 @@ def test_what_is_pressed_while_the_model_draws_leaves_no_trace(conditional: Serv
     sheet.stroke("draw", *CROSS[0])
     before = sheet.pixels(paper)
     with sheet.kept_waiting("/v1/trace"):
-        sheet.click("draw", "Draw twenty")
+        sheet.click("draw", "Draw 20")
         picks.nth(3).click()
         assert np.array_equal(sheet.pixels(paper), before)
         sheet.page.get_by_role("link", name="Fill in").click()
@@ -179,7 +179,7 @@ def test_what_happens_can_be_read_aloud(conditional: ServeProcess, open_sheet: O
     sheet = open_sheet(conditional)
     sheet.stroke("draw", *CROSS[0])
     with sheet.kept_waiting("/v1/trace"):
-        sheet.click("draw", "Draw twenty")
+        sheet.click("draw", "Draw 20")
         assert sheet.page.locator("main[aria-busy] #draw").count() == 1
         assert sheet.page.locator("[aria-busy] :is(#message, #alarm)").count() == 0
     for name in ("#message", "#alarm"):  # one of them is empty
@@ -226,7 +226,12 @@ def test_the_rubber_rubs_out(conditional: ServeProcess, open_sheet: Open):
 
 def test_saved_files(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional)
+    sheet.view("draw").get_by_label("Temperature").fill("0.6")
     drawn(sheet)
+    assert sheet.saved("draw", "Save PNG")[0] == "exemplars-seed-0-temperature-0.6.png"
+    sheet.view("draw").get_by_label("Temperature").fill("1")
+    sheet.press("draw", "Draw 20")
+    sheet.last_step("draw")
     name, content = sheet.saved("draw", "Save PNG")
     png = Image.open(io.BytesIO(content)).convert("RGB")
     assert name == "exemplars-seed-0.png"
@@ -245,14 +250,14 @@ def test_a_server_that_is_gone_is_said_and_comes_back(characters: Path, open_she
     with server:
         sheet = open_sheet(server)
         before = drawn(sheet)
-    sheet.press("draw", "Draw twenty")
+    sheet.press("draw", "Draw 20")
     assert "does not answer. Start it again" in sheet.alarm()
     assert same(before, sheet.tiles("draw"))
     assert sheet.errors, "the browser logs what it could not reach"
     assert all("ERR_CONNECTION" in error for error in sheet.errors)
     sheet.errors.clear()
     with server:
-        sheet.press("draw", "Draw twenty")
+        sheet.press("draw", "Draw 20")
         sheet.last_step("draw")
         assert sheet.alarm() == ""
         assert same(before, sheet.tiles("draw"))
@@ -262,7 +267,7 @@ def test_what_the_server_refuses_is_said_in_its_words(conditional: ServeProcess,
     sheet = open_sheet(conditional)
     sheet.page.route("**/v1/trace", lambda route: route.continue_(post_data='{"context": [[0.5]]}'))
     sheet.stroke("draw", *CROSS[0])
-    sheet.press("draw", "Draw twenty")
+    sheet.press("draw", "Draw 20")
     assert sheet.alarm() == "context: shape [1, 1]; the model takes [28, 28]"
     assert all("422" in error for error in sheet.errors)
     sheet.errors.clear()
@@ -283,28 +288,64 @@ def test_a_page_that_is_opened_before_the_model_is_loaded_waits_for_it(
 
     sheet.page.route("**/v1/model", loading)
     sheet.page.reload()
+    sheet.wait_until(lambda: sheet.message() == "Waiting for the server: no model is loaded yet")
     sheet.page.wait_for_selector("nav a[aria-current]")
     assert len(refused) == 5
+    assert sheet.message() == ""
     assert all("503" in error for error in sheet.errors)
     sheet.errors.clear()
 
 
-def test_a_proxy_that_finds_no_server_is_said_and_not_waited_for(conditional: ServeProcess, open_sheet: Open):
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"json": {"error": "the server is stopping"}}, "the server is stopping"),
+        ({"json": {"message": "no upstream", "error": {"code": 7}}}, "no upstream"),
+        ({"json": []}, "The server answered 503."),
+        (
+            {"content_type": "text/html", "body": "<h1>503</h1>"},
+            "The server answered 503 Service Unavailable; look at its log.",
+        ),
+    ],
+    ids=["the server's own", "a gateway's", "of another form", "no JSON"],
+)
+def test_a_server_that_is_not_available_is_said_and_waited_for_as_long_as_a_request_may_take(
+    conditional: ServeProcess, open_sheet: Open, answer: dict[str, Any], why: str
+):
     sheet = open_sheet(conditional)
-    sheet.page.route(
-        "**/v1/trace", lambda route: route.fulfill(status=503, content_type="text/html", body="<h1>503</h1>")
-    )
+    sheet.told(limits={"seconds": 3})
+    sheet.page.route("**/v1/trace", lambda route: route.fulfill(status=503, **answer))
     sheet.stroke("draw", *CROSS[0])
-    sheet.press("draw", "Draw twenty")
-    assert sheet.alarm() == "The server answered 503 Service Unavailable; look at its log."
-    assert len(sheet.errors) == 4, "asked again three times"
+    sheet.click("draw", "Draw 20")
+    sheet.wait_until(lambda: sheet.message() == f"Waiting for the server: {why}")
+    sheet.settled()
+    assert sheet.alarm() == f"{why} (Asked for 3 seconds; repeat it later.)"
+    assert len(sheet.errors) > 1, "it was asked again"
+    sheet.errors.clear()
+    sheet.page.unroute("**/v1/trace")
+    sheet.press("draw", "Draw 20")
+    assert sheet.message() == "20 drawings in 4 steps, seed 0."
+
+
+def test_a_model_that_never_comes_is_given_up(conditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(conditional)
+    sheet.page.clock.install()
+    sheet.page.route(
+        "**/v1/model", lambda route: route.fulfill(status=503, json={"error": "no model is loaded yet"})
+    )
+    sheet.page.reload()
+    sheet.wait_until(lambda: sheet.message() == "Waiting for the server: no model is loaded yet")
+    sheet.page.clock.fast_forward(120_000)
+    sheet.wait_until(lambda: sheet.alarm())
+    assert sheet.alarm() == "no model is loaded yet (Asked for 120 seconds; repeat it later.)"
+    sheet.wait_until(lambda: sheet.page.locator("main[aria-busy]").count() == 0)
     sheet.errors.clear()
 
 
 def test_nothing_moves_by_itself_where_that_is_not_wanted(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional, reduced_motion="reduce")
     sheet.stroke("draw", *CROSS[0])
-    sheet.press("draw", "Draw twenty")
+    sheet.press("draw", "Draw 20")
     assert sheet.view("draw").locator(".player output").inner_text() == "4 of 4"
     assert sheet.view("draw").locator(".player button").inner_text() == "Play"
 
@@ -316,6 +357,8 @@ def test_a_phone_does_not_scroll_sideways(conditional: ServeProcess, open_sheet:
         drawn(sheet)
     if view == "game":
         sheet.press("game", "Begin")
+        sheet.page.keyboard.press("ArrowLeft")
+        assert sorted(sheet.view("game").locator("figcaption").all_inner_texts()) == ["The machine", "The program"]
     width = sheet.page.evaluate("document.scrollingElement.scrollWidth")
     assert width <= 400
 

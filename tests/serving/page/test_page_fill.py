@@ -39,7 +39,7 @@ def test_another_persons_drawing_goes_and_comes_back_with_its_character(
     sheet.take("fill", 2)
     _, context, caption = given(sheet)
     assert np.array_equal(context, companion(conditional, 0))
-    assert "another person's drawing" in caption
+    assert "another drawing of the character" in caption
     sheet.press("fill", "Others")
     sheet.take("fill", 5)
     _, context, _ = given(sheet)

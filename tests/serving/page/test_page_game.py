@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import requests
 
-from tests.serve_process import ServeProcess
+from tests.serve_process import WAIT, ServeProcess
+from tests.served_models import from_png
 from tests.serving.page.sheet import Sheet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -72,27 +74,52 @@ def test_two_tabs_keep_each_others_rounds(conditional: ServeProcess, open_sheet:
     assert not other.errors
 
 
-def test_both_grids_are_black_and_white_and_the_people_are_where_it_says(
-    conditional: ServeProcess, open_sheet: Open
-):
+def test_both_grids_are_black_and_white_and_have_what_it_says(conditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(conditional, "#game")
     judged(sheet, "", "ArrowLeft", "Begin")
     (row,) = rows(sheet)
     address = f"{conditional.url}/v1/held-out?count=9&seed={row['held_out_seed']}&same=true&format=array"
-    people = np.array(
-        sheet.page.evaluate("url => fetch(url).then((answer) => answer.json())", address)["drawings"]
-    )
+    found = requests.get(address, timeout=WAIT).json()
     side = {"left": "right", "right": "left"}[row["machine"]]
     grid = sheet.view("game").locator(f"[data-side={side}]")
     shown = [sheet.pixels(canvas) for canvas in grid.locator("canvas").element_handles()]
-    assert grid.locator("figcaption").inner_text() == "People"
-    for tile, drawing in zip(shown, people, strict=True):
-        scale = len(tile) // 28
-        assert np.array_equal(tile[scale // 2 :: scale, scale // 2 :: scale] < 128, drawing > 0.5)
+    assert grid.locator("figcaption").inner_text() == "The program"
+    for tile, drawing in zip(shown, found["drawings"], strict=True):
+        assert np.array_equal(ink(tile), np.array(drawing) > 0.5)
+    asked = {"context": found["context"], "samples": 9, "seed": int(row["seed"])}
+    means = [from_png(image) for image in conditional.post("/v1/exemplars", asked).json()["images"]]
     machine = sheet.view("game").locator(f"[data-side={row['machine']}] canvas").element_handles()
-    assert len(machine) == 9
-    for canvas in machine:
-        assert set(np.unique(sheet.pixels(canvas))) <= {16, 255}
+    for canvas, mean in zip(machine, means, strict=True):
+        tile = sheet.pixels(canvas)
+        assert set(np.unique(tile)) == {16, 255}
+        assert ink(tile).sum() == round(mean.sum()), "as much ink as the mean has"
+        assert mean[ink(tile)].min() >= mean[~ink(tile)].max(), "where it has most"
+
+
+@pytest.mark.parametrize(
+    ("source", "makers"),
+    [
+        ("omniglot", "drawings of the character by people."),
+        ("omniglot-strokes", "drawings of the character by a program that stands in for people."),
+        ("folder", "drawings of the character by whoever drew the held-out set."),
+    ],
+)
+def test_the_rules_say_who_drew_and_that_the_model_has_not_seen_it_only_where_that_is_known(
+    conditional: ServeProcess, open_sheet: Open, source: str, makers: str
+):
+    sheet = open_sheet(conditional, "#game")
+    rules = sheet.view("game").locator("[data-part=rules]")
+    for known in ({"unseen": True}, {"unseen": False}, None):
+        sheet.told(held_out_source=source, held_out_set=known)
+        text = " ".join(rules.inner_text().split())
+        assert makers in text
+        assert ("None of these drawings was in its training" in text) == (known == {"unseen": True})
+
+
+def ink(tile: np.ndarray) -> np.ndarray:
+    """Which of the model's pixels are ink on a tile."""
+    scale = len(tile) // 28
+    return tile[scale // 2 :: scale, scale // 2 :: scale] < 128
 
 
 def test_a_judge_is_told_nothing_where_that_is_wanted(conditional: ServeProcess, open_sheet: Open):

@@ -24,7 +24,7 @@ def test_only_what_the_model_can_is_offered(unconditional: ServeProcess, open_sh
 
 def test_twenty_samples_and_a_walk_between_two(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional)
-    sheet.press("samples", "Draw twenty")
+    sheet.press("samples", "Draw 20")
     sheet.last_step("samples")
     samples = sheet.tiles("samples")
     assert len(samples) == 20
@@ -43,9 +43,36 @@ def test_twenty_samples_and_a_walk_between_two(unconditional: ServeProcess, open
     assert gif.n_frames == 28, "there and back"
 
 
+def test_new_drawings_have_no_walk_of_the_old_ones(unconditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(unconditional)
+    shown = sheet.view("samples").locator("[data-part=walk] .shown")
+    for button in ("Draw 20", "Again"):
+        sheet.press("samples", button)
+        assert not shown.is_visible()
+        buttons = sheet.view("samples").locator("[data-part=tiles] button")
+        buttons.nth(2).click()
+        buttons.nth(7).click()
+        sheet.settled()
+        assert shown.is_visible()
+    assert sheet.saved("samples", "Save PNG", "walk")[0] == "walk-seed-22-to-27.png"
+
+
+def test_a_file_says_its_temperature_if_it_is_not_1(unconditional: ServeProcess, open_sheet: Open):
+    sheet = open_sheet(unconditional)
+    sheet.view("samples").get_by_label("Temperature").fill("0.5")
+    sheet.press("samples", "Draw 20")
+    sheet.view("samples").get_by_label("Temperature").fill("1")  # not that of what is seen
+    buttons = sheet.view("samples").locator("[data-part=tiles] button")
+    buttons.nth(2).click()
+    buttons.nth(7).click()
+    sheet.settled()
+    assert sheet.saved("samples", "Save PNG")[0] == "samples-seeds-0-to-19-temperature-0.5.png"
+    assert sheet.saved("samples", "Save GIF", "walk")[0] == "walk-seed-2-to-7-temperature-0.5.gif"
+
+
 def test_a_walk_fits_a_phone(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional, viewport={"width": 400, "height": 800})
-    sheet.press("samples", "Draw twenty")
+    sheet.press("samples", "Draw 20")
     buttons = sheet.view("samples").locator("[data-part=tiles] button")
     buttons.nth(2).click()
     buttons.nth(7).click()
@@ -56,7 +83,7 @@ def test_a_walk_fits_a_phone(unconditional: ServeProcess, open_sheet: Open):
 
 def test_again_takes_seeds_that_were_not_seen(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional)
-    sheet.press("samples", "Draw twenty")
+    sheet.press("samples", "Draw 20")
     sheet.press("samples", "Again")
     sheet.last_step("samples")
     labels = [
@@ -69,7 +96,7 @@ def test_again_takes_seeds_that_were_not_seen(unconditional: ServeProcess, open_
 def test_seeds_go_on_from_the_first_after_the_last(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional)
     sheet.view("samples").get_by_label("Seed").fill(str(2**32 - 5))
-    sheet.press("samples", "Draw twenty")
+    sheet.press("samples", "Draw 20")
     assert sheet.message() == f"20 drawings in 4 steps, seeds {2**32 - 5} to 14."
     canvases = sheet.view("samples").locator("[data-part=tiles] canvas")
     labels = canvases.evaluate_all("all => all.map((canvas) => canvas.ariaLabel)")
@@ -78,7 +105,7 @@ def test_seeds_go_on_from_the_first_after_the_last(unconditional: ServeProcess, 
 
 def test_no_end_of_a_walk_is_chosen_while_the_model_walks(unconditional: ServeProcess, open_sheet: Open):
     sheet = open_sheet(unconditional)
-    sheet.press("samples", "Draw twenty")
+    sheet.press("samples", "Draw 20")
     buttons = sheet.view("samples").locator("[data-part=tiles] button")
     with sheet.kept_waiting("/v1/walk"):
         for number in (2, 7, 5):
@@ -96,7 +123,7 @@ def test_drawings_of_two_models_are_not_one_sheet(unconditional: ServeProcess, o
         route.fulfill(response=response, json={**response.json(), **model})
 
     sheet.page.route("**/v1/trace", answered)
-    sheet.press("samples", "Draw twenty")
+    sheet.press("samples", "Draw 20")
     assert sheet.alarm() == "Another model took over meanwhile; ask again."
     assert sheet.view("samples").locator("[data-part=result] .empty").is_visible()
 

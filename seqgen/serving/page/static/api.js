@@ -1,26 +1,20 @@
 // Calls of the server's API, and what to tell people when one fails.
 
+import { Failure, sayWaiting } from "./messages.js";
+
 const PATIENCE = 15; // seconds beyond the server's own limit before a call is given up
-const TRIES = 4; // of a call while too many wait, or a proxy has no server
+const LATER = [429, 503]; // too many wait, there is no model yet, or a proxy has no server: ask again
 
-let limit = 60; // seconds that the server allows a request; `model` learns it
+let limit = 120; // seconds that the server allows a request; `model` learns it
 
-/** A call that came to nothing. Its message is for people and says what to do; `status` is the server's answer's. */
-export class Failure extends Error {
-  constructor(message, status) {
-    super(message);
-    this.status = status;
-  }
-}
-
-/** What GET /v1/model says: sizes, abilities and limits of the model that is served. */
+/** What GET v1/model says: sizes, abilities and limits of the model that is served. */
 export async function model() {
-  const found = await get("/v1/model");
+  const found = await get("v1/model");
   limit = found.limits.seconds;
   return found;
 }
 
-/** The JSON that a GET of `path` answers. Throws Failure. */
+/** The JSON that a GET of `path`, from the page's own address, answers. Throws Failure. */
 export function get(path) {
   return call(path, {});
 }
@@ -31,19 +25,37 @@ export function post(path, body) {
   return call(path, { method: "POST", headers, body: JSON.stringify(body) });
 }
 
+/** What `action` gives of each of `items`, of which `width` at most are under way at once. */
+export async function inTurns(items, width, action) {
+  const found = [];
+  const left = (function* () { yield* items.entries(); })(); // who leaves its loop by an error ends it for all
+  const take = async () => {
+    for (const [index, item] of left) found[index] = await action(item);
+  };
+  await Promise.all(Array.from({ length: width }, take));
+  return found;
+}
+
 async function call(path, request) {
-  for (let attempt = 1; ; attempt++) {
+  const asked = seconds();
+  for (let waited = false; ; waited = true) {
     const response = await send(path, request);
-    if (response.ok) return reading(response);
-    const own = response.headers.get("Content-Type")?.startsWith("application/json"); // and not a proxy's
-    const loading = response.status === 503 && own; // until there is a model, or no server
-    const busy = [429, 503].includes(response.status) && attempt < TRIES;
-    if (!loading && !busy) {
-      throw new Failure(await reason(response), response.status);
+    if (response.ok) {
+      if (waited) sayWaiting();
+      return reading(response);
     }
-    const seconds = Number(response.headers.get("Retry-After")) || 1;
-    await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(seconds, 10)));
+    const why = await reason(response);
+    if (!LATER.includes(response.status)) throw new Failure(why, response.status);
+    const left = asked + limit - seconds();
+    if (left <= 0) throw new Failure(`${why} (Asked for ${limit} seconds; repeat it later.)`, response.status);
+    sayWaiting(`Waiting for the server: ${why}`);
+    const pause = Math.min(Number(response.headers.get("Retry-After")) || 1, 10, left);
+    await new Promise((resolve) => setTimeout(resolve, 1000 * pause));
   }
+}
+
+function seconds() {
+  return performance.now() / 1000;
 }
 
 async function send(path, request) {
@@ -64,8 +76,9 @@ async function reading(response) {
 
 function gone(error) {
   if (error.name === "TimeoutError") {
-    const seconds = limit + PATIENCE;
-    return new Failure(`The server has not answered for ${seconds} seconds. Ask for less, or look at its log.`);
+    return new Failure(
+      `The server has not answered for ${limit + PATIENCE} seconds. Ask for less, or look at its log.`,
+    );
   }
   return new Failure(
     `The server at ${location.host} does not answer. Start it again with “seqgen serve” and repeat; ` +
@@ -73,9 +86,11 @@ function gone(error) {
   );
 }
 
+/** The server's own sentence, or a gateway's, or what there is of one. */
 async function reason(response) {
   try {
-    return (await response.json()).error || `The server answered ${response.status}.`;
+    const { error, message } = await response.json();
+    return [error, message].find((each) => typeof each === "string") || `The server answered ${response.status}.`;
   } catch {
     return `The server answered ${response.status} ${response.statusText}; look at its log.`;
   }

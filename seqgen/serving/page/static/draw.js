@@ -1,28 +1,31 @@
-// A conditional model draws twenty more of the character that one draws.
+// A conditional model draws more of the character that one draws.
 
 import { busy, during, say, warn } from "./messages.js";
 import { Pad } from "./pad.js";
 import { isBlank, rows } from "./pictures.js";
 import { Picker } from "./picker.js";
-import { Settings } from "./settings.js";
+import { Settings, fileName } from "./settings.js";
 import { paintTile, tile } from "./tiles.js";
 import { TraceView, trace } from "./traces.js";
 
-const COUNT = 20;
+const COUNT = 20; // if the server draws so many at once
 
 /** Set the view up. */
 export function drawView(root, model) {
   const part = (name) => root.querySelector(`[data-part=${name}]`);
   const [go, again] = ["go", "again"].map((name) => root.querySelector(`[data-do=${name}]`));
   const pad = new Pad(part("pad"), model, { say });
-  const settings = new Settings(part("settings"));
+  const settings = new Settings(part("settings"), { temperature: model.gaussian });
+  const { samples, traced } = model.limits;
+  const count = Math.max(1, Math.min(COUNT, samples, Math.floor(traced / model.steps)));
   const given = tile("The drawing that the model was given");
   const view = new TraceView(part("result"), {
     columns: 5,
-    label: (index) => `Drawing ${index + 1} of ${COUNT}`,
+    label: (index) => `Drawing ${index + 1} of ${count}`,
     painted: paintGiven,
   });
   let context;
+  go.textContent = `Draw ${count}`;
   part("given").append(given);
   new Picker(part("picker"), model, (picture) => {
     pad.put(picture);
@@ -44,13 +47,13 @@ export function drawView(root, model) {
       return;
     }
     during("The model draws …", [go, again], async () => {
-      const found = await trace({ context: rows(picture), samples: COUNT, seed, temperature });
+      const found = await trace({ context: rows(picture), samples: count, seed, temperature });
       context = picture;
-      view.load(found, `exemplars-seed-${seed}`);
+      view.load(found, fileName(`exemplars-seed-${seed}`, temperature));
       part("caption").textContent =
         `Given this drawing, as the model sees it: ${model.height} × ${model.width} pixels. ` +
         `Seed ${seed}, temperature ${temperature.toFixed(1)}, nothing selected.`;
-      say(`${COUNT} drawings in ${found.steps.length} steps, seed ${seed}.`);
+      say(`${count} drawings in ${found.steps.length} steps, seed ${seed}.`);
     });
   }
 

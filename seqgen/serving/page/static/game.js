@@ -1,41 +1,56 @@
-// The visual Turing test of Lake, Salakhutdinov and Tenenbaum (2015): which nine drawings are the machine's?
+// The visual Turing test of Lake, Salakhutdinov and Tenenbaum (2015): which drawings are the machine's?
 
 import { during, say } from "./messages.js";
 import { allDecoded, binary, decoded, rows } from "./pictures.js";
-import { NO_DRAWINGS, heldOut } from "./picker.js";
+import { NO_DRAWINGS, heldOut, ofOneCharacter } from "./picker.js";
 import * as records from "./records.js";
-import { ask } from "./served.js";
+import { ask, current } from "./served.js";
 import { anySeed } from "./settings.js";
 import { save } from "./sheets.js";
 import { onColours } from "./theme.js";
 import { paintTile, tile } from "./tiles.js";
 
-const COUNT = 9;
+const COUNT = 9; // drawings in each grid, if the character has so many and one more
 const SIDES = ["left", "right"];
 
-const SETTINGS = `
+// Who drew a set, by its `data.source`: in the rules, and below its grid.
+const MAKERS = {
+  omniglot: ["people", "People"],
+  "omniglot-strokes": ["a program that stands in for people", "The program"],
+};
+const UNKNOWN = ["whoever drew the held-out set", "The held-out set"];
+
+const NO_PAIRS =
+  "No held-out character has two drawings, of which one is shown to the model and the other compared with the model's.";
+const JUDGE = `
   <label>Judge <input type="text" name="judge" autocomplete="off" maxlength="60"></label>
-  <p class="hint">A name or a number; it is written in the CSV and sent nowhere.</p>
+  <p class="hint">A name or a number; it is written in the CSV and sent nowhere.</p>`;
+const TEMPERATURE = `
   <label>Temperature <input type="number" name="temperature" min="0" max="1.5" step="0.1" value="1" required></label>
-  <p class="hint">1 is the model as it was trained.</p>
+  <p class="hint">1 is the model as it was trained.</p>`;
+const TELL = `
   <label class="check"><input type="checkbox" name="tell" checked> Say after each round who drew which</label>`;
 
 /** Set the view up. */
 export function gameView(root, model) {
   const part = (name) => root.querySelector(`[data-part=${name}]`);
   const button = (name) => root.querySelector(`[data-do=${name}]`);
-  if (model.held_out < COUNT + 1) {
-    part("start").replaceChildren(NO_DRAWINGS);
-    root.querySelector("details").hidden = true;
+  const [makers, drawnBy] = MAKERS[model.held_out_source] ?? UNKNOWN;
+  const count = Math.min(ofOneCharacter(model, COUNT), model.limits.samples);
+  if (count < 1) {
+    part("start").replaceChildren(model.held_out ? NO_PAIRS : NO_DRAWINGS);
+    for (const each of [part("rules"), root.querySelector("details")]) each.hidden = true;
     return;
   }
   const form = part("settings");
-  form.innerHTML = SETTINGS;
+  form.innerHTML = JUDGE + (model.gaussian ? TEMPERATURE : "") + TELL;
   form.addEventListener("submit", (event) => event.preventDefault());
-  const sides = Object.fromEntries(SIDES.map((side) => [side, new Side(root.querySelector(`[data-side=${side}]`))]));
-  const target = tile("The character as one person drew it");
+  const sides = Object.fromEntries(SIDES.map((side) => [side, new Side(root, side, count, drawnBy)]));
+  const target = tile("The drawing that the model was shown");
   let round = null;
+  part("makers").textContent = makers;
   part("target").append(target);
+  rule();
 
   button("go").addEventListener("click", begin);
   button("next").addEventListener("click", begin);
@@ -49,7 +64,7 @@ export function gameView(root, model) {
     event.preventDefault();
   });
   button("csv").addEventListener("click", () => {
-    save(new Blob([records.csv()], { type: "text/csv" }), "people-or-machine.csv");
+    save(new Blob([records.csv()], { type: "text/csv" }), "rounds.csv");
   });
   button("forget").addEventListener("click", () => {
     if (!confirm("Forget all rounds that were judged in this browser? What was not saved is lost.")) return;
@@ -65,13 +80,14 @@ export function gameView(root, model) {
   function begin() {
     if (!form.reportValidity()) return;
     during("The model draws …", [button("go"), button("next")], async () => {
-      round = await drawn(Number(form.elements.temperature.value));
+      round = await drawn(Number(form.elements.temperature?.value ?? 1));
+      rule();
       part("start").hidden = true;
       part("round").hidden = false;
       part("verdict").textContent = "";
       for (const side of SIDES) sides[side].ask();
       paint();
-      say("Which nine are the machine's? Press the button below them, or the left or right arrow key.");
+      say("Which grid is the machine's? Press the button below it, or the left or right arrow key.");
       round.began = performance.now();
     }).then(() => {
       button("next").disabled = !round?.answer;
@@ -79,14 +95,18 @@ export function gameView(root, model) {
     });
   }
 
+  function rule() {
+    part("unseen").hidden = !current().held_out_set?.unseen;
+  }
+
   async function drawn(temperature) {
     const [heldOutSeed, seed] = [anySeed(), anySeed()];
-    const people = await heldOut(COUNT, heldOutSeed, true);
-    const context = await decoded(people.context);
-    const machine = await ask("/v1/exemplars", { context: rows(context), samples: COUNT, seed, temperature });
-    // People's drawings have no grey; where the model's pixels are black or white, its grey would give it away.
+    const others = await heldOut(count, heldOutSeed, true);
+    const context = await decoded(others.context);
+    const machine = await ask("v1/exemplars", { context: rows(context), samples: count, seed, temperature });
+    // Where the model's pixels are black or white the set's drawings have no grey, and its means' would give it away.
     const shown = (picture) => (model.binary ? binary(picture) : picture);
-    const grids = [await allDecoded(machine.images), await allDecoded(people.drawings)].map((grid) => grid.map(shown));
+    const grids = [await allDecoded(machine.images), await allDecoded(others.drawings)].map((grid) => grid.map(shown));
     const machineSide = SIDES[anySeed() % 2];
     if (machineSide === "right") grids.reverse();
     return {
@@ -94,9 +114,10 @@ export function gameView(root, model) {
       grids,
       machine: machineSide,
       model: machine.model,
-      concept: people.concept,
+      concept: others.concept,
       held_out_seed: heldOutSeed,
       seed,
+      drawings: count,
       temperature,
     };
   }
@@ -109,7 +130,7 @@ export function gameView(root, model) {
     records.add({ judge: form.elements.judge.value.trim(), time: new Date().toISOString(), ...rest, seconds });
     const open = form.elements.tell.checked;
     for (const each of SIDES) sides[each].tell(open ? each === round.machine : null, each === side);
-    const verdict = `${side === round.machine ? "Right" : "Wrong"}: the ${round.machine} nine are the machine's.`;
+    const verdict = `${side === round.machine ? "Right" : "Wrong"}: the ${round.machine} grid is the machine's.`;
     part("verdict").textContent = open ? verdict : "Your answer is noted.";
     tell();
     say(part("verdict").textContent);
@@ -132,12 +153,14 @@ export function gameView(root, model) {
 
 /** One of the two grids, with its button. */
 class Side {
-  constructor(figure) {
-    this.figure = figure;
-    this.grid = figure.querySelector(".grid");
-    this.caption = figure.querySelector("figcaption");
-    this.button = figure.querySelector("button");
-    const canvases = Array.from({ length: COUNT }, () => document.createElement("canvas"));
+  /** `drawnBy` is the caption of a grid that is not the machine's. */
+  constructor(root, side, count, drawnBy) {
+    this.figure = root.querySelector(`[data-side=${side}]`);
+    this.grid = this.figure.querySelector(".grid");
+    this.caption = this.figure.querySelector("figcaption");
+    this.button = this.figure.querySelector("button");
+    this.drawnBy = drawnBy;
+    const canvases = Array.from({ length: count }, () => document.createElement("canvas"));
     for (const canvas of canvases) canvas.className = "tile";
     this.grid.replaceChildren(...canvases);
   }
@@ -155,8 +178,8 @@ class Side {
   /** `machine` is null while it is not to be told. */
   tell(machine, chosen) {
     this.button.disabled = true;
-    this.caption.textContent = machine === null ? "" : machine ? "Machine" : "People";
-    this.figure.className = [chosen && "chosen", machine === true && "machine", machine === false && "people"]
+    this.caption.textContent = machine === null ? "" : machine ? "The machine" : this.drawnBy;
+    this.figure.className = [chosen && "chosen", machine === true && "machine", machine === false && "others"]
       .filter(Boolean)
       .join(" ");
   }

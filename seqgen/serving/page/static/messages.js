@@ -1,15 +1,27 @@
 // What the page says: a line that screen readers read out, too.
 
-import { Failure } from "./api.js";
-
 const line = document.querySelector("#message");
 const main = document.querySelector("main"); // is marked busy; the messages are not in it: there they would not be read
 const alarm = document.querySelector("#alarm");
+let doing = ""; // what is under way
+
+/** What came to nothing. Its message is for people and says what to do; `status` is the server's answer's. */
+export class Failure extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
 
 /** Say what happens or has happened. */
 export function say(text) {
   alarm.textContent = "";
-  line.textContent = text;
+  if (line.textContent !== text) line.textContent = text; // what is said already is not read out again
+}
+
+/** Say what one waits for; without it, what is under way again. */
+export function sayWaiting(text = doing) {
+  say(text);
 }
 
 /** Say, and aloud, what went wrong and what to do. */
@@ -29,7 +41,8 @@ export async function during(beginning, buttons, action) {
   const focus = document.activeElement;
   main.setAttribute("aria-busy", "true");
   for (const button of buttons) button.disabled = true;
-  say(beginning);
+  doing = beginning;
+  say(doing);
   try {
     await action();
   } catch (error) {

@@ -32,9 +32,13 @@ export function rows({ height, width, ink }) {
   return Array.from({ length: height }, (_, y) => row(y));
 }
 
-/** The same in black and white: ink from a half on. */
+/** The same in black and white with as much ink: as many pixels as its sum, those that have the most. */
 export function binary({ height, width, ink }) {
-  return picture(height, width, ink.map((value) => (value >= 0.5 ? 1 : 0)));
+  const found = picture(height, width);
+  const sum = ink.reduce((total, value) => total + value, 0);
+  const order = Array.from(ink.keys()).sort((one, other) => ink[other] - ink[one]);
+  for (const pixel of order.slice(0, Math.round(sum))) found.ink[pixel] = 1;
+  return found;
 }
 
 /** Whether there is no ink at all. */

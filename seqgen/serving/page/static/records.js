@@ -3,7 +3,7 @@
 const KEY = "seqgen-people-or-machine";
 const COLUMNS = [
   "judge", "round", "time", "model", "temperature", "concept", "held_out_seed", "seed",
-  "machine", "answer", "correct", "seconds",
+  "drawings", "machine", "answer", "correct", "seconds",
 ];
 
 let rounds = stored();

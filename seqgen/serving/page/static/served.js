@@ -1,8 +1,9 @@
 // The model that is served: what the page says of it, and what becomes of the page when another one takes over.
 
-import { Failure, model, post } from "./api.js";
+import { model, post } from "./api.js";
+import { Failure } from "./messages.js";
 
-const FIXED = ["height", "width", "steps", "conditional", "binary", "imputation"]; // what the page was made for
+const FIXED = ["height", "width", "steps", "conditional", "binary", "imputation", "gaussian"]; // what the page suits
 
 let first; // what the server said when the page was loaded
 let now; // and when it was asked last
@@ -15,6 +16,11 @@ export async function look() {
   const sizes = `${now.height} × ${now.width} pixels, ${now.steps} steps, ${parameters} parameters`;
   document.querySelector("#about").textContent = `${title()}: ${sizes}`;
   document.title = `seqgen: ${title()}`;
+  return now;
+}
+
+/** What the server said when it was asked last. */
+export function current() {
   return now;
 }
 

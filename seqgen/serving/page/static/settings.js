@@ -37,12 +37,17 @@ export class Settings {
 
   /** What the prior's noise is multiplied with. */
   get temperature() {
-    return Number(this.temperatureField.value);
+    return Number(this.temperatureField?.value ?? 1);
   }
 
   #write() {
     this.form.querySelector("output").textContent = this.temperature.toFixed(1);
   }
+}
+
+/** What a file of drawings is called: a temperature other than 1 is part of how they are had again. */
+export function fileName(name, temperature) {
+  return temperature === 1 ? name : `${name}-temperature-${temperature.toFixed(1)}`;
 }
 
 /** A seed at random. */

@@ -15,7 +15,7 @@ const WINDOWS = `<fieldset class="checks" data-part="windows"><legend>Windows</l
  * given; `model` is who drew them.
  */
 export async function trace(request) {
-  const answer = await ask("/v1/trace", request);
+  const answer = await ask("v1/trace", request);
   const steps = await Promise.all(answer.steps.map(allDecoded));
   const each = (windows) => steps.map((_, step) => steps[0].map((_, index) => windows?.[step]?.[index] ?? []));
   return { steps, read: each(answer.context_read), write: each(answer.write), model: answer.model };
