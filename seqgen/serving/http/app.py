@@ -125,6 +125,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
                 "imputation": served.imputation,
                 "attention": served.attention,
                 "held_out": 0 if drawings is None else len(drawings),
+                "held_out_set": None if drawings is None else drawings.beside(served).model_dump(),
                 "limits": asdict(limits),
                 "parameters": served.parameters,
             }
