@@ -330,6 +330,7 @@ def test_every_question_says_what_it_can_be_refused_with(apps: dict[str, ASGIApp
                 assert answer["description"] == STATUSES[status]
                 schema = answer["content"]["application/json"]["schema"]
                 assert schema == {"$ref": "#/components/schemas/Refused"}
+    assert list(said["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
     page = ask(apps["unconditional"], "/docs").content.decode()
     for status in STATUSES:
         assert str(status) in page
