@@ -39,7 +39,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_a_request_under_way_is_answered_after_sigterm(tmp_path: Path, model: Path):
-    with ServeProcess(tmp_path, model) as server, ThreadPoolExecutor(4) as clients:
+    with ServeProcess(tmp_path, model, "--max-seconds=600") as server, ThreadPoolExecutor(4) as clients:
         short = {**LONG, "steps": 100, "samples": 20}
         asked = [clients.submit(server.post, "/v1/impute", short) for _ in range(3)]
         while "seqgen_queue_length 3" not in server.get("/metrics").text:

@@ -170,15 +170,15 @@ def _add_state(app: FastAPI, service: Service) -> None:
         """Whether it answers, and with which model."""
         return JSONResponse({"status": "ok", "model": service.model().title})
 
-    text = {200: {"content": {"text/plain": {}}}}
+    plain: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 
-    @app.get("/metrics", response_class=Response, responses={**text, **_refusals()})
+    @app.get("/metrics", response_class=Response, responses=plain | _refusals())
     async def metrics() -> Response:
         """Counts and times, for Prometheus."""
         served = service.served
         name, version = (served.name, served.version) if served else (None, None)
-        found = service.metrics.text(len(service.batcher), name, version)
-        return PlainTextResponse(found, media_type="text/plain; version=0.0.4")
+        text = service.metrics.text(len(service.batcher), name, version)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
 def _answer_errors(app: FastAPI) -> None:
