@@ -17,6 +17,14 @@ SourceArgument = Annotated[
 ]
 HostOption = Annotated[str, typer.Option(help="Address to listen on; others than loopback are open to all.")]
 PortOption = Annotated[int, typer.Option(help="Port to listen on; 0: any that is free.", min=0, max=65535)]
+AllowedOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-host",
+        metavar="NAME",
+        help="Name by which a proxy makes the server known; may be repeated.",
+    ),
+]
 HeldOutOption = Annotated[
     Path | None, typer.Option(help="Directory of shards whose test split the page shows and plays with.")
 ]
@@ -27,13 +35,14 @@ SamplesOption = Annotated[int, typer.Option(help="Drawings of one request.", min
 ImagesOption = Annotated[int, typer.Option(help="Images given in one request.", min=1)]
 BodyOption = Annotated[int, typer.Option(help="Bytes of a request's body.", min=1)]
 SecondsOption = Annotated[float, typer.Option(help="Seconds that one request may take.", min=0.001)]
-QueueOption = Annotated[int, typer.Option(help="Requests that wait or are worked on.", min=1)]
+QueueOption = Annotated[int, typer.Option(help="Requests that are read, wait or are worked on.", min=1)]
 
 
 def serve(
     source: SourceArgument,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8080,
+    allowed_hosts: AllowedOption = None,
     held_out: HeldOutOption = None,
     follow_seconds: FollowOption = 30.0,
     max_samples: SamplesOption = 200,
@@ -52,7 +61,7 @@ def serve(
     from seqgen.serving.http.follower import Follower
     from seqgen.serving.http.held_out import HeldOutDrawings
     from seqgen.serving.http.limits import Limits
-    from seqgen.serving.http.server import Server, loopback_names
+    from seqgen.serving.http.server import Server, host_name, loopback_names
     from seqgen.serving.http.service import Service
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
@@ -66,6 +75,7 @@ def serve(
     )
     if source.startswith("models:"):
         runs.connect()
+    allowed = [host_name(name) for name in allowed_hosts or ()]
     server, names = Server(host, port), loopback_names(host)
     if names is None:
         print(
@@ -77,7 +87,7 @@ def serve(
     with on_stop(server.stop):
         threading.Thread(target=follower.run, name="follower", daemon=True).start()
         print(f"loading {source}; listening at {server.url}", flush=True)
-        server.run(make_app(service, names), patience=limits.seconds + 5)
+        server.run(make_app(service, names, allowed), patience=limits.seconds + 5)
         service.batcher.stop()
     if follower.error is not None:
         raise follower.error

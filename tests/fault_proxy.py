@@ -90,10 +90,13 @@ class _Injected:
 
 
 class FaultProxy:
-    """Before the server at 127.0.0.1:`upstream`; its own port stays the same through `down` and `up`."""
+    """Before the server at 127.0.0.1:`upstream`; its own port stays the same through `down` and `up`.
 
-    def __init__(self, upstream: int) -> None:
-        self.upstream = upstream
+    Where `renames`, it asks by that address, as most proxies do, instead of the Host that the client wrote.
+    """
+
+    def __init__(self, upstream: int, *, renames: bool = False) -> None:
+        self.upstream, self.renames = upstream, renames
         self.requests: list[Request] = []
         self._injected: list[_Injected] = []
         self._lock = threading.Lock()
@@ -206,7 +209,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with contextlib.closing(upstream):
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in ("expect", "connection"):
+                if name.lower() == "host" and self.server.proxy.renames:
+                    upstream.putheader(name, f"127.0.0.1:{self.server.proxy.upstream}")
+                elif name.lower() not in ("expect", "connection"):
                     upstream.putheader(name, value)
             upstream.endheaders()
             sent = 0

@@ -32,6 +32,7 @@ class Arguments(BaseModel, frozen=True, extra="forbid"):
 
     source: str
     held_out: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
     follow_seconds: float = Field(default=30.0, ge=0)
     limits: Limits = Limits()
 
@@ -56,6 +57,7 @@ def _replica(arguments: Arguments) -> ASGIApp:
     from seqgen.serving.http.app import make_app
     from seqgen.serving.http.follower import Follower
     from seqgen.serving.http.held_out import HeldOutDrawings
+    from seqgen.serving.http.server import host_name
     from seqgen.serving.http.service import Service
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
@@ -66,4 +68,4 @@ def _replica(arguments: Arguments) -> ASGIApp:
     follower = Follower(arguments.source, service, arguments.follow_seconds)
     follower.load()
     threading.Thread(target=follower.follow, name="follower", daemon=True).start()
-    return make_app(service)
+    return make_app(service, allowed_hosts=[host_name(name) for name in arguments.allowed_hosts])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def provenance(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[int, str]]:
     """(depth, line) for each link, from the version down to the raw files. Raises OperationalError."""
-    from seqgen.serving.loading import WEIGHTS_TAG, fetch_part
+    from seqgen.serving.loading import MANIFEST_TAG, WEIGHTS_TAG, fetch_part
 
     tags = version.tags
     yield 0, f"model {version.name} version {version.version}"
@@ -36,7 +36,7 @@ def provenance(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[in
             fetch_part(client, version, "artifacts/manifest.json", Path(directory)).parent
         )
         recipe = json.loads(fetch_part(client, version, "artifacts/recipe.json", Path(directory)).read_text())
-    if manifest.digest != tags.get("seqgen.manifest_digest"):
+    if manifest.digest != tags.get(MANIFEST_TAG):
         raise OperationalError(
             f"models:/{version.name}/{version.version}: its manifest is not the run's; altered"
         )

@@ -16,7 +16,7 @@ from seqgen.data.partners import with_partners
 from seqgen.data.settings import DataConfig, Pairs
 from seqgen.evaluation.errors import clustered, difference_values
 from seqgen.models import Bound, SequentialModel
-from seqgen.objectives import Importance, importance_estimate
+from seqgen.objectives import Importance, importance_work
 from seqgen.settings import EvaluateConfig
 
 CHUNK = 250  # images at once; a constant because the noise of an image depends on it
@@ -261,6 +261,8 @@ def importance_estimates(
     """
     values = []
     for found in importance_chunks(model, held_out, samples, seed, part=part):
+        if found is None:
+            continue
         values.append(torch.stack(found))
         if advance:
             advance(len(found.bound) * samples)
@@ -272,13 +274,16 @@ def importance_estimates(
 @torch.no_grad()
 def importance_chunks(
     model: SequentialModel, held_out: HeldOut, samples: int, seed: int, *, part: int | None = None
-) -> Iterator[Importance]:
-    """`importance_estimates` of a few images after another, finite or not, for who has other things to do between."""
+) -> Iterator[Importance | None]:
+    """`importance_estimates` of a few images after another, finite or not, for who has other things to do between.
+
+    None after every chunk of (image, sample) pairs: the images' samples may be many.
+    """
     device = _device(model)
     generator = generator_at(_CPU, seed, "importance", *(() if part is None else (part,)))
     pairs = _CUDA_PAIRS if device.type == "cuda" else CHUNK
     for x, context in held_out.chunks(max(1, pairs // samples), device):
-        found = importance_estimate(model, x, context, samples=samples, chunk=pairs, generator=generator)
+        found = yield from importance_work(model, x, context, samples, generator, chunk=pairs)
         yield Importance(*(each.double().cpu() for each in found))
 
 

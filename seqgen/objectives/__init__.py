@@ -5,6 +5,7 @@ from seqgen.objectives.importance import (
     Importance,
     importance_estimate,
     importance_weighted,
+    importance_work,
     log_importance_weights,
 )
 
@@ -16,6 +17,7 @@ __all__ = [
     "State",
     "importance_estimate",
     "importance_weighted",
+    "importance_work",
     "log_importance_weights",
     "mean_outcome",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from typing import NamedTuple
 
 import torch
@@ -50,6 +51,23 @@ def importance_estimate(
     overflow it. An image's noise is drawn for all its k samples from `generator`, a CPU generator: the same whatever
     the chunk and the device. Raises ValueError if not even one sample of every image fits a chunk.
     """
+    work = importance_work(model, x, context, samples, generator, chunk)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def importance_work(
+    model: SequentialModel,
+    x: Tensor,
+    context: Tensor | None,
+    samples: int,
+    generator: torch.Generator,
+    chunk: int = 1000,
+) -> Generator[None, None, Importance]:
+    """`importance_estimate` for who has other things to do between two chunks: it yields after each."""
     if len(x) > chunk:
         raise ValueError(f"{len(x)} images exceed the chunk of {chunk} pairs: give fewer at a time")
     noise = torch.stack([model.noise(samples, generator) for _ in x], 2)  # [T,k,B,K]
@@ -60,6 +78,7 @@ def importance_estimate(
         total = torch.logaddexp(total, log_weights.logsumexp(0))
         squares = torch.logaddexp(squares, (2 * log_weights).logsumexp(0))
         largest = torch.maximum(largest, log_weights.amax(0))
+        yield
     return Importance(total - math.log(samples), (2 * total - squares).exp(), (largest - total).exp())
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MODEL_PART = "artifacts/model"  # where a registered version keeps the two files of `save_model`
 WEIGHTS_TAG = "seqgen.weights_sha256"
 DESCRIPTION_TAG = "seqgen.model_json_sha256"
+MANIFEST_TAG = "seqgen.manifest_digest"
 CODE = "pyfunc.py"  # what MLflow runs of a version, beside MLmodel
 ADDED = "registered_model_meta"  # MLflow writes it beside what it fetches
 _LOADER = "mlflow.pyfunc.loaders.code_model"  # MLflow's own for a model that is code

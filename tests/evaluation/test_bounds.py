@@ -222,6 +222,15 @@ def test_importance_weighted_bound_falls_with_k():
     assert many < few - 0.2
 
 
+def test_importance_weighing_stops_for_others_after_every_chunk_of_samples(small_chunks):
+    """Of one image with 12 samples, too: 5, 5 and 2 of them."""
+    model, held_out = tiny(), bounds.hold_out(strokes(3, 3), BITS, False, 0)
+    found = list(bounds.importance_chunks(model, held_out, 12, 4))
+    assert [each is None for each in found] == [True, True, True, False] * 3
+    parts = [each.bound for each in found if each is not None]
+    assert torch.equal(torch.cat(parts), -bounds.importance_bounds(model, held_out, 12, 4))
+
+
 def test_foreign_contexts_are_the_same_contexts_and_never_of_the_images_concept():
     images = strokes(60, 6)
     images = replace(images, images=torch.arange(60, dtype=torch.uint8).view(-1, 1, 1).expand(-1, 4, 3) % 2)

@@ -21,7 +21,7 @@ from seqgen.serving.http import tasks
 from seqgen.serving.http.app import make_app
 from seqgen.serving.http.batcher import Batcher
 from seqgen.serving.http.limits import Limits
-from seqgen.serving.http.refusals import QueueFull, Unavailable
+from seqgen.serving.http.refusals import Unavailable
 from seqgen.serving.http.served import Served
 from seqgen.serving.http.service import Service
 from tests.asgi import JSON, Answer, ask, asking, exchange
@@ -69,7 +69,7 @@ def drawing(model: SequentialModel, count: int, seed: int) -> tasks.Task:
 
 def test_those_that_wait_are_one_pass_and_each_gets_its_own(unconditional: Served, gate: Gate):
     model, passes = unconditional.module, []
-    batcher = Batcher(9, passes.append)
+    batcher = Batcher(passes.append)
     batcher.submit(model, gate.task())
     gate.entered.wait(60)
     waiting = [batcher.submit(model, drawing(model, 2 + seed, seed)) for seed in range(4)]
@@ -86,7 +86,7 @@ def test_a_pass_has_no_more_images_than_go_at_once_and_no_two_kinds(
     unconditional: Served, conditional: Served, gate: Gate
 ):
     model, passes = unconditional.module, []
-    batcher = Batcher(9, passes.append)
+    batcher = Batcher(passes.append)
     batcher.submit(model, gate.task())
     gate.entered.wait(60)
     large = [batcher.submit(model, drawing(model, 100, seed)) for seed in (0, 1)]
@@ -103,27 +103,18 @@ def test_a_pass_has_no_more_images_than_go_at_once_and_no_two_kinds(
     assert sorted(passes) == [3, 5, 10, 100, 100]
 
 
-def test_a_full_queue_is_said_and_one_who_gave_up_counts_no_more(unconditional: Served, gate: Gate):
-    model = unconditional.module
-    batcher = Batcher(2)
-    batcher.submit(model, gate.task())
-    gate.entered.wait(60)
-    left = batcher.submit(model, drawing(model, 1, 0))
-    with pytest.raises(QueueFull, match="2 requests wait already; ask again in a second"):
-        batcher.submit(model, drawing(model, 1, 1))
-    assert left.cancel()
-    served = batcher.submit(model, drawing(model, 1, 1))
-    gate.open()
-    assert len(served.result(60)) == 1
-
-
-def test_a_long_one_does_not_keep_others_waiting(unconditional: Served, gate: Gate):
+@pytest.mark.parametrize("kind", ["imputation", "likelihood"])
+def test_a_long_one_does_not_keep_others_waiting(unconditional: Served, gate: Gate, kind: str):
     model, x = unconditional.module, torch.zeros(1, 1, *unconditional.shape)
-    batcher = Batcher(9)
+    batcher = Batcher()
     batcher.submit(model, gate.task())
     gate.entered.wait(60)
-    missing = torch.ones(unconditional.shape, dtype=torch.bool)
-    long = batcher.submit(model, tasks.fillings(model, x, missing, None, 1_000_000, 0))
+    if kind == "imputation":
+        missing = torch.ones(unconditional.shape, dtype=torch.bool)
+        task = tasks.fillings(model, x, missing, None, 1_000_000, 0)
+    else:  # of one image
+        task = tasks.likelihoods(model, x, None, 1_000_000, 0)
+    long = batcher.submit(model, task)
     short = batcher.submit(model, drawing(model, 1, 0))
     gate.open()
     assert len(short.result(60)) == 1
@@ -142,7 +133,7 @@ def test_an_error_is_that_of_its_own_request(unconditional: Served):
     def drawing_wrongly() -> tasks.Task:
         yield tasks.Pass("sample", torch.zeros(1, 1, 1), None, None)
 
-    batcher = Batcher(9)
+    batcher = Batcher()
     first, second = batcher.submit(model, failing()), batcher.submit(model, drawing_wrongly())
     with pytest.raises(NumericalError):
         first.result(60)
@@ -153,7 +144,7 @@ def test_an_error_is_that_of_its_own_request(unconditional: Served):
 
 def test_what_was_taken_is_finished_before_the_end(unconditional: Served, gate: Gate):
     model = unconditional.module
-    batcher = Batcher(9)
+    batcher = Batcher()
     batcher.submit(model, gate.task())
     gate.entered.wait(60)
     waiting = batcher.submit(model, drawing(model, 3, 0))
@@ -168,7 +159,7 @@ def test_what_was_taken_is_finished_before_the_end(unconditional: Served, gate: 
 
 def test_a_model_that_is_asked_no_more_is_kept_no_more(tmp_path: Path):
     model = served(tmp_path / "old").module
-    kept, batcher = weakref.ref(model), Batcher(9)
+    kept, batcher = weakref.ref(model), Batcher()
     batcher.submit(model, drawing(model, 1, 0)).result(60)
     while len(batcher):
         time.sleep(0.01)
@@ -184,7 +175,7 @@ def together(service: Service, gate: Gate, questions: list[tuple[str, Any]]) -> 
     service.batcher.submit(service.served.module, gate.task())
 
     async def opened() -> None:
-        while len(service.batcher) < min(len(questions) + 1, service.limits.queue):
+        while len(service.batcher) < 1 + min(len(questions), service.limits.queue):
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)  # those that are one too many are refused meanwhile
         gate.open()
@@ -215,7 +206,7 @@ def test_requests_at_once_are_one_pass_and_get_the_answers_of_requests_alone(con
 def test_over_the_queue_a_request_is_put_off(unconditional: Served, gate: Gate):
     service = Service(Limits(queue=3), served=unconditional)
     answers = together(service, gate, [("/v1/samples", {"samples": 1})] * 5)
-    assert sorted(answer.status for answer in answers) == [200, 200, 429, 429, 429]
+    assert sorted(answer.status for answer in answers) == [200, 200, 200, 429, 429]
     refused = next(answer for answer in answers if answer.status == 429)
     assert refused.headers["retry-after"] == "1"
     assert refused.error == "3 requests wait already; ask again in a second"

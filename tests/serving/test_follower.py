@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,15 @@ from mlflow import MlflowClient
 import seqgen
 from pipelines import register
 from seqgen.core.errors import BadInput
+from seqgen.data.manifest import read_manifest
 from seqgen.serving.http import tasks
+from seqgen.serving.http.app import make_app
 from seqgen.serving.http.follower import Follower
+from seqgen.serving.http.held_out import HeldOutDrawings
 from seqgen.serving.http.limits import Limits
 from seqgen.serving.http.served import Served
 from seqgen.serving.http.service import Service
+from tests.asgi import ask
 from tests.finished_run import finished_run, stored, tiny_recipe, work_in
 from tests.served_models import saved
 
@@ -69,6 +74,38 @@ def test_another_champion_takes_over_and_what_was_asked_of_the_one_before_is_its
     served = service.served
     follower.look()
     assert service.served is served  # the same version is not loaded again
+
+
+def test_a_champion_of_another_set_is_told_of_the_held_out_drawings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    work_in(tmp_path, monkeypatch)
+    recipe = tiny_recipe(tmp_path)
+    first = finished_run(recipe)
+    register.register_trained(first)
+    held_out = shutil.copytree(first.places.shards, tmp_path / "held-out")
+    shutil.rmtree(first.places.root)
+    second = finished_run(recipe, data_seed=1)
+    register.register_trained(second)
+    crown("1")
+    service = Service(Limits(), HeldOutDrawings(held_out))
+    app, follower = make_app(service), Follower(CHAMPION, service, 0)
+    digests = [read_manifest(place).digest for place in (held_out, second.places.shards)]
+    assert digests[0] != digests[1]
+    with caplog.at_level(logging.WARNING, "seqgen.serving"):
+        follower.run()
+        told = ask(app, "/v1/model").json["held_out_set"]
+        assert (told["digest"], told["trained_on"], told["unseen"]) == (digests[0], digests[0], True)
+        assert caplog.records == []
+        crown("2")
+        follower.look()
+        told = ask(app, "/v1/model").json["held_out_set"]
+        assert (told["digest"], told["trained_on"], told["unseen"]) == (*digests, False)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert (
+        f"its shards have manifest {digests[0][:12]}, tiny/2 was trained on manifest {digests[1][:12]}"
+        in line
+    )
 
 
 def test_one_that_does_not_load_is_refused_once_in_the_log_and_tried_again(

@@ -8,12 +8,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import ASGIApp
 
+from seqgen.core.errors import BadInput
 from seqgen.serving.http.app import make_app
 from seqgen.serving.http.limits import Limits
 from seqgen.serving.http.served import Served
-from seqgen.serving.http.server import loopback_names
+from seqgen.serving.http.server import host_name, loopback_names
 from seqgen.serving.http.service import Service
-from tests.asgi import JSON, Answer, ask, exchange
+from tests.asgi import JSON, Answer, ask, asking, exchange
 from tests.served_models import served
 
 LIMIT = 1000
@@ -96,6 +97,66 @@ def test_a_page_of_another_server_cannot_ask(app: ASGIApp):
     assert not [name for name in own.headers if name.startswith("access-control")]
     # what a form of another page could send without an Origin
     assert ask(app, "/v1/samples", b"{}", **{"content-type": "text/plain"}).status == 422
+
+
+@pytest.fixture
+def proxied(model: Served) -> ASGIApp:
+    """As a proxy makes it known, which is alone in reaching it."""
+    return make_app(Service(Limits(), served=model), loopback_names("127.0.0.1"), ["draw.example"])
+
+
+@pytest.mark.parametrize("host", ["draw.example", "DRAW.example", "draw.example:8443", "127.0.0.1:8080"])
+@pytest.mark.parametrize("origin", ["https://draw.example", "http://draw.example:8443"])
+def test_a_proxys_name_is_its_own(proxied: ASGIApp, host: str, origin: str):
+    assert ask(proxied, "/v1/samples", {}, host=host, origin=origin).status == 200
+
+
+@pytest.mark.parametrize("host", ["draw.example", "127.0.0.1:8080"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "https://draw.example.evil.example", "https://x.draw.example", "null"]
+)
+def test_behind_a_proxy_a_foreign_page_cannot_ask(proxied: ASGIApp, host: str, origin: str):
+    answer = ask(proxied, "/v1/samples", {}, host=host, origin=origin)
+    assert answer.status == 403
+    assert answer.error.startswith("Origin ")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "draw.example.evil.example", "x.draw.example"])
+def test_behind_a_proxy_another_name_is_refused(proxied: ASGIApp, host: str):
+    answer = ask(proxied, "/v1/model", host=host)
+    assert answer.status == 403
+    assert answer.error.startswith("Host ")
+
+
+@pytest.mark.parametrize(
+    "name", ["https://draw.example", "draw.example:443", "draw.example/draw", "", "a@b", "[::1"]
+)
+def test_a_name_is_a_name_alone(name: str):
+    with pytest.raises(BadInput, match=r"--allowed-host .*: a name alone"):
+        host_name(name)
+    assert host_name("Draw.Example") == "draw.example"
+
+
+def test_a_body_that_is_read_is_one_of_those_that_may_wait(model: Served):
+    app = make_app(Service(Limits(queue=2), served=model))
+
+    async def asked() -> tuple[Answer, Answer, Answer]:
+        hangs_up, chunked = asyncio.Event(), {**JSON, "transfer-encoding": "chunked"}
+        reading = [
+            asyncio.ensure_future(exchange(app, "POST", "/v1/samples", [b'{"samples"'], chunked, hangs_up))
+            for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        refused, state = await asking(app, "/v1/samples", {}), await asking(app, "/v1/model")
+        hangs_up.set()
+        assert await asyncio.gather(*reading) == [None, None]
+        return refused, state, await asking(app, "/v1/samples", {})
+
+    refused, state, after = asyncio.run(asked())
+    assert refused.status == 429
+    assert refused.headers["retry-after"] == "1"
+    assert refused.error == "2 requests wait already; ask again in a second"
+    assert state.status == after.status == 200
 
 
 def test_every_answer_says_what_a_browser_may_do_with_it(app: ASGIApp):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from seqgen.core.errors import BadInput
 from seqgen.data.images import load_split
+from seqgen.data.manifest import read_manifest
 from seqgen.serving.http.app import make_app
 from seqgen.serving.http.held_out import HeldOutDrawings
 from seqgen.serving.http.limits import Limits
+from seqgen.serving.http.served import Served, load_source
 from seqgen.serving.http.service import Service
 from tests.asgi import ask
 from tests.served_models import from_png, saved, served
@@ -90,3 +95,50 @@ def test_of_a_flat_folder_no_character_is_known(tmp_path: Path):
 def test_a_directory_of_something_else_is_bad_input(tmp_path: Path):
     with pytest.raises(BadInput, match="no manifest"):
         HeldOutDrawings(saved(tmp_path / "model"))
+
+
+def trained(place: Path, shards: Path, initial: str = "random") -> Served:
+    """A model in a directory as training leaves it, with what it was trained on beside it."""
+    model = saved(place / "model", shape=(SIZE, SIZE))
+    shutil.copyfile(shards / "manifest.json", place / "manifest.json")
+    (place / "recipe.json").write_text(json.dumps({"train": {"initial": initial}}))
+    return load_source(str(model))
+
+
+def test_the_model_says_whether_its_training_left_them_out(tmp_path: Path, strokes: Path):
+    write_strokes(tmp_path / "others", seed=1)
+    ours, others = (read_manifest(place) for place in (strokes, tmp_path / "others"))
+    drawings = HeldOutDrawings(strokes)
+
+    def told(model: Served) -> Any:
+        return ask(make_app(Service(Limits(), drawings, model)), "/v1/model").json["held_out_set"]
+
+    same = trained(tmp_path / "same", strokes)
+    assert told(same) == {
+        "title": ours.title,
+        "split": "test",
+        "digest": ours.digest,
+        "trained_on": ours.digest,
+        "unseen": True,
+    }
+    assert drawings.doubt(same) == ""
+    another = trained(tmp_path / "another", tmp_path / "others")
+    assert (told(another)["trained_on"], told(another)["unseen"]) == (others.digest, False)
+    assert (
+        f"manifest {ours.digest[:12]}, model was trained on manifest {others.digest[:12]}"
+        in drawings.doubt(another)
+    )
+    # the weights were a champion's before, and it is not said what that one was trained on; nothing is said at all
+    for unknown in (
+        trained(tmp_path / "warm", strokes, "champion"),
+        served(tmp_path / "model", shape=(SIZE, SIZE)),
+    ):
+        assert (told(unknown)["trained_on"], told(unknown)["unseen"]) == (None, False)
+        assert "no known manifest" in drawings.doubt(unknown)
+
+
+def test_a_manifest_that_was_altered_is_no_proof(tmp_path: Path, strokes: Path):
+    trained(tmp_path, strokes)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "title": "another"}))
+    assert load_source(str(tmp_path / "model")).trained_on is None

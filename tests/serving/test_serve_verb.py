@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
+import re
 import signal
 import socket
 import threading
@@ -18,6 +20,7 @@ import requests
 
 import seqgen
 from pipelines import register
+from tests.fault_proxy import FaultProxy
 from tests.finished_run import finished_run, stored, tiny_recipe, work_in
 from tests.serve_process import ServeProcess
 from tests.served_models import binary_images, saved
@@ -36,7 +39,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_a_request_under_way_is_answered_after_sigterm(tmp_path: Path, model: Path):
-    with ServeProcess(tmp_path, model) as server, ThreadPoolExecutor(4) as clients:
+    with ServeProcess(tmp_path, model, "--max-seconds=600") as server, ThreadPoolExecutor(4) as clients:
         short = {**LONG, "steps": 100, "samples": 20}
         asked = [clients.submit(server.post, "/v1/impute", short) for _ in range(3)]
         while "seqgen_queue_length 3" not in server.get("/metrics").text:
@@ -74,6 +77,63 @@ def test_limits_hold_over_a_real_connection(tmp_path: Path, model: Path):
             response.begin()
             assert response.status == 408
         assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("renames", [False, True])
+def test_behind_a_proxy_its_name_is_answered_and_no_other(tmp_path: Path, model: Path, renames: bool):
+    with (
+        ServeProcess(tmp_path, model, "--allowed-host=draw.example") as server,
+        FaultProxy(urlsplit(server.url).port or 0, renames=renames) as proxy,
+    ):
+
+        def asked(host: str, origin: str) -> tuple[int, str]:
+            headers = {"Host": host, "Origin": origin}
+            answer = requests.post(
+                f"{proxy.address}/v1/samples", json={"samples": 1}, headers=headers, timeout=60
+            )
+            return answer.status_code, answer.json().get("error", "")
+
+        assert asked("draw.example", "https://draw.example") == (200, "")
+        assert asked("draw.example", "https://draw.example:8443") == (200, "")
+        status, why = asked("draw.example", "https://evil.example")
+        assert status == 403
+        assert why.startswith("Origin 'https://evil.example'")
+        status, why = asked("evil.example", "https://evil.example")
+        assert status == 403
+        assert why.startswith("Origin " if renames else "Host ")
+
+
+def test_the_bodies_of_more_than_may_wait_take_no_memory(tmp_path: Path, model: Path):
+    """40 of 4 MB at once, all there but for the last byte: two are kept."""
+    body = b" " * 3_999_000 + b'{"samples": 1}'
+    head = f"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    with (
+        ServeProcess(tmp_path, model, "--max-queue=2", "--max-seconds=120") as server,
+        contextlib.ExitStack() as end,
+    ):
+        assert server.post("/v1/samples", {"samples": 1}).status_code == 200
+        place, before = urlsplit(server.url), most_memory(server)
+        clients = []
+        for _ in range(40):
+            client = end.enter_context(socket.create_connection((place.hostname, place.port), timeout=120))
+            client.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body[:-1])
+            clients.append(client)
+        responses = []
+        for client in clients:
+            client.sendall(body[-1:])
+            responses.append(http.client.HTTPResponse(client))
+            responses[-1].begin()
+        assert [response.status for response in responses] == [200] * 2 + [429] * 38
+        assert responses[-1].getheader("Retry-After") == "1"
+        assert json.loads(responses[-1].read()) == {"error": "2 requests wait already; ask again in a second"}
+        assert most_memory(server) - before < 60_000_000
+        assert server.post("/v1/samples", {"samples": 1}).status_code == 200
+
+
+def most_memory(server: ServeProcess) -> int:
+    """The most bytes of RAM that the server's process has had."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 
 
 @contextlib.contextmanager
@@ -127,6 +187,9 @@ def test_the_champion_is_followed_without_a_request_lost(tmp_path: Path, monkeyp
 
 
 def test_bad_input_ends_with_2_and_a_line(tmp_path: Path, model: Path):
+    done = verb(tmp_path, "serve", str(model), "--port=0", "--allowed-host=https://draw.example")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --allowed-host https://draw.example: a name alone")
     done = verb(tmp_path, "serve", "nowhere", "--port=0")
     assert done.returncode == 2
     assert "nowhere/model.json: no seqgen model here" in done.stderr

@@ -21,25 +21,29 @@ from seqgen.serving.http import schemas, work
 from seqgen.serving.http.docs_page import STYLE, docs_page
 from seqgen.serving.http.guard import Guard
 from seqgen.serving.http.images import Format, write_images
-from seqgen.serving.http.refusals import Refusal, sentence
+from seqgen.serving.http.refusals import STATUSES, Refusal, sentence
 from seqgen.serving.http.service import Service
 from seqgen.serving.page import FILES
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Refused, "description": what}
-    for status, what in {
-        413: "The body is over the limit",
-        422: "A wrong image, number or field",
-        429: "Too many requests wait",
-        503: "There is no model",
-        504: "Not done in the seconds that one request may take",
-    }.items()
-}
+_POST = (400, 408, 413, 422, 429, 503, 504)
+_ELSEWHERE = " ".join(f"{status}: {STATUSES[status].lower()}." for status in (404, 405))
 
 
-def make_app(service: Service, hosts: Collection[str] | None = None) -> ASGIApp:
-    """The application that answers with `service`, to those who ask by one of the names `hosts` (None: by any)."""
-    app = FastAPI(title="seqgen", version=seqgen.__version__, docs_url=None, redoc_url=None)
+def make_app(
+    service: Service, hosts: Collection[str] | None = None, allowed_hosts: Collection[str] = ()
+) -> ASGIApp:
+    """The application that answers with `service`, to those who ask by one of the names `hosts` (None: by any).
+
+    `allowed_hosts` are names of a proxy before it, under which its page is opened.
+    """
+    app = FastAPI(
+        title="seqgen",
+        version=seqgen.__version__,
+        description=_ELSEWHERE,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # to an address without what a proxy has before it
+    )
     _answer_errors(app)
     _add_questions(app, service)
     _add_state(app, service)
@@ -57,7 +61,15 @@ def make_app(service: Service, hosts: Collection[str] | None = None) -> ASGIApp:
     async def style() -> Response:
         return FileResponse(STYLE)
 
-    return Guard(app, service.limits, service.metrics, hosts)
+    return Guard(app, service.limits, service.metrics, hosts, allowed_hosts)
+
+
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of these, and of those that any question can meet."""
+    return {
+        status: {"model": schemas.Refused, "description": STATUSES[status]}
+        for status in sorted((403, 500, *statuses))
+    }
 
 
 def _add_questions(app: FastAPI, service: Service) -> None:
@@ -70,7 +82,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         return await run_in_threadpool(_json, asked.answer, result)
 
     def post(path: str, answer: Any) -> Callable[..., Any]:
-        return app.post(path, response_model=answer, responses=_REFUSALS)
+        return app.post(path, response_model=answer, responses=_refusals(*_POST))
 
     @post("/v1/exemplars", schemas.ImagesAnswer)
     async def exemplars(request: schemas.ExemplarsRequest) -> Response:
@@ -106,7 +118,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
 def _add_state(app: FastAPI, service: Service) -> None:
     """GET: what is served, and how it is."""
 
-    @app.get("/v1/model", response_model=schemas.ModelAnswer, responses={503: _REFUSALS[503]})
+    @app.get("/v1/model", response_model=schemas.ModelAnswer, responses=_refusals(503))
     async def model() -> Response:
         """What is served, and what may be asked of it."""
         served, limits = service.model(), service.limits
@@ -128,12 +140,13 @@ def _add_state(app: FastAPI, service: Service) -> None:
                 "held_out_largest": 0 if drawings is None else drawings.largest,
                 "held_out_source": None if drawings is None else drawings.source,
                 "held_out": 0 if drawings is None else len(drawings),
+                "held_out_set": None if drawings is None else drawings.beside(served).model_dump(),
                 "limits": asdict(limits),
                 "parameters": served.parameters,
             }
         )
 
-    @app.get("/v1/held-out", response_model=schemas.HeldOutAnswer, responses={422: _REFUSALS[422]})
+    @app.get("/v1/held-out", response_model=schemas.HeldOutAnswer, responses=_refusals(422, 503))
     async def held_out(
         count: Annotated[int, Query(ge=1)] = 9,
         seed: Annotated[int, Query(ge=0, lt=2**32)] = 0,
@@ -155,12 +168,14 @@ def _add_state(app: FastAPI, service: Service) -> None:
             }
         )
 
-    @app.get("/healthz", responses={503: _REFUSALS[503]})
+    @app.get("/healthz", responses=_refusals(503))
     async def health() -> Response:
         """Whether it answers, and with which model."""
         return JSONResponse({"status": "ok", "model": service.model().title})
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    plain: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+
+    @app.get("/metrics", response_class=Response, responses=plain | _refusals())
     async def metrics() -> Response:
         """Counts and times, for Prometheus."""
         served = service.served
@@ -182,6 +197,9 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:
+            why = "nested too deeply, a number of thousands of digits, or not UTF-8"
+            return _error(400, f"body: cannot be read ({why}); send JSON")
         what = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists what can be asked"
         return _error(error.status_code, what, error.headers)
 

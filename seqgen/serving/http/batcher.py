@@ -15,7 +15,7 @@ import torch
 
 from seqgen.core.errors import SeqgenError
 from seqgen.models import SequentialModel
-from seqgen.serving.http.refusals import QueueFull, Unavailable
+from seqgen.serving.http.refusals import Unavailable
 from seqgen.serving.http.tasks import AT_ONCE, Pass, Task, make
 
 _log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ class Batcher:
     dropped before its next turn. `batched` is told the images of every pass.
     """
 
-    def __init__(self, queue: int, batched: Callable[[int], None] = lambda images: None) -> None:
-        self._queue, self._batched = queue, batched
+    def __init__(self, batched: Callable[[int], None] = lambda images: None) -> None:
+        self._batched = batched
         self._jobs: list[_Job] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -55,13 +55,11 @@ class Batcher:
             return len(self._jobs)
 
     def submit(self, model: SequentialModel, task: Task) -> Future[Any]:
-        """What `task` returns, when it is done. Raises QueueFull, or Unavailable once it is stopping."""
+        """What `task` returns, when it is done. Raises Unavailable once it is stopping."""
         job = _Job(model, task)
         with self._changed:
             if self._stopping:
                 raise Unavailable("the server is stopping; ask again when it is back")
-            if sum(not waiting.future.cancelled() for waiting in self._jobs) >= self._queue:
-                raise QueueFull(f"{self._queue} requests wait already; ask again in a second")
             self._jobs.append(job)
             self._changed.notify()
         return job.future

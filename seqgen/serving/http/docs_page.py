@@ -17,19 +17,18 @@ def docs_page(openapi: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    schemas = openapi["components"]["schemas"]
     questions = [
-        _question(schemas, method.upper(), path, operation)
-        for path, methods in openapi["paths"].items()
+        _question(method.upper(), path, operation)
+        for path, methods in _resolved(openapi["components"]["schemas"], openapi["paths"]).items()
         for method, operation in methods.items()
     ]
     return environment.get_template("docs.html").render(**openapi["info"], questions=questions)
 
 
-def _question(schemas: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> dict[str, Any]:
-    asked = _resolved(schemas, _content(operation.get("requestBody", {})))
+def _question(method: str, path: str, operation: dict[str, Any]) -> dict[str, Any]:
+    asked = _content(operation.get("requestBody", {}))
     answers = dict(operation["responses"])
-    answered = _resolved(schemas, _content(answers.pop("200")))
+    answered = _content(answers.pop("200"))
     about = asked.get("description") or operation["description"]
     parameters = [
         _field(each["name"], each["schema"] | {"description": each.get("description", "")})
@@ -50,8 +49,15 @@ def _content(body: dict[str, Any]) -> dict[str, Any]:
     return body.get("content", {}).get("application/json", {}).get("schema", {})
 
 
-def _resolved(schemas: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    return schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+def _resolved(schemas: dict[str, Any], part: Any) -> Any:
+    """`part` with every reference replaced by the schema that it names."""
+    if isinstance(part, list):
+        return [_resolved(schemas, each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        return _resolved(schemas, schemas[part["$ref"].rpartition("/")[2]])
+    return {key: _resolved(schemas, each) for key, each in part.items()}
 
 
 def _fields(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:

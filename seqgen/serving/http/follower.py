@@ -43,6 +43,9 @@ class Follower:
         served = load_source(self._source)
         self._service.served = served
         _log.info("serving %s (%s parameters)", served.title, f"{served.parameters:,}")
+        drawings = self._service.held_out_of(served)
+        if drawings is not None and (doubt := drawings.doubt(served)):
+            _log.warning("warning: %s", doubt)
 
     def follow(self) -> None:
         """Look again and again, if what `source` names can change; for a thread of its own."""

@@ -32,22 +32,35 @@ class Guard:
 
     A Host that is not among `hosts` (names without a port; None: any) is refused, so that no foreign name can be
     made to lead here (DNS rebinding), and an Origin that is not the Host's, so that no foreign page can make a
-    browser ask. Of a body no more than the limit is kept, in the seconds that a request may take.
+    browser ask. `allowed` are names, without a port, by which a proxy makes the server known: they are a Host and an
+    Origin like its own. Of a body no more than the limit is kept, in the seconds that a request may take; of so many
+    requests as may wait, and of those beyond nothing.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, hosts: Collection[str] | None) -> None:
-        self._app, self._limits, self._metrics, self._hosts = app, limits, metrics, hosts
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        metrics: Metrics,
+        hosts: Collection[str] | None,
+        allowed: Collection[str],
+    ) -> None:
+        self._app, self._limits, self._metrics = app, limits, metrics
+        self._hosts = None if hosts is None else {*hosts, *allowed}
+        self._allowed = set(allowed)
+        self._waiting: set[object] = set()  # a token of each request with a body whose answer has not begun
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.monotonic(), _HUNG_UP
+        began, status, token = time.monotonic(), _HUNG_UP, object()
 
         async def guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
+                self._waiting.discard(token)
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
@@ -55,32 +68,48 @@ class Guard:
             await send(message)
 
         try:
-            await self._guarded(scope, receive, guarded)
+            await self._guarded(scope, receive, guarded, token)
         finally:
+            self._waiting.discard(token)
             path = getattr(scope.get("route"), "path", None) or "other"
             self._metrics.requested(path, status, time.monotonic() - began)
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send, token: object) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self._hosts is not None and _split(f"//{host}").hostname not in self._hosts:
             await _refuse(
-                send, 403, f"Host {host!r}: not this server's name; ask it as 127.0.0.1 or localhost"
+                send,
+                403,
+                f"Host {host!r}: not this server's name; ask it as 127.0.0.1 or localhost, or start it with "
+                "--allowed-host for a proxy's name",
             )
             return
         origin = headers.get("origin")
-        if origin is not None and _split(origin).netloc != host:
+        if origin is not None and not self._is_own(_split(origin), host):
             await _refuse(
-                send, 403, f"Origin {origin!r}: pages of other servers are not answered; open this one's"
+                send,
+                403,
+                f"Origin {origin!r}: pages of other servers are not answered; open this one's, or start it with "
+                "--allowed-host for a proxy's name",
             )
             return
+        full = False
+        if _has_body(headers):
+            full = len(self._waiting) >= self._limits.queue
+            if not full:
+                self._waiting.add(token)
         try:
             async with asyncio.timeout(self._limits.seconds):
-                body = await self._body(headers, receive)
+                body = await self._body(headers, receive, 0 if full else self._limits.body_bytes)
         except _HungUp:
             return
         except TimeoutError:
             await _refuse(send, 408, f"body: not there in {self._limits.seconds:g} s; send it at once")
+            return
+        if full:
+            why = f"{self._limits.queue} requests wait already; ask again in a second"
+            await _refuse(send, 429, why, (b"retry-after", b"1"))
             return
         if body is None:
             most = self._limits.body_bytes
@@ -107,17 +136,22 @@ class Guard:
             answered.cancel()
             gone.cancel()
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
-        """All of it; None if it is over the limit. Raises _HungUp if the client did.
+    def _is_own(self, origin: SplitResult, host: str) -> bool:
+        """Whether it is the origin of the server's own page."""
+        return origin.netloc == host or origin.hostname in self._allowed
 
-        What is over is read and thrown away, to `_DISCARDED` times the limit: a client reads no answer while it sends.
+    async def _body(self, headers: Headers, receive: Receive, limit: int) -> bytes | None:
+        """All of it; None if it is over `limit`, in bytes. Raises _HungUp if the client did.
+
+        What is over is read and thrown away, to `_DISCARDED` times the limit of a body: a client reads no answer while
+        it sends.
         """
-        limit = self._limits.body_bytes
+        most = _DISCARDED * self._limits.body_bytes
         said = headers.get("content-length", "0")
-        if not said.isdecimal() or int(said) > _DISCARDED * limit:
+        if not said.isdecimal() or int(said) > most:
             return None
         body, length, more = bytearray(), 0, True
-        while more and length <= _DISCARDED * limit:
+        while more and length <= most:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _HungUp
@@ -141,13 +175,18 @@ def _split(url: str) -> SplitResult:
         return urlsplit("")
 
 
-async def _refuse(send: Send, status: int, why: str) -> None:
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+async def _refuse(send: Send, status: int, why: str, *more: tuple[bytes, bytes]) -> None:
     """Answer and close the connection: what is left of the request is not read."""
     content = json.dumps({"error": why}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(content)).encode()),
         (b"connection", b"close"),
+        *more,
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})

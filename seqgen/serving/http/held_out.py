@@ -1,4 +1,4 @@
-"""Held-out drawings for the page's picker and the game: the test split of a sharded set."""
+"""Held-out drawings for the page's picker and the game: the test split of a sharded set, and of which one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from seqgen.core.errors import BadInput
 from seqgen.data.images import ImageSet, load_split
 from seqgen.data.manifest import read_manifest
 from seqgen.data.order import generator_at
+from seqgen.serving.http.schemas import HeldOutSet
+from seqgen.serving.http.served import Served
+
+_SPLIT = "test"
 
 
 class Drawings(NamedTuple):
@@ -23,11 +27,12 @@ class Drawings(NamedTuple):
 
 
 class HeldOutDrawings:
-    """The drawings that no training has seen, of the set in a directory. Raises as `load_split`."""
+    """The drawings that no training on the set in a directory has seen. Raises as `load_split`."""
 
     def __init__(self, directory: Path) -> None:
-        self._set: ImageSet = load_split(directory, "test")
-        self.source: str = read_manifest(directory).data.source
+        self._manifest = read_manifest(directory)
+        self._set: ImageSet = load_split(directory, _SPLIT)
+        self.source: str = self._manifest.data.source
 
     def __len__(self) -> int:
         return len(self._set)
@@ -42,6 +47,28 @@ class HeldOutDrawings:
         """Drawings of the character that has the most; 0 where no character is known."""
         concepts = self._set.concepts
         return int(concepts[concepts >= 0].bincount().max()) if (concepts >= 0).any() else 0
+
+    def beside(self, served: Served) -> HeldOutSet:
+        """The set, compared with the one that a model was trained on."""
+        digest, trained_on = self._manifest.digest, served.trained_on
+        return HeldOutSet(
+            title=self._manifest.title,
+            split=_SPLIT,
+            digest=digest,
+            trained_on=trained_on,
+            unseen=digest == trained_on,
+        )
+
+    def doubt(self, served: Served) -> str:
+        """Why a model may have seen them in training, in a sentence; "" if it has not."""
+        found = self.beside(served)
+        if found.unseen:
+            return ""
+        trained = f"manifest {found.trained_on[:12]}" if found.trained_on else "no known manifest"
+        return (
+            f"--held-out: its shards have manifest {found.digest[:12]}, {served.title} was trained on {trained}, and "
+            "may have seen these drawings; give the shards that it was trained on"
+        )
 
     def pick(self, count: int, seed: int, same: bool, binary: bool) -> Drawings:
         """`count` different drawings at random from `seed`; with `same` of one character, and one more as context.

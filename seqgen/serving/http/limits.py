@@ -15,7 +15,7 @@ class Limits:
     images: int = 100  # images given in one request
     body_bytes: int = 4_000_000
     seconds: float = 30.0  # from when a request is read to its answer
-    queue: int = 64  # requests that wait or are worked on
+    queue: int = 64  # requests with a body that are read, wait or are worked on
     traced: int = 8_000  # images in the answer to one trace: steps x samples
     num_samples: int = 5_000  # posterior samples an image of a likelihood
     chain_steps: int = 1_000  # steps of an imputation's Markov chain

@@ -8,6 +8,21 @@ from typing import Any, ClassVar
 
 from seqgen.core.errors import SeqgenError
 
+STATUSES = MappingProxyType(
+    {
+        400: "A body that cannot be read: nested too deeply, a number of thousands of digits, or not UTF-8",
+        403: "A Host that is not this server's, or an Origin that is not",
+        404: "A path that there is not",
+        405: "A method that the path has not",
+        408: "A body that does not come within the seconds of a request",
+        413: "A body over the limit",
+        422: "A wrong image, number or field, or more than one request may ask",
+        429: "As many requests as may wait do; Retry-After",
+        500: "The server or the model failed; the log says how",
+        503: "No model is loaded yet, or the server is stopping; Retry-After",
+        504: "Not done in the seconds of a request",
+    }
+)
 _SHOWN = 60  # characters of a wrong value
 
 
@@ -16,13 +31,6 @@ class Refusal(SeqgenError):
 
     status = 500
     headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
-
-
-class QueueFull(Refusal):
-    """As many requests as are allowed wait already."""
-
-    status = 429
-    headers: ClassVar[Mapping[str, str]] = MappingProxyType({"Retry-After": "1"})
 
 
 class Unavailable(Refusal):

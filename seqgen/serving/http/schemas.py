@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 
 from seqgen.core.strict import Seed, Strict
 from seqgen.serving.http.images import Format
+from seqgen.serving.http.limits import Limits
 
 _PNG = {
     "type": "object",
@@ -102,6 +103,23 @@ class Refused(BaseModel):
     error: str
 
 
+class HeldOutSet(BaseModel):
+    """The set whose held-out drawings are shown, and whether the model's training left them out."""
+
+    title: str
+    split: str
+    digest: Annotated[str, Field(description="sha256 of its manifest")]
+    trained_on: Annotated[
+        str | None, Field(description="sha256 of the manifest that the model was trained on; null: not known")
+    ]
+    unseen: Annotated[
+        bool,
+        Field(
+            description="whether these are the same: else the model may have seen the drawings in training"
+        ),
+    ]
+
+
 class ModelAnswer(BaseModel):
     """What is served, and what may be asked of it."""
 
@@ -121,7 +139,8 @@ class ModelAnswer(BaseModel):
     ]
     held_out_source: Annotated[str | None, Field(description="the set's `data.source`")]
     held_out: Annotated[int, Field(description="held-out drawings at hand")]
-    limits: dict[str, float]
+    held_out_set: Annotated[HeldOutSet | None, Field(description="where they are from; null: there are none")]
+    limits: Limits
     parameters: int
 
 

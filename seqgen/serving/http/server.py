@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -60,6 +61,19 @@ class _Uvicorn(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """None: who runs the server has signals in hand."""
         yield
+
+
+def host_name(name: str) -> str:
+    """A host's name as requests have it, without a port. Raises BadInput if it is none."""
+    try:
+        alone = urlsplit(f"//{name}").hostname == name.lower() != ""
+    except ValueError:
+        alone = False
+    if not alone:
+        raise BadInput(
+            f"--allowed-host {name}: a name alone, as draw.example.org; without scheme, port and path"
+        )
+    return name.lower()
 
 
 def loopback_names(host: str) -> set[str] | None:

@@ -22,7 +22,7 @@ class Service:
     ) -> None:
         self.limits, self.held_out, self.served = limits, held_out, served
         self.metrics = Metrics()
-        self.batcher = Batcher(limits.queue, self.metrics.batched)
+        self.batcher = Batcher(self.metrics.batched)
 
     def model(self) -> Served:
         """The model of now. Raises Unavailable while there is none."""
@@ -36,7 +36,7 @@ class Service:
         return drawings if drawings is not None and drawings.shape == served.shape else None
 
     async def do(self, served: Served, task: Task) -> Any:
-        """What `task` returns. Raises QueueFull, Unavailable, TooSlow, or what the task raises."""
+        """What `task` returns. Raises Unavailable, TooSlow, or what the task raises."""
         future = self.batcher.submit(served.module, task)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self.limits.seconds)

@@ -3,7 +3,7 @@
 A task is a generator. It yields a `Pass`, which may be made together with those of other requests, and is sent what
 came of its own images; or None, when it has done a piece of work by itself and others may have their turn. It
 returns what it was asked for. Between two yields no more goes through the model than AT_ONCE images, the chains of an
-imputation once, or one image with all its posterior samples.
+imputation once, or a chunk of the pairs of an image and a posterior sample.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def likelihoods(
     held_out = HeldOut(x, _repeated(context, len(x)), torch.arange(len(x)))
     parts = []
     for found in importance_chunks(model, held_out, num_samples, seed):
-        parts.append(-found.bound)
+        if found is not None:
+            parts.append(-found.bound)
         yield None
     return torch.cat(parts)
 

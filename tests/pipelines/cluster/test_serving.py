@@ -19,6 +19,8 @@ def test_arguments_are_words_of_a_command_line_or_a_configuration() -> None:
     said = Arguments.model_validate({"source": "models:/tiny@champion", "follow_seconds": "5"})
     assert (said.follow_seconds, said.held_out, said.limits) == (5.0, None, Limits())
     assert Arguments.model_validate({"source": "here", "limits": {"samples": 7}}).limits == Limits(samples=7)
+    named = Arguments.model_validate({"source": "here", "allowed_hosts": ["draw.example"]})
+    assert named.allowed_hosts == ("draw.example",)
     for wrong in ({}, {"source": "here", "max_samples": 7}, {"source": "here", "limits": {"sample": 7}}):
         with pytest.raises(ValidationError, match=r"source|max_samples|limits\.sample"):
             Arguments.model_validate(wrong)
