@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,12 @@ class Nodes:
         self.processes: list[subprocess.Popen[bytes]] = []
         self._start("--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=0")
 
-    def add(self) -> subprocess.Popen[bytes]:
-        """Another node."""
-        return self._start(f"--address={self.address}", "--num-cpus=1")
+    def add(self, hidden: Path | None = None) -> subprocess.Popen[bytes]:
+        """Another node, on which the folder `hidden` is empty."""
+        hide = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{hidden}" && exec "$@"', "sh"]
+        return self._start(f"--address={self.address}", "--num-cpus=1", before=hide if hidden else [])
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         name = self._name(len(self.processes))
         path = self.place / f"{name}.log"
         log = path.open("wb")
@@ -61,7 +63,7 @@ class Nodes:
         ]  # one: so many threads a worker has, and its sums are split by
         ray = [RAY, "start", "--block", "--disable-usage-stats", f"--node-name={name}"]
         process = subprocess.Popen(
-            ["taskset", "-c", str(core), *ray, *arguments],
+            [*before, "taskset", "-c", str(core), *ray, *arguments],
             cwd=self.place,
             env=environment(self.place) | self.variables,
             stdout=log,
@@ -76,13 +78,17 @@ class Nodes:
 
     def drain(self, node: subprocess.Popen[bytes]) -> None:
         """Announce, as a cloud does, that a node will go."""
-        name = self._name(self.processes.index(node))
-        (node_id,) = self._ask(f"[node['NodeID'] for node in ray.nodes() if node['NodeName'] == '{name}']")
         self._ray(
-            RAY, "drain-node", "--address", self.address, "--node-id", node_id,
+            RAY, "drain-node", "--address", self.address, "--node-id", self.id_of(node),
             "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "reclaimed",
             "--deadline-remaining-seconds", "120",
         )  # fmt: skip
+
+    def id_of(self, node: subprocess.Popen[bytes]) -> str:
+        """Ray's name of a node."""
+        name = self._name(self.processes.index(node))
+        (found,) = self._ask(f"[node['NodeID'] for node in ray.nodes() if node['NodeName'] == '{name}']")
+        return found
 
     def actors(self) -> list[str]:
         """The classes of the actors that live on the cluster."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.ray_nodes import Nodes, kill, variables
-from tests.train_runs import assert_complete, running, weights
+from tests.train_runs import assert_complete, running, train, weights
 
 
 @pytest.fixture
@@ -69,3 +71,17 @@ def test_07_a_node_that_is_drained_is_saved_before_it_goes_and_another_goes_on(
         assert run.end() == 0, run.text
     assert_complete(place)
     assert weights(place) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may hide a folder from a node")
+def test_09_a_set_that_one_node_lacks_is_told_at_once_with_that_node(place: Path, nodes: Nodes):
+    nodes.add()
+    shards = place / "artifacts/tiny/shards"
+    lacking = nodes.id_of(nodes.add(hidden=shards))
+    done = train(place, **variables(nodes))
+    assert done.returncode == 2, done.stdout + done.stderr
+    told = (
+        rf"^error: rank [01] on node .+ \({lacking}\): {re.escape(str(shards))}/manifest\.json: no manifest"
+    )
+    assert re.search(told, done.stderr, re.MULTILINE), done.stderr
