@@ -90,6 +90,11 @@ class Nodes:
         (found,) = self._ask(f"[node['NodeID'] for node in ray.nodes() if node['NodeName'] == '{name}']")
         return found
 
+    def hold(self, cpus: int) -> None:
+        """Let another job hold so many CPUs, each of one node, and end without giving them back."""
+        held = f"ray.util.placement_group([{{'CPU': 1}}] * {cpus}, lifetime='detached', name='held')"
+        assert self._ask(f"{held}.wait(60)")
+
     def actors(self) -> list[str]:
         """The classes of the actors that live on the cluster."""
         return self._ask("[a['ActorClassName'] for a in state.actors().values() if a['State'] == 'ALIVE']")

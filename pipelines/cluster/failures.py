@@ -46,7 +46,7 @@ def kind_of(error: BaseException) -> type[SeqgenError]:
 
 
 def in_words(error: BaseException, recipe: Mapping[str, Any]) -> str:
-    """What is told of a worker's error; `recipe`: what it trained, as a tree. Of one that is not ours also its place."""
+    """The error of a worker that trained `recipe`, a tree, as it is told; one that is not ours with its place."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):

@@ -85,3 +85,15 @@ def test_09_a_set_that_one_node_lacks_is_told_at_once_with_that_node(place: Path
         rf"^error: rank [01] on node .+ \({lacking}\): {re.escape(str(shards))}/manifest\.json: no manifest"
     )
     assert re.search(told, done.stderr, re.MULTILINE), done.stderr
+
+
+@pytest.mark.slow
+def test_46_a_training_that_waits_for_room_says_so_and_stops_at_once(place: Path, nodes: Nodes):
+    nodes.add()
+    nodes.hold(1)
+    with running(place, "--workers=1", **variables(nodes)) as run:
+        run.wait_for("waits for ")
+        assert run.lines[-1] == ("waits for 1 worker of a CPU each; the cluster has 0 CPUs and 0 GPUs free\n")
+        run.process.terminate()
+        assert run.end() == 4, run.text
+    assert "Go on with: python -m pipelines.train --recipe tiny.yaml" in run.lines[-1]
