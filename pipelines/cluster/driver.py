@@ -283,7 +283,7 @@ def _free() -> str | None:
     import ray
 
     job = ray.get_runtime_context().get_job_id()
-    groups: Mapping[str, Mapping[str, Any]] = ray.util.placement_group_table()  # type: ignore[assignment]
+    groups: Mapping[str, Mapping[str, Any]] = ray.util.placement_group_table()
     # The job is the end of the group's name.
     if not any(name.endswith(job) and group["state"] in _WAITING for name, group in groups.items()):
         return None

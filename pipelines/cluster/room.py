@@ -34,7 +34,7 @@ def disks() -> Iterator[tuple[Path, list[str]]]:
     }
     found: dict[int, tuple[Path, list[str]]] = {}
     for what, path in places.items():
-        while not path.exists():  # made when it is needed
+        while not os.access(path, os.F_OK):  # made when it is needed, or not ours to see
             path = path.parent
         found.setdefault(path.stat().st_dev, (path, []))[1].append(what)
     yield from found.values()

@@ -213,7 +213,7 @@ def test_08_the_rank_that_hangs_is_named_and_no_other(place: Path, how: str):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        ('ValueError("the sprite is too large")', "ValueError: the sprite is too large (failing_canvas.py:19)"),  # 09
+        ('ValueError("the sprite is too large")', "ValueError: the sprite is too large (failing_canvas.py:18)"),  # 09
         (
             'torch.OutOfMemoryError("CUDA out of memory")',
             f"train.batch=16, train.workers={WORKERS}, model.steps=2; "
