@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +22,7 @@ from pipelines.cluster.failures import is_echo, told
 from pipelines.cluster.line import Exchange, Heard
 from pipelines.cluster.patience import Patience
 from pipelines.cluster.storage import RunStorage
+from pipelines.cluster.waiting import Waiting
 from pipelines.cluster.worker import News, Task, train_worker
 from pipelines.storage.lease import Lost
 from seqgen import native
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
     from ray.train.v2.api.result import Result
 
 _SKIPPED = "skipped-steps.json"
-_WAITING = ("PENDING", "RESCHEDULING")  # Ray's words for a placement group that has no place yet
-_ROOM = (
-    30.0,
-    60.0,
-)  # seconds without a worker until it is said that they wait for room, and until it is said again
 _KINDS = {kind.__name__: kind for kind in (BadInput, NumericalError, OperationalError, StoppedEarly, Lost)}
 
 
@@ -140,8 +136,8 @@ def run_workers(
                 "the native kernels are not built here: `python -m seqgen.native` makes training faster"
             )
         listener = _Listener(exchange, display, on_epoch, storage, patience)
-        each = f"{fewest} worker{'s' if fewest > 1 else ''} of a CPU{' and a GPU' if cuda else ''} each"
-        result = _follow(cast("Callable[[], Result]", trainer.fit), listener, checkpoints, each)
+        waiting = Waiting(fewest, ["CPU", "GPU"] if cuda else ["CPU"], display.say)
+        result = _follow(cast("Callable[[], Result]", trainer.fit), listener, waiting, checkpoints)
     outcome = result.return_value or {"error": None}
     if outcome["error"] is not None:
         raise _KINDS[outcome["kind"]](outcome["error"])
@@ -204,7 +200,6 @@ class _Listener:
         self._hang, self.grace = patience.hang, patience.grace
         self._skipped: dict[int, dict[str, Any]] = {}
         self._draining: set[str] = set()
-        self._says_room = time.monotonic() + _ROOM[0]
         self.alive = False
 
     def hear(self, over: bool = False) -> None:
@@ -240,15 +235,6 @@ class _Listener:
             self._exchange.save.remote()
         self._draining = draining
 
-    def look_for_room(self, workers: str) -> None:
-        """Say that the `workers` wait where others hold what they need: a queue may be meant, and may be none."""
-        now = time.monotonic()
-        if self.alive:
-            self._says_room = now + _ROOM[0]
-        elif now >= self._says_room and (free := _free()) is not None:
-            self._says_room = now + _ROOM[1]
-            self._display.say(f"waits for {workers}; the cluster has {free} free")
-
     def stop(self) -> None:
         """Ask the workers to save and stop."""
         self._exchange.stop.remote()
@@ -278,21 +264,10 @@ class _Listener:
         )
 
 
-def _free() -> str | None:
-    """What the cluster has free, if this job waits for a place in it, else None."""
-    import ray
-
-    job = ray.get_runtime_context().get_job_id()
-    groups: Mapping[str, Mapping[str, Any]] = ray.util.placement_group_table()
-    # The job is the end of the group's name.
-    if not any(name.endswith(job) and group["state"] in _WAITING for name, group in groups.items()):
-        return None
-    free = ray.available_resources()
-    return f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs"
-
-
-def _follow(fit: Callable[[], Result], listener: _Listener, checkpoints: Checkpoints, workers: str) -> Result:
-    """Run `fit` in a thread, where Ray puts no signal handlers, and hear the `workers` meanwhile."""
+def _follow(
+    fit: Callable[[], Result], listener: _Listener, waiting: Waiting, checkpoints: Checkpoints
+) -> Result:
+    """Run `fit` in a thread, where Ray puts no signal handlers, and hear the workers meanwhile."""
     done: dict[str, Any] = {}
 
     def work() -> None:
@@ -308,7 +283,7 @@ def _follow(fit: Callable[[], Result], listener: _Listener, checkpoints: Checkpo
             thread.join(0.5)
             listener.hear()
             listener.look_at_nodes()
-            listener.look_for_room(workers)
+            waiting.look(listener.alive)
             patience()
     listener.hear(over=True)
     if "error" in done:
