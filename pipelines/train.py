@@ -21,6 +21,7 @@ from pipelines.cli.signals import raise_on_stop
 from pipelines.cluster.connect import connected, elsewhere
 from pipelines.cluster.ending import ended, goes_on
 from pipelines.cluster.patience import Patience
+from pipelines.cluster.room import check_room
 from pipelines.cluster.storage import RunStorage
 from pipelines.recipes import load_recipe
 from pipelines.storage.lease import Lost
@@ -89,8 +90,10 @@ def train_recipe(
     from pipelines.registry.warm_start import starting_weights
     from pipelines.tracking import runs
     from pipelines.tracking.tracked_run import epoch_log, tracked_run
+    from seqgen.training.memory import checkpoint_bytes
     from seqgen.training.resources import device_for, this_machine
 
+    check_room(checkpoint_bytes(recipe), recipe.train.keep_checkpoints + 1)  # and the best one
     if not elsewhere():
         device_for(recipe, this_machine(), device)
     digests = {"manifest digest": manifest.digest, "code digest": lineage.code_digest(recipe)}

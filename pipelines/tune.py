@@ -10,10 +10,12 @@ from pipelines.artifacts.shards import check_fit, checked_manifest
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
 from pipelines.cluster.connect import connected, elsewhere
+from pipelines.cluster.room import check_room
 from pipelines.cluster.storage import RunStorage
 from pipelines.recipes import load_recipe
 from pipelines.search.conclusion import conclude
-from pipelines.search.search_space import checked_recipes
+from pipelines.search.search_space import checked_recipes, trial_count
+from pipelines.search.trial import CHECKPOINTS_KEPT
 from pipelines.storage.lease import Lost
 from pipelines.tracking import lineage
 from seqgen.core.errors import BadInput, StoppedEarly
@@ -62,6 +64,8 @@ def search(recipe: Recipe) -> None:
 
 def _check(recipe: Recipe) -> Manifest:
     """All that can be known before anything starts: space, shards, room for a trial."""
+    from seqgen.training.memory import checkpoint_bytes
+
     assert recipe.search is not None
     trials = checked_recipes(recipe)
     manifest = checked_manifest(recipe)
@@ -70,6 +74,7 @@ def _check(recipe: Recipe) -> Manifest:
         check_fit(trial, manifest)
         if trial.train.batch > images:
             raise BadInput(f"train.batch={trial.train.batch} exceeds the {images} images a trial trains on")
+    check_room(max(map(checkpoint_bytes, trials)), CHECKPOINTS_KEPT * trial_count(recipe.search))
     if not elsewhere():
         from pipelines.search.driver import concurrent_trials
         from seqgen.training.resources import this_machine

@@ -59,16 +59,18 @@ class Nodes:
             f"--node-ip-address={host}",
         )
 
-    def add(self) -> subprocess.Popen[bytes]:
-        """Another node."""
-        arguments = [f"--address={self.address}", "--num-cpus=1"]
-        if self.network is None:
-            return self._start(*arguments)
-        machine = self.network.add()
-        arguments.append(f"--node-ip-address={machine.address}")
-        return self._start(*arguments, there=("ip", "netns", "exec", machine.name))
+    def add(self, hidden: Path | None = None) -> subprocess.Popen[bytes]:
+        """Another node, on which the folder `hidden` is empty."""
+        arguments, before = [f"--address={self.address}", "--num-cpus=1"], []
+        if hidden:
+            before += ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{hidden}" && exec "$@"', "sh"]
+        if self.network:
+            machine = self.network.add()
+            arguments.append(f"--node-ip-address={machine.address}")
+            before += ["ip", "netns", "exec", machine.name]
+        return self._start(*arguments, before=before)
 
-    def _start(self, *arguments: str, there: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    def _start(self, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         name = self._name(len(self.processes))
         path = self.place / f"{name}.log"
         log = path.open("wb")
@@ -78,7 +80,7 @@ class Nodes:
         ]  # one: so many threads a worker has, and its sums are split by
         ray = [RAY, "start", "--block", "--disable-usage-stats", f"--node-name={name}"]
         process = subprocess.Popen(
-            [*there, "taskset", "-c", str(core), *ray, *arguments],
+            [*before, "taskset", "-c", str(core), *ray, *arguments],
             cwd=self.place,
             env=environment(self.place) | self.variables,
             stdout=log,
@@ -93,13 +95,22 @@ class Nodes:
 
     def drain(self, node: subprocess.Popen[bytes]) -> None:
         """Announce, as a cloud does, that a node will go."""
-        name = self._name(self.processes.index(node))
-        (node_id,) = self._ask(f"[node['NodeID'] for node in ray.nodes() if node['NodeName'] == '{name}']")
         self._ray(
-            RAY, "drain-node", "--address", self.address, "--node-id", node_id,
+            RAY, "drain-node", "--address", self.address, "--node-id", self.id_of(node),
             "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "reclaimed",
             "--deadline-remaining-seconds", "120",
         )  # fmt: skip
+
+    def id_of(self, node: subprocess.Popen[bytes]) -> str:
+        """Ray's name of a node."""
+        name = self._name(self.processes.index(node))
+        (found,) = self._ask(f"[node['NodeID'] for node in ray.nodes() if node['NodeName'] == '{name}']")
+        return found
+
+    def hold(self, cpus: int) -> None:
+        """Let another job hold so many CPUs, each of one node, and end without giving them back."""
+        held = f"ray.util.placement_group([{{'CPU': 1}}] * {cpus}, lifetime='detached', name='held')"
+        assert self._ask(f"{held}.wait(60)")
 
     def actors(self) -> list[str]:
         """The classes of the actors that live on the cluster."""

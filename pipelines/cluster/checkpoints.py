@@ -199,6 +199,7 @@ class Uploads:
         self._putting: Path | None = None  # the directory that is read at this moment
         self.lost: Lost | None = None  # set once another process has the run: nothing is put any more
         self._unsaved, self._reason = 0, ""  # checkpoints since the last that was put; why they are not
+        self._unwritten = ""  # why the last one is not even on this machine's disk
         threading.Thread(target=self._work, name="uploads", daemon=True).start()
 
     def add(self, step: int, score: float, write: Callable[[Path], None]) -> None:
@@ -210,12 +211,16 @@ class Uploads:
         except OSError as error:
             if directory is not None:
                 self._unsent.remove(directory)
+            where = error.filename or directory or tempfile.gettempdir()
             with self._changed:
                 self._unsaved += 1
-                self._failed(f"{error.filename or directory or tempfile.gettempdir()}: {error.strerror}")
+                self._unwritten = (
+                    f"{where}: {error.strerror}; make room there, or set TMPDIR to another place"
+                )
+                self._failed(self._unwritten)
             return
         with self._changed:
-            self._unsaved += 1
+            self._unsaved, self._unwritten = self._unsaved + 1, ""
             if self.lost:
                 self._unsent.remove(directory)
                 return
@@ -250,11 +255,15 @@ class Uploads:
         return f"the last {self._unsaved} checkpoints could not be saved: {self._reason}"
 
     def finish(self, seconds: float) -> None:
-        """Wait until all is put. Raises OperationalError, naming what is left here, after `seconds`; Lost."""
+        """Wait until all is put. Raises Lost, and OperationalError where the last could not even be written, or,
+        naming what is left here, after `seconds`.
+        """
         with self._changed:
             done = self._changed.wait_for(lambda: not self._waiting, seconds)
             if self.lost:
                 raise self.lost
+            if done and self._unwritten:
+                raise OperationalError(f"the last checkpoint could not be saved: {self._unwritten}")
             if done:
                 self._unsent.close()
                 return

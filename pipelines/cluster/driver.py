@@ -18,9 +18,11 @@ from pipelines.cli.progress import TrainingDisplay
 from pipelines.cli.signals import check_stop, on_stop
 from pipelines.cluster.checkpoints import Checkpoints
 from pipelines.cluster.connect import elsewhere
+from pipelines.cluster.failures import is_echo, told
 from pipelines.cluster.line import Exchange, Heard
 from pipelines.cluster.patience import Patience
 from pipelines.cluster.storage import RunStorage
+from pipelines.cluster.waiting import Waiting
 from pipelines.cluster.worker import News, Task, train_worker
 from pipelines.storage.lease import Lost
 from seqgen import native
@@ -80,9 +82,9 @@ def run_workers(
     `shards` is the address of the set, `initial` the model that a new run starts from. `digests` says what a
     checkpoint must have been made with; `on_epoch` gets every epoch's row, also those before when the run goes on.
     With `profile` the first worker says where the time of a few steps goes. Lost workers are restarted
-    `train.max_failures` times.
-    Raises NumericalError or BadInput from the workers, OperationalError when the restarts are used up or a worker
-    hangs, StoppedEarly, once the workers have saved, on SIGTERM or Ctrl-C.
+    `train.max_failures` times; an error that would come again (`failures.may_be_mended`) ends the training.
+    Raises NumericalError or BadInput from the workers, OperationalError for their other errors, when the restarts are
+    used up or a worker hangs, StoppedEarly, once the workers have saved, on SIGTERM or Ctrl-C.
     """
     import ray.train
     from ray.train.torch import TorchConfig
@@ -134,7 +136,8 @@ def run_workers(
                 "the native kernels are not built here: `python -m seqgen.native` makes training faster"
             )
         listener = _Listener(exchange, display, on_epoch, storage, patience)
-        result = _follow(cast("Callable[[], Result]", trainer.fit), listener, checkpoints)
+        waiting = Waiting(fewest, ["CPU", "GPU"] if cuda else ["CPU"], display.say)
+        result = _follow(cast("Callable[[], Result]", trainer.fit), listener, waiting, checkpoints)
     outcome = result.return_value or {"error": None}
     if outcome["error"] is not None:
         raise _KINDS[outcome["kind"]](outcome["error"])
@@ -199,8 +202,11 @@ class _Listener:
         self._draining: set[str] = set()
         self.alive = False
 
-    def hear(self) -> None:
-        """Take in the news. Raises OperationalError if a worker hangs."""
+    def hear(self, over: bool = False) -> None:
+        """Take in the news; `over`: all workers have ended.
+
+        Raises OperationalError if a worker hangs, and what workers told that they failed of.
+        """
         import ray
         from ray.exceptions import RayError
 
@@ -211,6 +217,8 @@ class _Listener:
         self.alive = heard.alive
         for item in heard.news:
             self._take(item)
+        if heard.failures and (heard.settled or over):
+            raise told(heard.failures)
         if heard.hanging:
             raise OperationalError(
                 f"training stands still: {'; '.join(heard.hanging)}. If a step may take longer than {self._hang:g} s, "
@@ -256,7 +264,9 @@ class _Listener:
         )
 
 
-def _follow(fit: Callable[[], Result], listener: _Listener, checkpoints: Checkpoints) -> Result:
+def _follow(
+    fit: Callable[[], Result], listener: _Listener, waiting: Waiting, checkpoints: Checkpoints
+) -> Result:
     """Run `fit` in a thread, where Ray puts no signal handlers, and hear the workers meanwhile."""
     done: dict[str, Any] = {}
 
@@ -273,7 +283,9 @@ def _follow(fit: Callable[[], Result], listener: _Listener, checkpoints: Checkpo
             thread.join(0.5)
             listener.hear()
             listener.look_at_nodes()
+            waiting.look(listener.alive)
             patience()
+    listener.hear(over=True)
     if "error" in done:
         check_stop()
         raise _failure(done["error"], checkpoints)
@@ -318,18 +330,12 @@ def _failure(error: BaseException, checkpoints: Checkpoints) -> BaseException:
     cause: BaseException = error
     who = ""
     if isinstance(error, WorkerGroupError) and error.worker_failures:
-        rank, cause = min(error.worker_failures.items(), key=lambda item: (_is_echo(item[1]), item[0]))
+        rank, cause = min(error.worker_failures.items(), key=lambda item: (is_echo(item[1]), item[0]))
         who = f"rank {rank}: "
     text = next((line for line in reversed(str(cause).splitlines()) if line.strip()), type(cause).__name__)
     return OperationalError(
         f"training failed and its restarts are used up: {who}{text.strip()[:300]}; {_last_checkpoint(checkpoints)}"
     )
-
-
-def _is_echo(error: BaseException) -> bool:
-    """Whether a worker only noticed that another one went away."""
-    text = str(error).lower()
-    return any(sign in text for sign in ("connection closed by peer", "connection reset", "nccl", "gloo"))
 
 
 def _last_checkpoint(checkpoints: Checkpoints) -> str:

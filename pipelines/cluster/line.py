@@ -9,10 +9,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipelines.cluster.failures import Failure
+from seqgen.core.errors import SeqgenError
+
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 _BEAT, _SILENT = 0.5, 10.0  # seconds between two signs, and after which a worker is silent
+_ECHO = 2.0  # seconds in which the other workers may fail of the same
 # Where a process stands that waits for others.
 _WAITING = ("all_reduce", "all_gather", "broadcast", "barrier", "_engine_run_backward")
 
@@ -43,11 +47,16 @@ class Orders(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """The news since the last time, the workers that hang, and whether any lives."""
+    """The news since the last time, the workers that hang, whether any lives, and those that failed, by rank.
+
+    `settled` says that of those no other is about to be one, or to end by itself.
+    """
 
     news: list[Any]
     hanging: list[str]
     alive: bool
+    failures: list[Failure]
+    settled: bool
 
 
 class Exchange:
@@ -56,6 +65,7 @@ class Exchange:
     def __init__(self) -> None:
         self._news: list[Any] = []
         self._workers: dict[int, _Worker] = {}
+        self._failures: dict[int, tuple[Failure, float]] = {}  # by rank, and when it was told
         self._orders = Orders(False, 0)
 
     def tell(self, news: Any) -> None:
@@ -69,6 +79,10 @@ class Exchange:
         self._workers[rank] = _Worker(sign, before.since if before and still else now, now)
         self._workers = {rank: worker for rank, worker in self._workers.items() if rank < size}
         return self._orders
+
+    def fail(self, failure: Failure) -> None:
+        """A worker failed of what a restart would repeat. The others may wait for it: let the driver end them."""
+        self._failures[failure.rank] = failure, time.monotonic()
 
     def stop(self) -> None:
         """Ask the workers to save and stop."""
@@ -84,7 +98,17 @@ class Exchange:
         alive = any(time.monotonic() - worker.heard < _SILENT for worker in self._workers.values())
         training = {rank: worker for rank, worker in self._workers.items() if worker.sign.asked is not None}
         # Where none lives, all are gone, and Ray starts them again.
-        return Heard(news, _hanging(training, seconds) if alive else [], alive)
+        hanging = _hanging(training, seconds) if alive else []
+        failures = [self._failures[rank][0] for rank in sorted(self._failures)]
+        return Heard(news, hanging, alive, failures, self._settled())
+
+    def _settled(self) -> bool:
+        """Whether nobody else is about to fail, or to save and end."""
+        now = time.monotonic()
+        others = [worker for rank, worker in self._workers.items() if rank not in self._failures]
+        if any(worker.sign.asked is None and now - worker.heard < _SILENT for worker in others):
+            return False
+        return not others or any(now - when > _ECHO for _, when in self._failures.values())
 
 
 def _hanging(workers: dict[int, _Worker], seconds: float) -> list[str]:
@@ -119,6 +143,14 @@ class Pulse:
     def end(self) -> None:
         """Training is over: what comes now is watched by nobody."""
         self.asked = None
+
+    def fail(self, kind: type[SeqgenError], text: str) -> None:
+        """Tell the driver of an error that ends the training."""
+        import ray
+        from ray.exceptions import RayError
+
+        with contextlib.suppress(RayError):
+            ray.get(self._exchange.fail.remote(Failure(self._rank, self._size, self._node, kind, text)))
 
     def _beat(self) -> None:
         import ray

@@ -50,7 +50,11 @@ class Unsent:
         _make(_ours())
         self.place.mkdir(mode=0o700, exist_ok=True)
         directory = Path(tempfile.mkdtemp(prefix=f"seqgen-checkpoint-{step}-", dir=self.place))
-        (directory / REPORT).write_text(json.dumps({"step": step, "score": score}))
+        try:
+            (directory / REPORT).write_text(json.dumps({"step": step, "score": score}))
+        except OSError:
+            self.remove(directory)
+            raise
         return directory
 
     def remove(self, directory: Path) -> None:

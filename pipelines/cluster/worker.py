@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_hist
 from pipelines.artifacts.published import opened
 from pipelines.cluster.checkpoints import Checkpoints, Uploads
 from pipelines.cluster.ending import held_out_bound, is_saved
+from pipelines.cluster.failures import in_words, kind_of, may_be_mended
 from pipelines.cluster.line import Pulse
 from pipelines.cluster.storage import RunStorage
 from pipelines.storage import open_store
@@ -57,30 +59,47 @@ class News(TypedDict):
 
 
 class Outcome(TypedDict):
-    """How a worker ended: an error that a restart would only repeat is handed over, not raised."""
+    """How a worker ended: an error that a restart would only repeat is handed over, not raised.
+
+    One that is not the same on all ranks is told at once as well (`Pulse.fail`): the others wait for this one.
+    """
 
     error: str | None
     kind: str
 
 
 def train_worker(task: dict[str, Any]) -> Outcome:
-    """The training loop of one worker; `task` is a `Task`."""
+    """The training loop of one worker; `task` is a `Task`. Raises what a restart may mend."""
     import ray
-    import ray.train
     import ray.train.torch
-    import torch
+
+    from seqgen import training
+
+    group = training.ProcessGroup.joined(ray.train.torch.get_device())
+    node = f"{os.uname().nodename} ({ray.get_runtime_context().get_node_id()})"
+    pulse = Pulse(task["exchange"], group.rank, group.size, node)
+    try:
+        return _train(build_recipe(task["recipe"], "recipe"), cast(Task, task), group, pulse)
+    except Exception as error:
+        if may_be_mended(error):
+            raise
+        pulse.end()
+        traceback.print_exception(error)  # into Ray's log of this worker
+        kind, text = kind_of(error), in_words(error, task["recipe"])
+        pulse.fail(kind, text)
+        return {"error": text, "kind": kind.__name__}
+
+
+def _train(recipe: Recipe, task: Task, group: ProcessGroup, pulse: Pulse) -> Outcome:
+    """Raises, of what is not the same on all ranks, whatever it is."""
+    import ray.train
 
     from seqgen import training
     from seqgen.training.profile import Profile
 
-    recipe = build_recipe(task["recipe"], "recipe")
-    group = training.ProcessGroup.joined(ray.train.torch.get_device())
-    context = ray.train.get_context()
-    node = f"{os.uname().nodename} ({ray.get_runtime_context().get_node_id()})"
-    pulse = Pulse(task["exchange"], group.rank, group.size, node)
     store, keep = open_store(task["storage"]), recipe.train.keep_checkpoints
     checkpoints = Checkpoints(store, task["run"], keep, task["lease"])
-    overseer = _Overseer(recipe, checkpoints, pulse, cast(Task, task), group.rank == 0)
+    overseer = _Overseer(recipe, checkpoints, pulse, task, group.rank == 0)
     callbacks: list[Callback] = [overseer]
     if task["profile"] and group.rank == 0:
         callbacks.append(Profile(overseer.profiled, group.device))
@@ -90,7 +109,7 @@ def train_worker(task: dict[str, Any]) -> Outcome:
                 recipe,
                 opened(task["shards"]),
                 group=group,
-                threads=max(1, cores() // context.get_local_world_size()),
+                threads=max(1, cores() // ray.train.get_context().get_local_world_size()),
                 initial=Path(task["initial"]) if task["initial"] else None,
                 resume=resume,
                 callbacks=callbacks,
@@ -98,23 +117,25 @@ def train_worker(task: dict[str, Any]) -> Outcome:
             )
         pulse.end()
         overseer.finish()
-    except torch.OutOfMemoryError as error:
-        raise OperationalError(_out_of_memory(recipe, error)) from error
     except StoppedEarly as stopped:
         pulse.end()
         return overseer.stopped(stopped)
-    except (NumericalError, BadInput) as error:  # the same on all ranks
+    except _Final as error:
+        return {"error": str(error), "kind": "OperationalError"}
+    except Exception as error:
+        if may_be_mended(error):
+            raise
         pulse.end()
         with contextlib.suppress(_Final, Lost):  # what ended it is what is told
             overseer.finish()
-        return {"error": str(error), "kind": type(error).__name__}
-    except _Final as error:
-        return {"error": str(error), "kind": "OperationalError"}
+        if not isinstance(error, NumericalError):  # which is the same on all ranks
+            raise
+        return {"error": str(error), "kind": "NumericalError"}
     return {"error": None, "kind": ""}
 
 
 class _Final(OperationalError):
-    """One that a restart would only repeat."""
+    """One that the first rank tells for all: its storage's."""
 
 
 @contextlib.contextmanager
@@ -130,10 +151,10 @@ def _last_checkpoint(
             overseer.send_left(began)
             found = checkpoints.newest_whole(overseer.say)
             newest = -1 if found is None else found
-        except SeqgenError as failure:
+        except (SeqgenError, Lost) as failure:
             newest, error = -2, failure
     newest = _from_first(newest, group)
-    if newest == -2:
+    if newest == -2:  # the others end as it does, and have nothing to tell
         raise _Final(str(error)) if isinstance(error, OperationalError) else error or _Final("")
     if newest == -1:
         overseer.begin([], Gallery(), resumed=False)
@@ -278,16 +299,3 @@ class _Overseer(Callback):
         if self._first:
             with contextlib.suppress(RayError):
                 self._exchange.tell.remote({"rows": [], "text": "", "skipped": {}, **news})
-
-
-def _out_of_memory(recipe: Recipe, error: Exception) -> str:
-    """What a training that does not fit into a GPU's memory is told."""
-    import torch
-
-    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else math.nan
-    return (
-        f"a GPU's memory is full at train.batch={recipe.train.batch}, train.workers={recipe.train.workers}, "
-        f"model.steps={recipe.model.steps}, with a peak of {peak:.1f} GiB; choose a smaller batch, more workers, or "
-        "train.recompute=4, which keeps the state of every fourth step only, or train.accumulate=4, which computes the "
-        f"gradient in four parts ({' '.join(str(error).split())[:120]})"
-    )

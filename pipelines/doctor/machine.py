@@ -13,8 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts.places import state_root
-from pipelines.cluster.storage import storage_root
+from pipelines.cluster.room import MAKE_ROOM, disks
 from pipelines.doctor.findings import Finding, failed, ok, warning
 
 _GIB = 2**30
@@ -27,20 +26,7 @@ _PATIENCE = timedelta(seconds=60)
 
 def disk() -> Iterator[Finding]:
     """Room where runs write: checkpoints, products, state, Ray's own files, temporary files."""
-    root = storage_root()
-    places = {
-        "state": state_root(),
-        "products": Path(os.environ.get("SEQGEN_ARTIFACTS", "artifacts")).resolve(),
-        "Ray": Path(os.environ.get("RAY_TMPDIR", "/tmp")),
-        "temporary files": Path(tempfile.gettempdir()),
-        **({} if root.startswith("s3://") else {"checkpoints": Path(root)}),
-    }
-    disks: dict[int, tuple[Path, list[str]]] = {}
-    for what, path in places.items():
-        while not path.exists():  # made when it is needed
-            path = path.parent
-        disks.setdefault(path.stat().st_dev, (path, []))[1].append(what)
-    for path, uses in disks.values():
+    for path, uses in disks():
         yield room(path, ", ".join(uses))
 
 
@@ -48,13 +34,12 @@ def room(path: Path, uses: str) -> Finding:
     """Whether the disk that `path` is on has room for its `uses`."""
     total, _, free = shutil.disk_usage(path)
     text = f"{path} ({uses}): {free / _GIB:.1f} of {total / _GIB:.0f} GiB free"
-    remedy = "make room, or move them: SEQGEN_STORAGE, SEQGEN_STATE, SEQGEN_ARTIFACTS, RAY_TMPDIR, TMPDIR name places"
     nodes = os.statvfs(path)
     if nodes.f_files and nodes.f_favail < nodes.f_files // 100:
         return failed(f"{text}, but no room for more files (inodes)", "remove files, such as old caches")
     if free < _LEAST or free < (1 - _FULL) * total:
-        return failed(text, remedy)
-    return warning(text, remedy) if free < _LITTLE or free < 2 * (1 - _FULL) * total else ok(text)
+        return failed(text, MAKE_ROOM)
+    return warning(text, MAKE_ROOM) if free < _LITTLE or free < 2 * (1 - _FULL) * total else ok(text)
 
 
 def limits() -> Iterator[Finding]:

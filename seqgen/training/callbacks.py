@@ -61,7 +61,7 @@ class Callback:
     """
 
     def wish(self) -> Wish:
-        """Called between two steps (on a GPU: every hundred) and two chunks of an evaluation: it must cost nothing."""
+        """Called between two steps and two chunks of an evaluation (on a GPU every 5 s or 100 steps): make it free."""
         return Wish.GO_ON
 
     def save(self, position: Position, save: SaveFn) -> None:

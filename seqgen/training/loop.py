@@ -25,12 +25,10 @@ from seqgen.settings import TrainConfig, flatten
 from seqgen.settings.kinds import find
 from seqgen.training.callbacks import Callback, Callbacks, Progress, SaveFn, Skipped, Wish
 from seqgen.training.checkpoint import Position, Trainee, load_checkpoint, save_checkpoint
+from seqgen.training.looks import Looks
 from seqgen.training.process_group import ProcessGroup
 from seqgen.training.schedule import Schedule, average_decay, learning_rate
 from seqgen.training.sums import EpochSums
-
-# Steps between looks at a GPU, for a gradient that is not finite, and at what the callbacks wish.
-_LOOK_EVERY = 100
 
 
 def fit(
@@ -129,6 +127,7 @@ class _Run:
         self.config, self.group, self.model = config, group, model
         self.callbacks, self.bound_to, self.schedule = callbacks, bound_to, schedule
         self.step = self.in_a_row = 0  # steps done; the last of them that were not taken
+        self.looks = Looks(group)
         self.batches = TrainingBatches(
             train,
             data,
@@ -181,14 +180,15 @@ class _Run:
 
     def epoch(self, epoch: int) -> EpochSums:
         """Train an epoch (0-based), or the rest of one that was interrupted; what it sums up to on this rank."""
-        steps, device = self.batches.steps, self.group.device
+        steps = self.batches.steps
         sums = EpochSums.unpacked(self.trainee.sums, steps, self.group)
         self.trainee.sums = {}
         first = start = self.step - epoch * steps
         self.model.train()
+        self.looks.begin(first)
         for index in range(first, steps):
-            looks = device.type == "cpu" or (index + 1) % _LOOK_EVERY == 0 or index + 1 == steps
-            if looks and index > first:
+            look = self.looks.at(index) or index + 1 == steps
+            if look and index > first:
                 self._ask(epoch, sums)
             outcome = self._outcome(epoch, index)
             norm, own = (
@@ -203,8 +203,9 @@ class _Run:
                 name: torch.where(bad, self.trainee.state[name], value) for name, value in state.items()
             }
             self.step += 1
-            if looks:
+            if look:
                 self._tell_skipped(epoch, sums, start, index + 1)
+                self.looks.done(index)
                 start = index + 1
         if first < steps:
             sums.training_seconds = sums.seconds

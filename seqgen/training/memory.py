@@ -79,6 +79,12 @@ def bytes_needed(recipe: Recipe, side: int | None = None) -> int:
     return train.workers * each
 
 
+def checkpoint_bytes(recipe: Recipe) -> int:
+    """About what a checkpoint takes on a disk: the weights, their average, the two moments."""
+    weights, *_ = _counted(recipe.model.model_dump_json(), recipe.data.size)
+    return 4 * weights
+
+
 def image_memory(processes: int = 1, training: int = 0, device: torch.device | None = None) -> int:
     """The bytes up to which each of `processes` on this machine keeps decoded images in memory; more is mapped.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
 import json
 import math
@@ -11,6 +12,7 @@ import pickle
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -314,6 +316,38 @@ def test_20_a_disk_that_has_become_read_only_ends_it_once_too_much_is_unsaved(pl
     assert "Read-only file system" in run.text
     assert list(disk.glob("*/step-*/index.json")), "an older one is kept"
     assert [found["status"] for found in tracked(place)] == ["FAILED"]
+
+
+@pytest.mark.slow
+def test_20_a_full_temporary_directory_ends_it_once_too_much_is_unsaved(
+    undisturbed: str, place: Path, disk: Path
+):
+    """Every checkpoint is written there first, wherever the storage is."""
+    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+    # Ray's sockets lie elsewhere: their paths may not be long.
+    variables = {"TMPDIR": str(disk), "RAY_TMPDIR": tempfile.gettempdir()}
+    with running(place, **variables) as run:
+        run.wait_for("epoch  2/")
+        with (disk / "full").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+            while True:
+                stream.write(bytes(4096))
+        assert run.end() == 1, run.text
+    full = rf"{disk}/\S+: No space left on device; make room there, or set TMPDIR to another place"
+    assert re.search(rf"warning: no checkpoint can be saved; training goes on, .*: {full}", run.text), (
+        run.text
+    )
+    told = re.search(rf"error: the last (\d+) checkpoints could not be saved: {full}", run.text)
+    assert told is not None, run.text
+    assert int(told[1]) >= MOST_UNSAVED
+    assert "Go on with" in run.text
+    assert not list(disk.rglob("seqgen-checkpoint-*")), "what was written of them is removed"
+
+    (disk / "full").unlink()
+    done = train(place, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after epoch" in done.stdout, "an older one is kept"
+    assert_complete(place)
+    assert weights(place) == undisturbed
 
 
 def test_21_the_best_and_the_latest_are_kept(checkpoints: Checkpoints, tmp_path: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from tests.network import WIRE, Network
 from tests.ray_nodes import Nodes, kill, variables
-from tests.train_runs import assert_complete, running, weights
+from tests.train_runs import assert_complete, running, train, weights
 
 
 @pytest.fixture
@@ -105,3 +107,29 @@ def test_07_a_node_that_is_drained_is_saved_before_it_goes_and_another_goes_on(
         assert run.end() == 0, run.text
     assert_complete(place)
     assert weights(place) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may hide a folder from a node")
+def test_09_a_set_that_one_node_lacks_is_told_at_once_with_that_node(place: Path, nodes: Nodes):
+    nodes.add()
+    shards = place / "artifacts/tiny/shards"
+    lacking = nodes.id_of(nodes.add(hidden=shards))
+    done = train(place, **variables(nodes))
+    assert done.returncode == 2, done.stdout + done.stderr
+    told = (
+        rf"^error: rank [01] on node .+ \({lacking}\): {re.escape(str(shards))}/manifest\.json: no manifest"
+    )
+    assert re.search(told, done.stderr, re.MULTILINE), done.stderr
+
+
+@pytest.mark.slow
+def test_46_a_training_that_waits_for_room_says_so_and_stops_at_once(place: Path, nodes: Nodes):
+    nodes.add()
+    nodes.hold(1)
+    with running(place, "--workers=1", **variables(nodes)) as run:
+        run.wait_for("waits for ")
+        assert run.lines[-1] == "waits for 1 worker with a CPU; the cluster has 0 CPUs free\n"
+        run.process.terminate()
+        assert run.end() == 4, run.text
+    assert "Go on with: python -m pipelines.train --recipe tiny.yaml" in run.lines[-1]

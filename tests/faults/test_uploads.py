@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 import threading
 from pathlib import Path
@@ -96,6 +97,25 @@ def test_23_a_storage_that_is_only_slow_is_told_with_what_allows_more(tmp_path: 
         uploads.finish(0.01)
     slow.go_on.set()
     uploads.finish(60)
+
+
+def test_20_a_last_checkpoint_that_this_machine_has_no_room_for_is_no_success(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    checkpoints = Checkpoints(open_store(str(tmp_path / "storage")), "run")
+    uploads = Uploads(checkpoints, said.append)
+    add(uploads, 1, 5.0)
+    uploads.finish(60)
+    uploads.add(2, 4.0, lambda directory: Path("/dev/full").write_text("more than there is room for"))
+    reason = rf"{tmp_path}/seqgen-unsent-\d+/\w+/seqgen-checkpoint-2-\w+: No space left on device; make room there, "
+    assert re.fullmatch(rf"warning: no checkpoint .*: {reason}or set TMPDIR to another place", said[0])
+    with pytest.raises(OperationalError, match=rf"the last checkpoint could not be saved: {reason}"):
+        uploads.finish(60)
+    add(uploads, 3, 3.0)
+    uploads.finish(60)
+    assert checkpoints.steps() == [3, 1]
+    assert not list(tmp_path.rglob("seqgen-checkpoint-*")), "what was written of it is removed"
 
 
 def test_23_an_error_without_a_text_is_no_success(tmp_path: Path, said: list[str]):

@@ -1,9 +1,11 @@
 """A training process for tests: `python -m tests.training.child '<json>'`, one for each rank.
 
 Writes a checkpoint after every epoch, and after every `save_every` steps, under `out`/step-N (rank 0), the metrics
-to `out`/metrics-<rank>.json, the steps not taken to `out`/skipped-<rank>.json, and the final averaged weights to
-`out`/weights-<rank>.pt. `spoil` names steps at which this rank's noise is NaN; the `stop`th time that it is asked the
-first rank wishes to stop; `bits` takes Bernoulli latents, by the score function; `settings` are those of training.
+to `out`/metrics-<rank>.json, the steps not taken to `out`/skipped-<rank>.json, how often its wish was asked for to
+`out`/asked-<rank>.json, and the final averaged weights to `out`/weights-<rank>.pt. `spoil` names steps at which this
+rank's noise is NaN; the `stop`th time that it is asked the first rank wishes to stop; with `seldom` it looks up as on
+a GPU, where that many of each rank fit the time; `bits` takes Bernoulli latents, by the score function;
+`settings` are those of training.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from seqgen.data.images import ImageSet
 from seqgen.data.settings import DataConfig
 from seqgen.models import SequentialModel, build
 from seqgen.settings import ModelConfig, TrainConfig
-from seqgen.training import Callback, Position, ProcessGroup, Progress, SaveFn, Skipped, Wish, fit
+from seqgen.training import Callback, Position, ProcessGroup, Progress, SaveFn, Skipped, Wish, fit, looks
 
 DATA = DataConfig(source="mnist-5k", size=28, binarise="dynamic")
 MODEL = ModelConfig(
@@ -95,6 +97,9 @@ def main(task: dict) -> None:
         )
     torch.manual_seed(100 + rank)  # other ranks must take the weights of the first
     resume, bits = Path(task["resume"]) if task.get("resume") else None, task.get("bits", False)
+    if seldom := task.get("seldom"):
+        looks.at_every_step = lambda device: False
+        looks.steps_between = lambda seconds: seldom[rank]
     model = build(BITS if bits else MODEL, 28, 28)
     spoil(model, task.get("spoil", []))
     saving = Saving(out, rank, task.get("save_every"), task.get("stop"))
@@ -115,6 +120,7 @@ def main(task: dict) -> None:
     finally:
         (out / f"metrics-{rank}.json").write_text(json.dumps(saving.metrics))
         (out / f"skipped-{rank}.json").write_text(json.dumps(saving.lost))
+        (out / f"asked-{rank}.json").write_text(json.dumps(saving.asked))
     torch.save(average.state_dict(), out / f"weights-{rank}.pt")
 
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel
 
 from pipelines.recipes import load_recipe
+from seqgen.models import build
 from seqgen.settings import ModelConfig
-from seqgen.training.memory import bytes_needed, training_bytes
+from seqgen.settings.kinds import find
+from seqgen.training.checkpoint import Position, Trainee, save_checkpoint
+from seqgen.training.memory import bytes_needed, checkpoint_bytes, training_bytes
 
 PAPER = ModelConfig()
 
@@ -37,6 +45,20 @@ def test_what_the_likelihood_keeps_is_counted_once():
 def test_every_posterior_sample_of_an_image_takes_its_memory():
     two, many = (load_recipe("iwae-mnist", [f"train.importance_samples={k}"]) for k in (2, 200))
     assert bytes_needed(many) > 5 * bytes_needed(two)
+
+
+def test_a_checkpoint_takes_what_is_told(tmp_path: Path):
+    recipe = load_recipe("quickstart")
+    model = build(recipe.model, recipe.data.size, recipe.data.size)
+    optimiser = torch.optim.Adam(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    objective = find("objective", recipe.train.objective).load()(recipe.train.of("objective"), model.sizes)
+    trainee = Trainee(model, AveragedModel(model), optimiser, objective, objective.start())
+    save_checkpoint(tmp_path, trainee, Position(1, 1), {})
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert checkpoint_bytes(recipe) == pytest.approx(size, rel=0.1)
 
 
 def test_what_is_built_after_an_estimate_has_memory():

@@ -118,6 +118,18 @@ def test_two_processes_follow_the_trajectory_of_one(alone: Path, tmp_path: Path)
         assert weights(together, 1)[name].equal(weights(together, 0)[name])
 
 
+def test_ranks_look_up_at_the_same_steps_however_fast_they_are_and_learn_the_same(tmp_path: Path):
+    always, seldom = (
+        train(tmp_path / name, size=2, seldom=at) for name, at in (("a", None), ("s", [100, 2]))
+    )
+    assert_same_bits(always, seldom)
+    assert metrics(always) == metrics(seldom)
+    for rank in range(2):
+        often, rarely = (json.loads((run / f"asked-{rank}.json").read_text()) for run in (always, seldom))
+        # Of five steps at every second, and at an epoch's last; the first one ever does not ask.
+        assert rarely == often - 2 - (EPOCHS - 1)
+
+
 def test_bits_are_learned_alike_by_one_process_and_by_two(tmp_path: Path):
     """The baseline's running mean and deviation are of all images, and not of a rank's."""
     one, two = train(tmp_path / "one", bits=True), train(tmp_path / "two", size=2, bits=True)
