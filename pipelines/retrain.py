@@ -96,14 +96,17 @@ def _retrain_all(names: list[str], schedule: _Schedule, lock: int) -> None:
 
     first: SeqgenError | None = None
     for name in names:
+        known = Path(name).stem  # all that is known of a recipe that cannot be read
         try:
-            _take_turn(name, schedule, lock)
+            recipe = load_recipe(name, schedule.settings)
+            known = recipe.name
+            _take_turn(name, recipe, schedule, lock)
             continue
         except SeqgenError as caught:
             error = caught
         except runs.server_errors() as caught:
             error = OperationalError(f"{name}: {runs.explain(runs.tracking_uri(), caught)}")
-        _failed(name, error, schedule)
+        _failed(known, error, schedule)
         if first is not None:
             print(f"error: {error}", file=sys.stderr)
         first = first or error
@@ -111,9 +114,8 @@ def _retrain_all(names: list[str], schedule: _Schedule, lock: int) -> None:
         raise first
 
 
-def _take_turn(name: str, schedule: _Schedule, lock: int) -> None:
+def _take_turn(name: str, recipe: Recipe, schedule: _Schedule, lock: int) -> None:
     """Retrain a recipe if its turn has come: nobody has its lease, and one is due."""
-    recipe = load_recipe(name, schedule.settings)
     store = remembered_in(recipe.name)
     record = Record(store)
     with contextlib.ExitStack() as turn:
@@ -131,11 +133,12 @@ def _take_turn(name: str, schedule: _Schedule, lock: int) -> None:
                 f"the retraining begun at {began} ended without a word: killed, or its machine"
             )
             print(f"warning: {recipe.name}: {died}", file=sys.stderr)
-            _failed(name, died, schedule)
+            _failed(recipe.name, died, schedule)
             record.give_up()
         with _written_down(record):
             _retrain_one(name, recipe, schedule, lock, record)
-        record.forget_failures()
+        for counted in {recipe.name, Path(name).stem}:  # the file's: from when it could not be read
+            Record(remembered_in(counted)).forget_failures()
 
 
 @contextlib.contextmanager
@@ -186,9 +189,9 @@ def _retrain_one(name: str, recipe: Recipe, schedule: _Schedule, lock: int, reco
         print(summary(after))
 
 
-def _failed(name: str, error: SeqgenError, schedule: _Schedule) -> None:
+def _failed(recipe: str, error: SeqgenError, schedule: _Schedule) -> None:
     """Count a failure, and tell whom it concerns; what cannot be counted is told."""
-    recipe, message, count = Path(name).stem, redact(str(error)), None
+    message, count = redact(str(error)), None
     with contextlib.suppress(SeqgenError):
         count = Record(remembered_in(recipe)).count_failure(message)
     if schedule.on_failure and (count is None or count >= schedule.alert_after):

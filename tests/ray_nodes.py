@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,18 @@ from ray._private import state
 ray.init(log_to_driver=False, logging_level="error")
 print(json.dumps({}))
 """
+KILL = """
+import json
+from pipelines.cluster.connect import connected
+from pipelines.cluster.killing import ClusterProcesses, Killer
+with connected():
+    print("there", flush=True)
+    found = ClusterProcesses(int(input()))
+    there = found.workers()
+    print(json.dumps([there, Killer(0).kill(found, "worker")]))
+"""
 RAY = str(Path(sys.executable).with_name("ray"))
+Killing = Callable[[int], tuple[list[list[Any]], list[list[Any]]]]
 
 
 class Nodes:
@@ -116,15 +127,45 @@ class Nodes:
         """The classes of the actors that live on the cluster."""
         return self._ask("[a['ActorClassName'] for a in state.actors().values() if a['State'] == 'ALIVE']")
 
+    @contextlib.contextmanager
+    def killer(self) -> Iterator[Killing]:
+        """A process, connected already, that kills a worker of the training whose driver has the given pid.
+
+        As `seqgen chaos` does. It tells the workers there were, and whom it killed: each as pid and Ray's name of its
+        node.
+        """
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILL],
+            env=self._environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+
+        def kill_one(driver: int) -> tuple[list[list[Any]], list[list[Any]]]:
+            said, _ = process.communicate(f"{driver}\n")
+            there, killed = json.loads(said.splitlines()[-1])
+            return there, killed
+
+        try:
+            yield kill_one
+        finally:
+            process.kill()
+            process.wait()
+
     def _ask(self, expression: str) -> Any:
         """What the cluster says."""
         return json.loads(self._ray(sys.executable, "-c", ASK.format(expression)).splitlines()[-1])
 
     def _ray(self, *command: str) -> str:
-        env = environment(self.place) | self.variables | {"RAY_ADDRESS": self.address}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def _environment(self) -> dict[str, str]:
+        return environment(self.place) | self.variables | {"RAY_ADDRESS": self.address}
 
     @staticmethod
     def _name(number: int) -> str:

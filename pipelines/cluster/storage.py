@@ -151,10 +151,20 @@ class RunStorage:
         self._write(name, value)
         return f"{self.root}/{self.name}/{name}"
 
-    def holds(self, prefix: str) -> bool:
-        """Whether there is a file directly in it whose name starts with `prefix`."""
-        keys = self.store.list(f"{self.name}/{prefix}")
-        return any(key.count("/") == self.name.count("/") + 1 for key in keys)
+    def files(self) -> list[str]:
+        """The names of the files directly in it."""
+        names = (key.removeprefix(f"{self.name}/") for key in self.store.list(f"{self.name}/"))
+        return [name for name in names if "/" not in name]
+
+    def read_file(self, name: str) -> bytes:
+        """One of those, whoever wrote it; empty if it is gone."""
+        return self.store.read(f"{self.name}/{name}", anyones=True) or b""
+
+    def set_aside(self, name: str) -> None:
+        """Give the file another name, `name`.damaged."""
+        self._check()
+        self.store.write(f"{self.name}/{name}.damaged", self.read_file(name))
+        self.store.delete([f"{self.name}/{name}"])
 
     def _refuse_others(self, settings: Mapping[str, Any]) -> None:
         before = self._read(_SETTINGS)

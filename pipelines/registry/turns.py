@@ -4,10 +4,11 @@ MLflow's registry has no compare-and-set and no lock. What it has are registers:
 those Lamport's bakery algorithm (CACM 17(8), 1974) makes mutual exclusion: who wants a turn writes a ticket with the
 number 0 (choosing), reads the others', writes one more than the largest, and waits until no ticket is before his.
 
-A holder that died leaves a ticket behind. One that has not been written anew for `LEASE` seconds, by the clock of
-the one who waits for it, is declared void by a tag that nobody ever takes back, so that a holder who was only slow
-learns of it: he asks, immediately before he moves an alias, whether his ticket still counts. What is left is a process
-that is frozen for longer than the lease between that question and the request that follows it.
+A holder writes his ticket anew while he works, however long the registry takes for that, and one that died leaves his
+behind. What has not been written anew for `LEASE` seconds, by the clock of the one who waits for it, is declared void
+by a tag that nobody ever takes back, so that a holder who was only frozen learns of it: he asks, immediately before he
+moves an alias, whether his ticket still counts. What is left is a process that is frozen for longer than half the
+lease between that question and the request that follows it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -43,10 +45,10 @@ class Turn:
 
     def wait(self) -> None:
         """Draw a ticket and return when no other is before it. Raises OperationalError and MLflow's errors."""
-        self._write()
+        self._written = self._write()
         tickets, _ = self._read()
         self._number = 1 + max(number for number, _ in tickets.values())
-        self._write()
+        self._written = self._write()
         deadline = time.monotonic() + PATIENCE
         seen: dict[str, tuple[str, float]] = {}
         while before := self._before():
@@ -63,14 +65,31 @@ class Turn:
                     self._client.set_registered_model_tag(self._name, _VOID + other, f"by {_me()}")
                     self._client.delete_registered_model_tag(self._name, _TICKET + other)
             time.sleep(_EVERY)
-            self._write()
+            self._written = self._write()
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """While the block works the ticket is written anew, in a thread: its requests may be many, and slow."""
+        done = threading.Event()
+
+        def work() -> None:
+            while not done.wait(max(self._written + LEASE / 6 - time.monotonic(), _EVERY)) and self._renew():
+                pass
+
+        thread = threading.Thread(target=work, name="registry-turn", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()  # or the ticket could come back after it was torn up
 
     def check(self) -> None:
         """Raise OperationalError unless the turn is still ours: ask before anything that cannot be taken back."""
-        if self.lost() or time.monotonic() - self._written > LEASE / 2:
+        if self.lost() or self._old():
             raise OperationalError(
-                f"{self._name}: our turn to move its aliases passed before we were done (the registry is slow, or "
-                "this process was stopped); nothing was moved; try again"
+                f"{self._name}: our turn to move its aliases passed before we were done (the registry took longer "
+                f"than {LEASE / 8:.0f} s for a request, or this process was stopped); nothing was moved; try again"
             )
 
     def lost(self) -> bool:
@@ -83,11 +102,28 @@ class Turn:
             self._client.delete_registered_model_tag(self._name, _TICKET + self._id)
             self._client.delete_registered_model_tag(self._name, _VOID + self._id)
 
-    def _write(self) -> None:
-        now = time.monotonic()
+    def _renew(self) -> bool:
+        """Write the ticket anew; False if that came so late that others may be about to declare it void."""
+        if self._old():
+            return False
+        try:
+            began = self._write()
+        except runs.server_errors():
+            return True  # it may answer next time
+        if self._old():
+            return False
+        self._written = began
+        return True
+
+    def _old(self) -> bool:
+        return time.monotonic() - self._written > LEASE / 2
+
+    def _write(self) -> float:
+        """Write the ticket, for which MLflow's client makes two requests; when that began."""
+        began = time.monotonic()
         text = f"{self._number} {_me()} at {datetime.now(UTC).isoformat()}"
         self._client.set_registered_model_tag(self._name, _TICKET + self._id, text)
-        self._written = now
+        return began
 
     def _read(self) -> tuple[dict[str, tuple[int, str]], set[str]]:
         """The number and text of every ticket by its id, and the ids of those that are void."""
@@ -114,7 +150,7 @@ class Turn:
 
 @contextlib.contextmanager
 def turn(client: MlflowClient, name: str) -> Iterator[Turn]:
-    """Hold this to move the aliases of model `name`, briefly: a request may take seconds here, not minutes.
+    """Hold this to move the aliases of model `name`: a request may take seconds here, not minutes.
 
     Raises OperationalError if there is no turn within `PATIENCE` seconds, and MLflow's errors.
     """
@@ -122,7 +158,8 @@ def turn(client: MlflowClient, name: str) -> Iterator[Turn]:
     with runs.short_retries():
         try:
             ours.wait()
-            yield ours
+            with ours.kept():
+                yield ours
         finally:
             ours.tear()
 

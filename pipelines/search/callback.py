@@ -143,13 +143,15 @@ class SearchLog(Callback):
     def row(self, trial: Trial) -> TrialRow:
         """The trial's line of the table: settings, epochs done, last bound (None if none), seconds, end.
 
-        And the checkpoint of that epoch (None if the last one was of an epoch before).
+        And the checkpoint of that epoch, a path or s3://<bucket>/<key> (None if the last one was of an epoch before).
         """
         result = trial.last_result
         saved = trial.latest_checkpoint_result  # which a Ray Train run, of several workers, keeps by itself
         checkpoint = result.get("checkpoint_path")
         if saved is not None and saved.checkpoint and saved.metrics.get("epoch") == result.get("epoch"):
             checkpoint = saved.checkpoint.path
+        if checkpoint and trial.storage and trial.storage.storage_filesystem.type_name == "s3":
+            checkpoint = f"s3://{checkpoint}"
         return {
             "trial": self.number(trial),
             **self.settings(trial),

@@ -80,11 +80,13 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: SearchLog, resources: R
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler
 
+    from pipelines.search.saved_state import can_go_on
     from pipelines.search.trial import CHECKPOINTS_KEPT, trainable
 
     asked = recipe.search
     assert asked is not None
     concurrent, device = concurrent_trials(recipe, resources)
+    saved = can_go_on(storage)
     points = f"all {log.trial_count} points" if is_grid(asked) else f"{log.trial_count} trials by Optuna"
     print(f"search {storage.name}: {points}, {concurrent} at once", flush=True)
     searcher = None
@@ -116,7 +118,7 @@ def run_trials(recipe: Recipe, storage: RunStorage, log: SearchLog, resources: R
             reuse_actors=asked.workers == 1,
             time_budget_s=asked.minutes * 60,
             # It logs an error where it is asked to resume without a saved state.
-            resume="AUTO+ERRORED" if storage.holds("experiment_state") else None,
+            resume="AUTO+ERRORED" if saved else None,
             raise_on_failed_trial=False,
             callbacks=[log],
             verbose=0,

@@ -25,10 +25,17 @@ def nodes(place: Path) -> Iterator[Nodes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_01_a_killed_node_costs_a_restart_on_another(undisturbed: str, place: Path, nodes: Nodes):
+def test_01_a_killed_worker_and_a_killed_node_cost_a_restart_each(
+    undisturbed: str, place: Path, nodes: Nodes
+):
     first, second = nodes.add(), nodes.add()
-    with running(place, **variables(nodes)) as run:
+    with nodes.killer() as kill_one, running(place, **variables(nodes)) as run:
         run.wait_for("epoch  2/")
+        workers, killed = kill_one(run.process.pid)
+        assert len({node for _, node in workers}) == 2, "one on each node"
+        assert len(killed) == 1
+        assert killed[0] in workers
+        run.wait_for("going on after epoch")
         kill(second)
         nodes.add()
         assert run.end() == 0, run.text

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from pipelines.registry import moves, turns, versions
 from pipelines.registry.competition import competition
 from pipelines.tracking import runs
+from tests.fault_proxy import FaultProxy, Slow
 from tests.finished_run import WORSE, finished_run, tiny_recipe
 from tests.mlflow_server import MlflowServer
 from tests.registries import REGISTER, another, champion, go, registered
@@ -115,6 +116,48 @@ def test_41_the_turn_of_a_holder_that_died_or_hangs_is_taken_over(
     assert "moved" not in client.get_registered_model(name).tags
     with turns.turn(client, name):  # at once: the dead ticket counts no more
         pass
+
+
+# Draws its ticket once another one is drawn, and is less patient than that one's holder.
+RIVAL = """
+import time
+from pipelines.registry import turns
+from pipelines.tracking import runs
+turns.LEASE = 12.0
+client = runs.connect()
+print("there", flush=True)
+input()
+def of_turns():
+    tags = client.get_registered_model("{name}").tags
+    return [text for key, text in tags.items() if key.startswith("seqgen.turn.") and not text.startswith("0 ")]
+while not of_turns():
+    time.sleep(0.05)
+with turns.turn(client, "{name}"):
+    model = client.get_registered_model("{name}")
+    print(model.aliases.get("champion"), "seqgen.move" in model.tags, len(of_turns()))
+"""
+
+
+@pytest.mark.slow
+def test_41_a_promotion_goes_through_a_slow_registry_and_nobody_comes_between(
+    server: MlflowServer, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turn takes longer than the lease; who waits meanwhile waits to its end."""
+    monkeypatch.setattr(turns, "LEASE", 16.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    name = "slow"
+    trained = finished_run(tiny_recipe(here, register={"name": name}))
+    version = versions.add_version(runs.connect(), trained, competition(trained)[0])
+    rival = another(RIVAL.format(name=name), server.uri, here)
+    go(rival)
+    with FaultProxy(server.port) as proxy:
+        client = runs.connect(proxy.address)
+        proxy.inject(Slow(1.2), where=lambda request: "registered-models" in request.path, times=None)
+        assert moves.crown(client, version, None, "the first")
+    said, _ = rival.communicate(timeout=500)
+    assert (rival.returncode, said) == (0, f"{version.version} False 1\n")
+    assert champion(name) == version.version
+    assert not runs.connect().get_registered_model(name).tags
 
 
 def test_41_a_champion_put_there_meanwhile_is_judged_again(

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
+from pipelines.search.search_space import trial_recipe
 from pipelines.search.trial import train_trial
 from seqgen.core.machine import cores
 from seqgen.data.images import load_split
@@ -31,6 +33,7 @@ from tests.free_ports import free_ports
 from tests.searches import ROOT, Search, until
 from tests.tiny_search import TREE
 
+SAVED = "experiment_state-%Y-%m-%d_%H-%M-%S"  # Tune's name of a state
 SECONDS = 180  # to wait for what must come: the machine may be busy
 # Canvases that fail in training; where memory is only counted, one image at a time, they do not.
 FAULTY = """
@@ -164,6 +167,8 @@ def test_46_trials_that_have_room_one_by_one_take_turns(tmp_path: Path, two_cpus
     assert all(child.data.params["train.workers"] == "2" for child in children)
     stopped = [child for child, row in zip(children, rows, strict=True) if row["status"] == "asha"]
     assert all(child.data.tags["seqgen.stopped_by"] == "asha" for child in stopped)
+    best = searched.best()
+    assert measured_again(searched, trial_recipe(recipe_of(searched), best["settings"])) == best["objective"]
 
 
 # 47: trials that fail
@@ -277,11 +282,16 @@ def long_search(tmp_path: Path) -> Iterator[Search]:
         yield searched
 
 
+def newest_state(searched: Search) -> Path:
+    """The file with what Tune saved last."""
+    return max((searched.where / ".seqgen/ray").glob("*/experiment_state*.json"), key=lambda path: path.name)
+
+
 def ended_trials(searched: Search) -> int:
     """How many trials had ended when Tune last saved its state."""
-    state = max((searched.where / ".seqgen/ray").glob("*/experiment_state*"), key=lambda path: path.name)
     with contextlib.suppress(ValueError):  # it is being written
-        trials = [json.loads(trial) for trial, _ in json.loads(state.read_text())["trial_data"]]
+        state = json.loads(newest_state(searched).read_text())
+        trials = [json.loads(trial) for trial, _ in state["trial_data"]]
         return sum(trial["status"] == "TERMINATED" for trial in trials)
     return 0
 
@@ -314,9 +324,16 @@ def test_49_a_search_whose_driver_dies_goes_on_with_what_is_unfinished_to_the_sa
     assert "RUNNING" not in ended.values()
     assert not (searched.where / "artifacts/tiny/search").exists()
 
-    # SIGKILL of the driver after a trial has ended: its trials end with it.
+    # SIGKILL of the driver after a trial has ended: its trials end with it. What it went on from is the state before
+    # the newest, which is half-written.
+    whole = newest_state(searched)
+    newer = datetime.strptime(whole.stem, SAVED) + timedelta(seconds=1)
+    half = whole.with_name(f"{newer.strftime(SAVED)}.json")
+    half.write_text(whole.read_text()[: whole.stat().st_size // 2])
     driver = searched.start(**environment)
     stopped = until(driver, lambda line: "epoch 6/6" in line)
+    assert f"set aside: {half.name}; the search goes on from {whole.name}" in stopped
+    assert half.with_name(f"{half.name}.damaged").exists()
     finished = stopped.splitlines()[-1][: len("trial 1/3")]
     assert settled(lambda: ended_trials(searched) > 0)
     driver.kill()
@@ -374,17 +391,23 @@ def undisturbed(searched: Search, settings: dict[str, Any]) -> float:
 # 50: the best checkpoint is what it is said to be
 
 
+def measured_again(searched: Search, recipe: Recipe) -> float:
+    """The bound of the best trial's checkpoint; `recipe` is that trial's."""
+    best, shards = searched.best(), searched.where / "artifacts/tiny/shards"
+    assert best["metric"] == recipe.data.held_out_metric
+    manifest = read_manifest(shards)
+    model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
+    load_average(Path(best["checkpoint"]), model)
+    seed = recipe.train.seed
+    held_out = hold_out(load_split(shards, "valid"), recipe.data, conditional=False, seed=seed)
+    return mean_free_energy(model, held_out, seed, ProcessGroup())
+
+
 @pytest.mark.slow
 def test_50_the_best_checkpoint_is_there_and_its_metric_measured_again_is_the_stored_one(
     survived: tuple[Search, str],
 ):
     searched, _ = survived
-    best, shards = searched.best(), searched.where / "artifacts/tiny/shards"
-    recipe, manifest = build_recipe({"name": "tiny", **TREE, "search": None}, "tiny"), read_manifest(shards)
+    best, recipe = searched.best(), build_recipe({"name": "tiny", **TREE, "search": None}, "tiny")
     assert best["settings"]["model.canvas"] == recipe.model.canvas
-    assert best["metric"] == recipe.data.held_out_metric
-    model = build(recipe.model, manifest.height, manifest.width, manifest.mean)
-    load_average(Path(best["checkpoint"]), model)
-    seed = recipe.train.seed
-    held_out = hold_out(load_split(shards, "valid"), recipe.data, conditional=False, seed=seed)
-    assert mean_free_energy(model, held_out, seed, ProcessGroup()) == best["objective"]
+    assert measured_again(searched, recipe) == best["objective"]

@@ -107,9 +107,12 @@ def test_no_output_artifact_log_or_database_has_a_secret(tmp_path: Path, short: 
         # What fails, each for another reason.
         mirror = ("fetch", "--recipe", recipe, "--set", "data.source=mnist")
         assert verb(*mirror, SEQGEN_MIRROR="s3://bucket/prefix")[0] in (1, 2), said[-1]
+        code, text = verb("doctor", "ray", "storage", "tracking", SEQGEN_STORAGE="s3://bucket/prefix")
+        assert (code, "failed   storage" in text, "tracking" in text) == (1, True, True), text
     finally:
         server.kill()
     assert verb("register", "--recipe", recipe, *small)[0] == 1, said[-1]
+    assert verb("doctor", "tracking")[0] == 1, said[-1]
     # A run that ends while the server is away: its status waits in the spool.
     closing = "from pipelines.tracking.runs import close_run; assert not close_run('1' * 32, 'FAILED')"
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -22,6 +23,7 @@ from seqgen.core.errors import BadInput, OperationalError
 from tests.fault_proxy import Answer, Cut, CutAnswer, Fault, FaultProxy, Request, Reset, Slow
 from tests.finished_run import outside, tiny_recipe
 from tests.s3_server import ADMIN, READER, RENEWED, Key, S3Server
+from tests.searches import Search, until
 from tests.sets import write_digits
 
 pytestmark = pytest.mark.slow
@@ -165,6 +167,50 @@ def test_22_what_does_not_pass_names_the_address(
     assert store.list() == []
     store.write("small", b"x")
     assert store.read("small") == b"x"
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[Search]:
+    with contextlib.closing(
+        Search(tmp_path, {"model.steps": [4, 5]}, 512, trials=2, epochs=6, grace_epochs=6)
+    ) as made:
+        yield made
+
+
+def test_22_a_search_goes_on_after_a_stop_and_meets_a_server_that_is_busy(
+    proxy: FaultProxy, server: S3Server, search: Search
+):
+    """All that Tune saves is in the bucket, and no key of it; `best.json` says where."""
+    storage = {"SEQGEN_STORAGE": "s3://runs/search"}
+    driver = search.start(**storage)
+    said = [until(driver, lambda line: "epoch 1/6" in line)]
+    proxy.inject(Answer(503, "SlowDown"), where=lambda request: request.method in ("PUT", "POST"), times=2)
+    driver.send_signal(signal.SIGTERM)
+    said.append(driver.communicate(timeout=500)[0])
+    assert driver.returncode == 4, said
+
+    proxy.inject(Answer(503, "SlowDown"), where=lambda request: "checkpoint_" in request.path, times=2)
+    code, text = search.run(**storage)
+    said.append(text)
+    assert code == 0, text
+    assert "goes on, was at epoch" in text
+    assert [request.outcome for request in proxy.requests].count(503) == 4
+    assert "Traceback" not in "".join(said)
+    assert [(row["epochs"], row["status"]) for row in search.trials()] == [("6", "finished")] * 2
+    checkpoint = search.best()["checkpoint"]
+    assert checkpoint.startswith("s3://runs/search/")
+    assert open_store(checkpoint).exists("index.json")
+    assert not (search.where / ".seqgen/ray").exists()
+
+    client = server.client()
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket="runs", Prefix="search/")
+    objects = [client.get_object(Bucket="runs", Key=one["Key"]) for page in pages for one in page["Contents"]]
+    files = [path.read_bytes() for path in search.where.rglob("*") if path.is_file()]
+    secret = ADMIN.secret.encode()
+    assert not [
+        content for content in (*(one["Body"].read() for one in objects), *files) if secret in content
+    ]
+    assert ADMIN.secret not in "".join(said)
 
 
 @pytest.mark.parametrize("when", [lambda request: True, part(2)], ids=["at once", "in mid-upload"])

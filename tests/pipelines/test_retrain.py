@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pipelines.registry.competition import competition
 from pipelines.retraining.record import Record, remembered_in
 from pipelines.storage import open_store
 from pipelines.tracking import runs
-from seqgen.core.errors import BadInput, OperationalError, StoppedEarly
+from seqgen.core.errors import BadInput, NumericalError, OperationalError, SeqgenError, StoppedEarly
 from tests.finished_run import finished_run, outside, tiny_recipe, work_in
 from tests.registries import champion, registered, version
 
@@ -117,6 +118,40 @@ def test_one_that_was_killed_is_told_once_though_there_is_nothing_to_do(
         retrain.retrain(str(recipe), on_failure=f"tee -a {here}/told")
     assert capfd.readouterr().out.count("nothing to do: champion version 1 is made of this") == 2
     assert (here / "told").read_text().count("ended without a word") == 1
+
+
+def test_failures_with_one_that_went_well_between_are_not_in_a_row_whatever_the_file_is_called(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails in a stage, then by a file that cannot be read: once each, with none in a row."""
+    recipe = tiny_recipe(here, name="prod")
+    good = "name: digits\n" + recipe.read_text()
+    ends: list[SeqgenError] = []
+
+    def run_stages(*_: object, **__: object) -> None:
+        if ends:
+            raise ends.pop()
+
+    def once(text: str, *ended: SeqgenError) -> None:
+        recipe.write_text(text)
+        ends.extend(ended)
+        retrain.retrain(str(recipe), alert_after=2, on_failure=f"tee -a {here}/told")
+
+    monkeypatch.setattr(retrain, "run_stages", run_stages)
+    for _ in range(2):
+        with pytest.raises(NumericalError):
+            once(good, NumericalError("not finite"))
+        once(good)
+        with pytest.raises(BadInput):
+            once("name: [")
+        once(good)
+    assert not (here / "told").exists()
+    with pytest.raises(NumericalError):
+        once(good, NumericalError("not finite"))
+    with pytest.raises(NumericalError):
+        once(good, NumericalError("not finite"))
+    told = json.loads((here / "told").read_text())
+    assert (told["recipe"], told["failures_in_a_row"]) == ("digits", 2)
 
 
 def test_what_ended_it_is_told_although_that_cannot_be_written_down(tmp_path: Path) -> None:

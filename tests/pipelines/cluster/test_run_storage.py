@@ -181,15 +181,6 @@ def test_a_storage_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkey
     looking.join(60)
 
 
-def test_it_tells_whether_ray_saved_its_state(tmp_path: Path):
-    storage = RunStorage(str(tmp_path), "a")
-    assert not storage.holds("experiment_state")
-    storage.keep({})
-    assert not storage.holds("experiment_state")
-    (tmp_path / "a/experiment_state-2026.json").write_text("{}")
-    assert storage.holds("experiment_state")
-
-
 def test_where_runs_are_stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SEQGEN_STORAGE", raising=False)
