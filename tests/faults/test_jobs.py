@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,21 +56,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     for package in ("pipelines", "seqgen", "data_prep"):
         shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / ".rayignore", code)
-    environment = outside(
-        HOME=str(where / "home"),
-        # The kernels that the undisturbed run had: others round differently.
-        XDG_CACHE_HOME=os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
-    )
-    environment["PYTHONPATH"] += f"{os.pathsep}{where}"  # the recipe's plugin
     verb = [sys.executable, "-m", "pipelines.cluster"]
-    try:
-        subprocess.run(
-            [*verb, "up", "--port", str(port), "--dashboard-port", str(dashboard)],
-            cwd=where, env=environment, check=True, timeout=300,
-        )  # fmt: skip
-        yield Site(where, f"http://127.0.0.1:{dashboard}")
-    finally:
-        subprocess.run([*verb, "down"], cwd=where, env=environment, timeout=120)
+    # Ray's own place, or a job goes to the cluster of this machine that started last; a socket's path is short.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as sessions:
+        environment = outside(
+            HOME=str(where / "home"),
+            RAY_TMPDIR=sessions,
+            # The kernels that the undisturbed run had: others round differently.
+            XDG_CACHE_HOME=os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
+        )
+        environment["PYTHONPATH"] += f"{os.pathsep}{where}"  # the recipe's plugin
+        try:
+            subprocess.run(
+                [*verb, "up", "--port", str(port), "--dashboard-port", str(dashboard)],
+                cwd=where, env=environment, check=True, timeout=300,
+            )  # fmt: skip
+            yield Site(where, f"http://127.0.0.1:{dashboard}")
+        finally:
+            subprocess.run([*verb, "down"], cwd=where, env=environment, timeout=120)
 
 
 def test_a_job_ends_with_the_verb_s_own_code_and_prints_what_it_prints(site: Site):
