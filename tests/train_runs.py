@@ -16,7 +16,9 @@ from typing import Any
 import psutil
 
 from pipelines.artifacts.gallery import read_gallery
+from pipelines.cluster.checkpoints import Checkpoints
 from pipelines.cluster.killing import LocalProcesses
+from pipelines.storage import open_store
 from seqgen.core.files import file_sha256
 from seqgen.core.machine import cores
 from tests.sets import write_digits
@@ -136,7 +138,7 @@ def train(place: Path, *arguments: str, **variables: str) -> subprocess.Complete
 
 
 class Run:
-    """A training process whose lines are read as they come."""
+    """A training process, which leads a process group, as a shell's job does; its lines are read as they come."""
 
     def __init__(self, place: Path, *arguments: str, **variables: str) -> None:
         self.process = subprocess.Popen(
@@ -146,6 +148,7 @@ class Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            process_group=0,
         )
         self.lines: list[str] = []
 
@@ -225,6 +228,19 @@ def tracked(place: Path) -> list[dict[str, Any]]:
         }
         for run in runs
     ]
+
+
+def saved(root: str) -> int:
+    """The step of the newest checkpoint of the one run in the storage `root`, which is whole; 0: there is none."""
+    store = open_store(root)
+    names = {key.partition("/")[0] for key in store.list("tiny-")}
+    if not names:
+        return 0
+    (name,) = names
+    said: list[str] = []
+    step = Checkpoints(store, name).newest_whole(said.append)
+    assert said == []
+    return step or 0
 
 
 def assert_complete(place: Path) -> None:

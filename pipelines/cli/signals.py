@@ -1,5 +1,8 @@
 """SIGTERM and Ctrl-C: the first one stops in order, a second one ends the process at once.
 
+One stop often comes as two signals: GNU `timeout` signals its child and then the child's group, the stop of a Ray job
+every process of `pipelines.retrain`, which hands it on. So what comes within two seconds of the first one is the first.
+
 The only place that installs handlers. A verb calls `raise_on_stop()`: the signal then comes as an exception, and
 every `finally` runs. Where an exception would do harm, `with on_stop(callback):` calls instead, and what was
 installed before is put back afterwards. So a search, whose Tune saves its state before it ends, only asks it to:
@@ -18,6 +21,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -25,7 +29,9 @@ from seqgen.core.errors import StoppedEarly
 
 _DVC_TELLS = "DVC_STAGE"  # is in the environment of what DVC starts, and not in its own
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+_ONE_STOP = 2.0  # seconds
 _stopped_by: signal.Signals | None = None
+_stopped_at = 0.0  # by time.monotonic()
 
 
 def raise_on_stop() -> None:
@@ -53,9 +59,10 @@ def _stop_with_dvc() -> None:
 
 
 def _stop_after(ended: int) -> None:
-    """Stop this process once the process of the file descriptor has ended."""
+    """Stop this process once the process of the file descriptor has ended, unless what ended it has stopped us, too."""
     select.select([ended], [], [])
-    os.kill(os.getpid(), signal.SIGTERM)
+    if _stopped_by is None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def check_stop() -> None:
@@ -79,6 +86,7 @@ def on_stop(callback: Callable[[], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def stop_afterwards() -> Iterator[None]:
     """Let a first signal that comes in this block take effect at its end: for what is short and should be whole."""
+    global _stopped_by
     if _stopped_by is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -88,15 +96,23 @@ def stop_afterwards() -> Iterator[None]:
             yield
     finally:
         if came.is_set() and _stopped_by is not None:
-            signal.raise_signal(_stopped_by)
+            number, _stopped_by = _stopped_by, None  # it comes now
+            signal.raise_signal(number)
 
 
 def _install(callback: Callable[[], None]) -> None:
+    came = False
+
     def stop(number: int, frame: FrameType | None) -> None:
-        global _stopped_by
-        for stopping in _STOPPING:
-            signal.signal(stopping, signal.SIG_DFL)
-        _stopped_by = signal.Signals(number)
+        nonlocal came
+        global _stopped_by, _stopped_at
+        now = time.monotonic()
+        if _stopped_by is not None and now - _stopped_at < _ONE_STOP:
+            return
+        if came:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        came, _stopped_by, _stopped_at = True, signal.Signals(number), now
         callback()
 
     for number in _STOPPING:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -140,15 +142,16 @@ def _start(ray: ModuleType, dashboard: bool) -> Resources:
         # cluster of this machine, miss the training there, and take its workers' resources away.
         port = free_port()
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-        ray.init(
-            "local",
-            num_cpus=machine.cpus,
-            num_gpus=machine.gpus,
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            dashboard_port=port,
-            **quiet,
-        )
+        with _in_other_groups():
+            ray.init(
+                "local",
+                num_cpus=machine.cpus,
+                num_gpus=machine.gpus,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                dashboard_port=port,
+                **quiet,
+            )
         return machine
     except SystemExit as stopped:  # what Ray makes of a SIGTERM while it starts
         raise StoppedEarly("stopped by SIGTERM") from stopped
@@ -160,3 +163,21 @@ def _start(ray: ModuleType, dashboard: bool) -> Resources:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = os.environ.get("RAY_ADDRESS", "a local cluster")
         raise OperationalError(f"Ray ({where}) cannot be reached or started: {error}") from error
+
+
+@contextlib.contextmanager
+def _in_other_groups() -> Iterator[None]:
+    """Let Ray start its processes, and with them our workers, in process groups of their own, as on Windows.
+
+    A signal to our group (kill, timeout, a terminal) is for the driver alone, which has the workers save. Where
+    Linux does not end them with the driver, Ray does, by the group: there they stay in it.
+    """
+    from ray._private import services
+
+    popen = services.ConsolePopen
+    if sys.platform == "linux":
+        services.ConsolePopen = functools.partial(popen, process_group=0)  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen  # type: ignore[misc]

@@ -14,11 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cluster.checkpoints import Checkpoints
-from pipelines.storage import open_store
 from tests.fault_proxy import FaultProxy, Request, Slow
 from tests.s3_server import S3Server
-from tests.train_runs import ROOT, assert_complete, in_phase, running, tracked, train, weights
+from tests.train_runs import ROOT, assert_complete, in_phase, running, saved, tracked, train, weights
 
 # A plugin that is imported for long.
 IMPORTED = """
@@ -52,6 +50,28 @@ def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProx
         yield proxy
 
 
+def alone(leader: int) -> None:
+    """As systemd does with KillMode=mixed, a kubelet, or who stops the verb by its id."""
+    os.kill(leader, signal.SIGTERM)
+
+
+def group(leader: int) -> None:
+    """As `kill -- -<group>` does, and as `pipelines.retrain` stops its line."""
+    os.killpg(leader, signal.SIGTERM)
+
+
+def interrupted(leader: int) -> None:
+    """Ctrl-C in a terminal: SIGINT to the whole group."""
+    os.killpg(leader, signal.SIGINT)
+
+
+def group_again(leader: int) -> None:
+    """As GNU `timeout` does: first the child, then its group; here after a pause, and so certainly two signals."""
+    alone(leader)
+    time.sleep(0.5)
+    group(leader)
+
+
 def uploading(request: Request) -> bool:
     return request.method == "PUT" and "/step-" in request.path
 
@@ -62,38 +82,35 @@ def test_04_a_stop_in_any_phase_is_saved_and_gone_on_with(undisturbed: str, plac
     """One run, stopped in one phase after the other, each time gone on with, ends with the bits of one that was not."""
     root = "s3://runs/stops"
 
-    def stopped(reached: Callable[[], bool]) -> str:
+    def stopped(reached: Callable[[], bool], stop: Callable[[int], None]) -> str:
         """Start or go on, stop when it is there; the last line. What was saved is whole, and newer than before."""
         with running(place, SEQGEN_STORAGE=root) as run:
             run.wait_until(reached)
             time.sleep(1)  # until the driver has heard of its workers; each phase lasts for three
-            run.process.terminate()
+            stop(run.process.pid)
             assert run.end() == 4, run.text
         assert [found["status"] for found in tracked(place)] == ["KILLED"]
         return run.lines[-1]
 
-    def saved() -> int:
-        """The newest checkpoint, which is whole."""
-        (name,) = {key.partition("/")[0] for key in open_store(root).list("tiny-")}
-        said: list[str] = []
-        newest = Checkpoints(open_store(root), name).newest_whole(said.append)
-        assert (newest is not None, said) == (True, [])
-        return newest or 0
-
     before = 0
-    for phase in ("warm-up", "train", "evaluate", "save"):
+    for phase, stop in (
+        ("warm-up", alone),
+        ("train", group),
+        ("evaluate", interrupted),
+        ("save", group_again),
+    ):
         in_phase(place, phase, calls=20 if phase == "train" else 2)
-        last = stopped((place / f"{phase}-0").exists)
+        last = stopped((place / f"{phase}-0").exists, stop)
         assert "stopped in epoch" in last, phase
         assert "Go on with: python -m pipelines.train --recipe tiny.yaml" in last
-        assert saved() > before, phase
-        before = saved()
+        assert saved(root) > before, phase
+        before = saved(root)
 
     proxy.heal()
     proxy.inject(Slow(3.0), uploading, times=4)
-    last = stopped(lambda: any(uploading(request) for request in proxy.requests))
+    last = stopped(lambda: any(uploading(request) for request in proxy.requests), alone)
     assert "stopped in epoch" in last
-    assert saved() > before
+    assert saved(root) > before
 
     done = train(place, SEQGEN_STORAGE=root)
     assert done.returncode == 0, done.stdout + done.stderr

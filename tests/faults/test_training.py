@@ -26,6 +26,7 @@ from tests.train_runs import (
     environment,
     in_phase,
     running,
+    saved,
     tracked,
     train,
     weights,
@@ -141,7 +142,7 @@ def test_05_a_second_signal_ends_it_at_once_and_spoils_nothing(undisturbed: str,
         for worker in workers:  # or the first signal would be obeyed before the second comes
             worker.send_signal(signal.SIGSTOP)
         run.process.terminate()
-        time.sleep(2)
+        time.sleep(3)  # sooner it would be the same stop
         run.process.terminate()
         assert run.end() == -signal.SIGTERM, run.text
         for worker in workers:
@@ -152,38 +153,51 @@ def test_05_a_second_signal_ends_it_at_once_and_spoils_nothing(undisturbed: str,
     assert weights(place) == undisturbed
 
 
+# The whole line of `pipelines.retrain` is the training; a recipe without a champion is retrained for.
 DVC = """
 stages:
-  train:
-    cmd: python -m pipelines.train --recipe tiny.yaml
-    deps: [tiny.yaml]
+  report:
+    matrix: {recipe: "${recipes}"}
+    cmd: python -m pipelines.train --recipe ${item.recipe}
+    deps: ["${item.recipe}"]
     outs: [{artifacts/tiny/train/run.json: {cache: false, persist: true}}]
 """
 
 
 @pytest.mark.slow
-def test_06_a_stopped_dvc_leaves_no_training_behind_and_the_next_goes_on(undisturbed: str, place: Path):
+@pytest.mark.timeout(900)
+def test_06_a_stopped_dvc_or_retraining_saves_and_leaves_no_training_behind(undisturbed: str, place: Path):
+    """Each is stopped as systemd does with KillMode=mixed, by a SIGTERM to it alone; the next one goes on."""
     (place / "dvc.yaml").write_text(DVC)
-    dvc = (sys.executable, "-m", "dvc")
+    (place / "params.yaml").write_text("recipes: [tiny.yaml]\n")
+    # Nothing else saves: what is gone on with was saved because of a stop.
+    seldom = "train: {checkpoint_every: 1000, checkpoint_minutes: 1000, "
+    (place / "tiny.yaml").write_text((place / "tiny.yaml").read_text().replace("train: {", seldom))
+    dvc, retrain = (sys.executable, "-m", "dvc"), (sys.executable, "-m", "pipelines.retrain")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     # Debian's sh stays between DVC and the training, where others put it in their place.
     variables = environment(place) | {"PATH": path, "SHELL": "/bin/sh"}
     subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=place, env=variables, check=True)
-    repro = subprocess.Popen(
-        [*dvc, "repro"], cwd=place, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert repro.stdout is not None
-    next(line for line in repro.stdout if line.startswith("epoch  3/"))
-    family = psutil.Process(repro.pid).children(recursive=True)
-    repro.terminate()
-    assert "stopped in epoch" in repro.stdout.read()  # to the end of the training's own output
-    repro.wait()
-    psutil.wait_procs(family, timeout=60)
-    assert not [process for process in family if alive(process)]
-    assert not (place / "dvc.lock").exists()
-    assert [found["status"] for found in tracked(place)] == ["KILLED"]
+    before = 0
+    for command, epoch in (((*dvc, "repro"), "epoch  3/"), (retrain, "epoch ")):
+        process = subprocess.Popen(
+            command, cwd=place, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.startswith(epoch))
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        said = process.stdout.read()  # to the end of the training's own output
+        assert "stopped in epoch" in said, said
+        assert process.wait() == (4 if command == retrain else -signal.SIGTERM)
+        psutil.wait_procs(family, timeout=60)
+        assert not [process for process in family if alive(process)]
+        assert not (place / "dvc.lock").exists()
+        assert [found["status"] for found in tracked(place)] == ["KILLED"]
+        assert saved(str(place / ".seqgen/ray")) > before
+        before = saved(str(place / ".seqgen/ray"))
 
-    done = subprocess.run([*dvc, "repro"], cwd=place, env=variables, capture_output=True, text=True)
+    done = subprocess.run(retrain, cwd=place, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "going on after epoch" in done.stdout
     assert_complete(place)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first one stops in order, with code 4, and a second one at once."""
+"""SIGTERM and Ctrl-C: the first one stops in order, with code 4, and a later one at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 STOPPED = """
-import contextlib, os, signal, time
+import contextlib, os, signal, subprocess, time
+from pipelines.cli import signals
 from seqgen.core.errors import StoppedEarly
 from pipelines.cli.signals import check_stop, on_stop, raise_on_stop, stop_afterwards
 from pipelines.cli.command import run
@@ -19,6 +20,10 @@ from pipelines.cli.command import run
 def stop(number: int = signal.SIGTERM) -> None:
     os.kill(os.getpid(), number)
     time.sleep(0.1)
+
+def stop_later() -> None:
+    signals._ONE_STOP = 0.0  # as if two seconds had passed
+    stop()
 
 def work() -> None:
     raise_on_stop()
@@ -85,18 +90,48 @@ def test_the_second_signal_does_not_wait_for_what_should_be_whole():
     body = """
 with stop_afterwards():
     stop()
-    stop()
+    stop_later()
     print("too late", flush=True)
 """
     assert stopped(body) == (-15, "", "")
 
 
-def test_a_second_signal_ends_at_once():
+@pytest.mark.parametrize("waited_for", ["contextlib.nullcontext()", "stop_afterwards()"])
+def test_what_comes_soon_after_a_signal_is_the_same_stop(waited_for: str):
+    body = f"""
+try:
+    with {waited_for}:
+        stop()
+finally:
+    stop(signal.SIGINT)
+    stop()
+    print("in order", flush=True)
+"""
+    assert stopped(body) == (4, "in order\n", "error: stopped by SIGTERM\n")
+
+
+def test_the_end_of_dvc_is_no_second_stop():
+    body = """
+dvc = subprocess.Popen(["sleep", "600"])
+ended = os.pidfd_open(dvc.pid)
+try:
+    stop()
+finally:
+    signals._ONE_STOP = 0.0  # however long it takes to end
+    dvc.kill()
+    signals._stop_after(ended)
+    time.sleep(0.1)
+    print("in order", flush=True)
+"""
+    assert stopped(body) == (4, "in order\n", "error: stopped by SIGTERM\n")
+
+
+def test_a_later_signal_ends_at_once():
     body = """
 try:
     stop()
 finally:
-    stop()
+    stop_later()
     print("too late", flush=True)
 """
     assert stopped(body) == (-15, "", "")
@@ -107,7 +142,7 @@ def test_a_signal_may_call_instead_and_then_the_old_way_is_back():
 with on_stop(lambda: print("asked", flush=True)):
     stop()
     print("goes on", flush=True)
-stop()
+stop_later()
 """
     assert stopped(body) == (4, "asked\ngoes on\n", "error: stopped by SIGTERM\n")
 
@@ -116,7 +151,7 @@ def test_a_second_signal_to_what_was_asked_ends_at_once():
     body = """
 with on_stop(lambda: print("asked", flush=True)):
     stop()
-    stop()
+    stop_later()
     print("too late", flush=True)
 """
     assert stopped(body) == (-15, "asked\n", "")
