@@ -358,7 +358,10 @@ def test_a_phone_does_not_scroll_sideways(conditional: ServeProcess, open_sheet:
     if view == "game":
         sheet.press("game", "Begin")
         sheet.page.keyboard.press("ArrowLeft")
-        assert sorted(sheet.view("game").locator("figcaption").all_inner_texts()) == ["The machine", "The program"]
+        assert sorted(sheet.view("game").locator("figcaption").all_inner_texts()) == [
+            "The machine",
+            "The program",
+        ]
     width = sheet.page.evaluate("document.scrollingElement.scrollWidth")
     assert width <= 400
 
