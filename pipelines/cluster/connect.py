@@ -169,8 +169,8 @@ def _start(ray: ModuleType, dashboard: bool) -> Resources:
 def _in_other_groups() -> Iterator[None]:
     """Let Ray start its processes, and with them our workers, in process groups of their own, as on Windows.
 
-    A signal to our group (kill, timeout, a terminal) is for the driver alone, which has the workers save. Where
-    Linux does not end them with the driver, Ray does, by the group: there they stay in it.
+    A signal to our group (kill, timeout, a terminal) is for the driver alone, which has the workers save. Linux
+    ends them with the driver; elsewhere Ray does, by the group, so there they stay in it.
     """
     from ray._private import services
 

@@ -58,7 +58,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     shutil.copy(ROOT / ".rayignore", code)
     verb = [sys.executable, "-m", "pipelines.cluster"]
     # Ray's own place, or a job goes to the cluster of this machine that started last; a socket's path is short.
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as sessions:
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as sessions:
         environment = outside(
             HOME=str(where / "home"),
             RAY_TMPDIR=sessions,
