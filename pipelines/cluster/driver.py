@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import tempfile
 import threading
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ray.train.v2.api.result import Result
 
 _SKIPPED = "skipped-steps.json"
+_LEAVING = 10.0  # seconds for Ray's thread to end after Ray was shut down
 _KINDS = {kind.__name__: kind for kind in (BadInput, NumericalError, OperationalError, StoppedEarly, Lost)}
 
 
@@ -278,6 +280,8 @@ def _follow(
 
     thread = threading.Thread(target=work, name="ray-train", daemon=True)
     thread.start()
+    # A stop or a failure leaves it behind until Ray is shut down; in Ray's code at the interpreter's end it crashes.
+    atexit.register(thread.join, _LEAVING)
     with _stop_in_order(listener) as patience:
         while thread.is_alive():
             thread.join(0.5)
