@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from pipelines.cli.signals import check_stop, raise_on_stop
-from seqgen.core.errors import BadInput, OperationalError, StoppedEarly, one_line
+from seqgen.core.errors import BadInput, OperationalError, SeqgenError, StoppedEarly, one_line
 from seqgen.core.machine import Resources, free_port
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -160,7 +160,9 @@ def _start(ray: ModuleType, dashboard: bool) -> Resources:
             f"Ray ({os.environ.get('RAY_ADDRESS')}) refuses us: {one_line(error)}; RAY_AUTH_TOKEN or "
             "RAY_AUTH_TOKEN_PATH names the cluster's token"
         ) from error
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except SeqgenError:
+        raise
+    except Exception as error:  # Ray raises just that where one of its processes does not start
         where = os.environ.get("RAY_ADDRESS", "a local cluster")
         raise OperationalError(f"Ray ({where}) cannot be reached or started: {error}") from error
 
