@@ -93,9 +93,9 @@ def train_recipe(
     from seqgen.training.memory import checkpoint_bytes
     from seqgen.training.resources import device_for, this_machine
 
-    check_room(checkpoint_bytes(recipe), recipe.train.keep_checkpoints + 1)  # and the best one
     if not elsewhere():
         device_for(recipe, this_machine(), device)
+    check_room(checkpoint_bytes(recipe), recipe.train.keep_checkpoints + 1)  # and the best one
     digests = {"manifest digest": manifest.digest, "code digest": lineage.code_digest(recipe)}
     runs.check()
     start = starting_weights(recipe, manifest)

@@ -74,12 +74,12 @@ def _check(recipe: Recipe) -> Manifest:
         check_fit(trial, manifest)
         if trial.train.batch > images:
             raise BadInput(f"train.batch={trial.train.batch} exceeds the {images} images a trial trains on")
-    check_room(max(map(checkpoint_bytes, trials)), CHECKPOINTS_KEPT * trial_count(recipe.search))
     if not elsewhere():
         from pipelines.search.driver import concurrent_trials
         from seqgen.training.resources import this_machine
 
         concurrent_trials(recipe, this_machine())
+    check_room(max(map(checkpoint_bytes, trials)), CHECKPOINTS_KEPT * trial_count(recipe.search))
     return manifest
 
 
