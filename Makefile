@@ -16,8 +16,8 @@ quickstart: environment  ## the whole line, from raw files to the report, with t
 
 environment: .venv/kernels  ## .venv with the pinned dependencies, and the native kernels
 
-# What runs beside the others, on a core of its own.
-BESIDE = tests/faults
+# Half of the time that tests take: what runs beside the others, on a core of its own.
+BESIDE = $(filter-out %/test_retraining.py %/test_search.py, $(wildcard tests/faults/test_*.py))
 COSTLY = --durations=40 --durations-min=10
 
 test: .venv/installed-dev .venv/kernels  ## every test: those that often wait beside the others

@@ -220,6 +220,7 @@ def test_08_the_rank_that_hangs_is_named_and_no_other(place: Path, how: str):
     )
     assert "rank 0" not in run.text
     assert [found["status"] for found in tracked(place)] == ["FAILED"]
+    psutil.wait_procs(workers, timeout=60)
     assert not [worker for worker in workers if alive(worker)]
 
 
