@@ -62,10 +62,15 @@ class Turn:
                 if seen.get(other, ("", 0.0))[0] != text:
                     seen[other] = (text, now)
                 elif now - seen[other][1] > LEASE:
-                    self._client.set_registered_model_tag(self._name, _VOID + other, f"by {_me()}")
-                    self._client.delete_registered_model_tag(self._name, _TICKET + other)
+                    self._declare_void(other)
             time.sleep(_EVERY)
             self._written = self._write()
+
+    def _declare_void(self, other: str) -> None:
+        """Others may be at it too, and of two who write one tag at once the server refuses one: look again then."""
+        with contextlib.suppress(*runs.server_errors()):
+            self._client.set_registered_model_tag(self._name, _VOID + other, f"by {_me()}")
+            self._client.delete_registered_model_tag(self._name, _TICKET + other)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:

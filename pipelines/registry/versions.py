@@ -14,6 +14,7 @@ from pipelines.artifacts.trained_model import TrainedModel
 from pipelines.registry.evaluation import Evaluation
 from pipelines.registry.inspection import FILES_TAG, files_digest
 from pipelines.registry.package import save_package
+from pipelines.registry.turns import turn
 from pipelines.tracking import lineage, runs
 from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.core.files import canonical_digest, file_sha256
@@ -82,7 +83,8 @@ def add_version(client: MlflowClient, trained: TrainedModel, evaluation: Evaluat
         source = f"models:/{model_id}"
         tags |= {FILES_TAG: digest, **_bounds(trained, evaluation)}
         version = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
-    client.set_registered_model_alias(name, CANDIDATE, version.version)
+    with turn(client, name):  # of two who set an alias at once, the server refuses one
+        client.set_registered_model_alias(name, CANDIDATE, version.version)
     return version
 
 
