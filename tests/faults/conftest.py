@@ -96,12 +96,25 @@ def manifest(files: tuple[Path, Path]) -> Manifest:
     return read_manifest(files[1])
 
 
-@pytest.fixture
-def outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FaultProxy, Store]]:
-    """A proxy before a real S3 server, and the store behind it."""
-    with S3Server(tmp_path / "s3") as server, FaultProxy(server.port) as proxy:
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with the bucket `runs`, for the tests of a file."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
         server.client().create_bucket(Bucket="runs")
-        for name, value in server.environment(endpoint=proxy.address).items():
+        yield server
+
+
+@pytest.fixture
+def s3_proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Before that server, at AWS_ENDPOINT_URL, with its administrator's key."""
+    with FaultProxy(s3_server.port) as proxy:
+        for name, value in s3_server.environment(endpoint=proxy.address).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # or what lasts a second is not noticed
-        yield proxy, open_store("s3://runs/prefix")
+        yield proxy
+
+
+@pytest.fixture
+def outage(s3_proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FaultProxy, Store]:
+    """The proxy before an S3 server, and a store behind it that does not ask twice: what lasts a second is noticed."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    return s3_proxy, open_store(f"s3://runs/{tmp_path.name}")

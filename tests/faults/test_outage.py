@@ -3,50 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fault_proxy import FaultProxy
-from tests.s3_server import S3Server
 from tests.train_runs import EPOCHS, assert_complete, running, train, weights
 
 pytestmark = pytest.mark.slow
 EVERY_TEN = "--set=train.checkpoint_every=10"  # so many unsaved ones in a row would end it
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        server.client().create_bucket(Bucket="runs")
-        yield server
-
-
 @pytest.fixture
-def proxy(server: S3Server) -> Iterator[FaultProxy]:
-    with FaultProxy(server.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def variables(server: S3Server, proxy: FaultProxy, place: Path) -> dict[str, str]:
+def variables(s3_proxy: FaultProxy, place: Path) -> dict[str, str]:
     """What a training is given that stores behind the proxy; an outage of a second is one."""
-    return server.environment(endpoint=proxy.address) | {
-        "SEQGEN_STORAGE": f"s3://runs/{place.name}",
-        "AWS_MAX_ATTEMPTS": "1",
-    }
+    return {"SEQGEN_STORAGE": f"s3://runs/{place.name}", "AWS_MAX_ATTEMPTS": "1"}
 
 
 def test_23_a_training_goes_on_through_an_outage_and_what_it_saves_catches_up(
-    undisturbed: str, proxy: FaultProxy, variables: dict[str, str], place: Path
+    undisturbed: str, s3_proxy: FaultProxy, variables: dict[str, str], place: Path
 ):
     with running(place, EVERY_TEN, **variables) as run:
         run.wait_for("epoch  3/")
-        proxy.down()
+        s3_proxy.down()
         run.wait_for("warning: no checkpoint can be saved; training goes on")
         run.wait_for("epoch 20/")
-        proxy.up()
+        s3_proxy.up()
         run.wait_for(f"checkpoints are saved again: s3://runs/{place.name}/")
         assert run.end() == 0, run.text
     assert_complete(place)
@@ -54,18 +36,18 @@ def test_23_a_training_goes_on_through_an_outage_and_what_it_saves_catches_up(
 
 
 def test_23_an_outage_that_outlasts_the_training_is_told_and_the_same_command_sends_what_is_left(
-    undisturbed: str, proxy: FaultProxy, variables: dict[str, str], place: Path
+    undisturbed: str, s3_proxy: FaultProxy, variables: dict[str, str], place: Path
 ):
     with running(place, EVERY_TEN, **variables, SEQGEN_UPLOAD_SECONDS="5") as run:
         run.wait_for("epoch  3/")
-        proxy.down()
+        s3_proxy.down()
         assert run.end() == 1, run.text
     assert f"epoch {EPOCHS}/{EPOCHS}" in run.text
     told = re.search(r"not saved within 5 s: .* cannot be reached.*; it lies in ([^ ]+?)[, ]", run.text)
     assert told is not None, run.text
     assert (Path(told[1]) / "index.json").is_file()
     assert "Go on with: " in run.text
-    proxy.up()
+    s3_proxy.up()
     done = train(place, EVERY_TEN, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"saved now, as its process ended before it could: s3://runs/{place.name}/" in done.stdout

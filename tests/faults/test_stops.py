@@ -9,13 +9,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.fault_proxy import FaultProxy, Request, Slow
-from tests.s3_server import S3Server
 from tests.train_runs import ROOT, assert_complete, in_phase, running, saved, tracked, train, weights
 
 # A plugin that is imported for long.
@@ -38,16 +37,6 @@ def test_04_a_signal_before_there_is_a_run_ends_it_with_4_and_leaves_nothing(
     assert run.lines[-1] == f"error: stopped by {number.name}\n"
     assert not (place / ".seqgen").exists()
     assert not (place / "mlflow.db").exists()
-
-
-@pytest.fixture
-def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """Before a real S3 server, in which checkpoints lie."""
-    with S3Server(tmp_path / "s3") as server, FaultProxy(server.port) as proxy:
-        server.client().create_bucket(Bucket="runs")
-        for name, value in server.environment(endpoint=proxy.address).items():
-            monkeypatch.setenv(name, value)
-        yield proxy
 
 
 def alone(leader: int) -> None:
@@ -78,7 +67,9 @@ def uploading(request: Request) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_04_a_stop_in_any_phase_is_saved_and_gone_on_with(undisturbed: str, place: Path, proxy: FaultProxy):
+def test_04_a_stop_in_any_phase_is_saved_and_gone_on_with(
+    undisturbed: str, place: Path, s3_proxy: FaultProxy
+):
     """One run, stopped in one phase after the other, each time gone on with, ends with the bits of one that was not."""
     root = "s3://runs/stops"
 
@@ -106,9 +97,9 @@ def test_04_a_stop_in_any_phase_is_saved_and_gone_on_with(undisturbed: str, plac
         assert saved(root) > before, phase
         before = saved(root)
 
-    proxy.heal()
-    proxy.inject(Slow(3.0), uploading, times=4)
-    last = stopped(lambda: any(uploading(request) for request in proxy.requests), alone)
+    s3_proxy.heal()
+    s3_proxy.inject(Slow(3.0), uploading, times=4)
+    last = stopped(lambda: any(uploading(request) for request in s3_proxy.requests), alone)
     assert "stopped in epoch" in last
     assert saved(root) > before
 

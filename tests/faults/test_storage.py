@@ -1,8 +1,7 @@
-"""Storage: what S3 does to us (a real server behind a fault proxy), and what a killed process leaves."""
+"""Storage: what S3 does to a store (a real server behind a fault proxy), and what a killed process leaves."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,13 +17,10 @@ import pytest
 
 from data_prep import s3
 from pipelines.storage import Altered, Store, open_store
-from pipelines.tracking.source_files import PACKAGES, ROOT
+from pipelines.tracking.source_files import ROOT
 from seqgen.core.errors import BadInput, OperationalError
 from tests.fault_proxy import Answer, Cut, CutAnswer, Fault, FaultProxy, Request, Reset, Slow
-from tests.finished_run import outside, tiny_recipe
 from tests.s3_server import ADMIN, READER, RENEWED, Key, S3Server
-from tests.searches import Search, until
-from tests.sets import write_digits
 
 pytestmark = pytest.mark.slow
 LARGE = os.urandom(20 * 2**20)  # three parts
@@ -44,21 +40,6 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        server.client().create_bucket(Bucket="runs")
-        yield server
-
-
-@pytest.fixture
-def proxy(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    with FaultProxy(server.port) as proxy:
-        for name, value in server.environment(endpoint=proxy.address).items():
-            monkeypatch.setenv(name, value)
-        yield proxy
-
-
 @pytest.fixture(params=["folder", "bucket"])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store of each kind."""
@@ -68,7 +49,7 @@ def either(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def store(proxy: FaultProxy, tmp_path: Path) -> Store:
+def store(s3_proxy: FaultProxy, tmp_path: Path) -> Store:
     """A prefix of its own, behind the proxy."""
     return open_store(f"s3://runs/{tmp_path.name}")
 
@@ -85,8 +66,8 @@ def part(number: int) -> Callable[[Request], bool]:
     return lambda request: request.method == "PUT" and f"partNumber={number}" in request.path
 
 
-def statuses(proxy: FaultProxy) -> list[int | str]:
-    return [request.outcome for request in proxy.requests]
+def statuses(s3_proxy: FaultProxy) -> list[int | str]:
+    return [request.outcome for request in s3_proxy.requests]
 
 
 @pytest.mark.parametrize(
@@ -95,9 +76,9 @@ def statuses(proxy: FaultProxy) -> list[int | str]:
     ids=["503", "500", "a gateway's page", "reset"],
 )
 def test_22_what_passes_is_tried_again_and_leaves_no_trace(
-    proxy: FaultProxy, store: Store, large: Path, tmp_path: Path, fault: Fault
+    s3_proxy: FaultProxy, store: Store, large: Path, tmp_path: Path, fault: Fault
 ):
-    proxy.inject(fault, times=3)
+    s3_proxy.inject(fault, times=3)
     store.put_file(large, "large")
     calls: list[Callable[[], object]] = [
         lambda: store.get_file("large", tmp_path / "back"),
@@ -106,10 +87,10 @@ def test_22_what_passes_is_tried_again_and_leaves_no_trace(
         lambda: store.delete(["small"]),
     ]
     for call in calls:
-        proxy.heal()
-        proxy.inject(fault)
+        s3_proxy.heal()
+        s3_proxy.inject(fault)
         call()
-        assert statuses(proxy)[0] in (500, 502, 503, "Reset")
+        assert statuses(s3_proxy)[0] in (500, 502, 503, "Reset")
     assert (tmp_path / "back").read_bytes() == LARGE
     assert store.list() == ["large"]
     assert not store.leftovers(NOW)
@@ -124,98 +105,56 @@ def test_22_what_passes_is_tried_again_and_leaves_no_trace(
     ids=["upload", "download"],
 )
 def test_22_a_transfer_cut_in_the_middle_is_done_again(
-    proxy: FaultProxy,
+    s3_proxy: FaultProxy,
     store: Store,
     large: Path,
     tmp_path: Path,
     fault: Fault,
     where: Callable[[Request], bool],
 ):
-    proxy.inject(fault, where, times=2)
+    s3_proxy.inject(fault, where, times=2)
     store.put_file(large, "large")
     store.get_file("large", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == LARGE
-    assert statuses(proxy).count(type(fault).__name__) == 2
+    assert statuses(s3_proxy).count(type(fault).__name__) == 2
 
 
 def test_22_a_server_that_says_nothing_is_asked_again(
-    proxy: FaultProxy, store: Store, monkeypatch: pytest.MonkeyPatch
+    s3_proxy: FaultProxy, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(s3, "_SILENCE", 1)
-    proxy.inject(Slow(3), times=2)
+    s3_proxy.inject(Slow(3), times=2)
     store.write("small", b"x")
     assert store.read("small") == b"x"
-    assert [request.method for request in proxy.requests][:3] == ["PUT"] * 3
+    assert [request.method for request in s3_proxy.requests][:3] == ["PUT"] * 3
 
 
 def test_22_what_does_not_pass_names_the_address(
-    proxy: FaultProxy, store: Store, monkeypatch: pytest.MonkeyPatch
+    s3_proxy: FaultProxy, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
-    proxy.inject(Answer(503, "SlowDown"), times=None)
+    s3_proxy.inject(Answer(503, "SlowDown"), times=None)
     with pytest.raises(OperationalError) as caught:
         store.write("small", b"x")
-    assert f"{store.root}/small: PutObject was answered SlowDown at {proxy.address}, 3 times" in str(
+    assert f"{store.root}/small: PutObject was answered SlowDown at {s3_proxy.address}, 3 times" in str(
         caught.value
     )
-    assert statuses(proxy) == [503] * 3
-    proxy.heal()
-    proxy.down()
-    with pytest.raises(OperationalError, match=f"{store.root}/small: .* {proxy.address} cannot be reached"):
+    assert statuses(s3_proxy) == [503] * 3
+    s3_proxy.heal()
+    s3_proxy.down()
+    with pytest.raises(
+        OperationalError, match=f"{store.root}/small: .* {s3_proxy.address} cannot be reached"
+    ):
         store.write("small", b"x")
-    proxy.up()
+    s3_proxy.up()
     assert store.list() == []
     store.write("small", b"x")
     assert store.read("small") == b"x"
 
 
-@pytest.fixture
-def search(tmp_path: Path) -> Iterator[Search]:
-    with contextlib.closing(
-        Search(tmp_path, {"model.steps": [4, 5]}, 512, trials=2, epochs=6, grace_epochs=6)
-    ) as made:
-        yield made
-
-
-def test_22_a_search_goes_on_after_a_stop_and_meets_a_server_that_is_busy(
-    proxy: FaultProxy, server: S3Server, search: Search
-):
-    """All that Tune saves is in the bucket, and no key of it; `best.json` says where."""
-    storage = {"SEQGEN_STORAGE": "s3://runs/search"}
-    driver = search.start(**storage)
-    said = [until(driver, lambda line: "epoch 1/6" in line)]
-    proxy.inject(Answer(503, "SlowDown"), where=lambda request: request.method in ("PUT", "POST"), times=2)
-    driver.send_signal(signal.SIGTERM)
-    said.append(driver.communicate(timeout=500)[0])
-    assert driver.returncode == 4, said
-
-    proxy.inject(Answer(503, "SlowDown"), where=lambda request: "checkpoint_" in request.path, times=2)
-    code, text = search.run(**storage)
-    said.append(text)
-    assert code == 0, text
-    assert "goes on, was at epoch" in text
-    assert [request.outcome for request in proxy.requests].count(503) == 4
-    assert "Traceback" not in "".join(said)
-    assert [(row["epochs"], row["status"]) for row in search.trials()] == [("6", "finished")] * 2
-    checkpoint = search.best()["checkpoint"]
-    assert checkpoint.startswith("s3://runs/search/")
-    assert open_store(checkpoint).exists("index.json")
-    assert not (search.where / ".seqgen/ray").exists()
-
-    client = server.client()
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket="runs", Prefix="search/")
-    objects = [client.get_object(Bucket="runs", Key=one["Key"]) for page in pages for one in page["Contents"]]
-    files = [path.read_bytes() for path in search.where.rglob("*") if path.is_file()]
-    secret = ADMIN.secret.encode()
-    assert not [
-        content for content in (*(one["Body"].read() for one in objects), *files) if secret in content
-    ]
-    assert ADMIN.secret not in "".join(said)
-
-
 @pytest.mark.parametrize("when", [lambda request: True, part(2)], ids=["at once", "in mid-upload"])
 def test_24_an_expired_token_is_refreshed_once(
-    proxy: FaultProxy,
+    s3_proxy: FaultProxy,
     store: Store,
     large: Path,
     tmp_path: Path,
@@ -234,8 +173,8 @@ def test_24_an_expired_token_is_refreshed_once(
     hand_out(ADMIN)
     store.write("small", b"x")
     hand_out(RENEWED)  # as an agent of the cloud does, at any time
-    proxy.heal()
-    proxy.inject(
+    s3_proxy.heal()
+    s3_proxy.inject(
         Answer(400, "ExpiredToken"),
         lambda request: ADMIN.access in request.signed_by and when(request),
         times=None,
@@ -243,18 +182,18 @@ def test_24_an_expired_token_is_refreshed_once(
     store.put_file(large, "large")
     store.get_file("large", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == LARGE
-    assert statuses(proxy).count(400) == 1
+    assert statuses(s3_proxy).count(400) == 1
     assert not store.leftovers(NOW)
 
 
-def test_24_a_token_that_stays_expired_is_tried_twice(proxy: FaultProxy, store: Store):
+def test_24_a_token_that_stays_expired_is_tried_twice(s3_proxy: FaultProxy, store: Store):
     store.write("small", b"x")
     for call in (lambda: store.write("small", b"y"), lambda: store.read("small")):
-        proxy.heal()
-        proxy.inject(Answer(400, "ExpiredToken"), times=None)
+        s3_proxy.heal()
+        s3_proxy.inject(Answer(400, "ExpiredToken"), times=None)
         with pytest.raises(OperationalError, match=r"small: .* ExpiredToken .*have expired .*renew them"):
             call()
-        assert [request.method for request in proxy.requests if request.method != "HEAD"] in (
+        assert [request.method for request in s3_proxy.requests if request.method != "HEAD"] in (
             ["PUT"] * 2,
             ["GET"] * 2,
         )
@@ -279,48 +218,24 @@ def test_24_a_token_that_stays_expired_is_tried_twice(proxy: FaultProxy, store: 
     ids=["a reader's key", "no bucket", "unknown key", "wrong secret"],
 )
 def test_24_a_refusal_is_not_tried_again(
-    server: S3Server, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, key: Key, bucket: str, said: str
+    s3_server: S3Server,
+    s3_proxy: FaultProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    key: Key,
+    bucket: str,
+    said: str,
 ):
-    for name, value in server.environment(key, proxy.address).items():
+    for name, value in s3_server.environment(key, s3_proxy.address).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=rf"s3://{bucket}/x/\S+: {said}") as caught:
         open_store(f"s3://{bucket}/x").preflight(creates=True)
     assert caught.value.exit_code == 2
     assert key.secret not in str(caught.value)
-    assert len(proxy.requests) == 1
-
-
-@pytest.mark.parametrize(
-    ("key", "bucket", "said"),
-    [
-        (READER, "runs", "PutObject was answered AccessDenied"),
-        (ADMIN, "absent", "NoSuchBucket"),
-        (Key("", "unknown", ADMIN.secret, ()), "runs", "InvalidAccessKeyId"),
-    ],
-    ids=["a reader's key", "no bucket", "unknown key"],
-)
-def test_24_a_training_that_storage_refuses_ends_with_2_before_ray_starts(
-    server: S3Server, tmp_path: Path, key: Key, bucket: str, said: str
-):
-    write_digits(tmp_path / "artifacts/tiny/shards")
-    variables = server.environment(key) | {"SEQGEN_STORAGE": f"s3://{bucket}/{tmp_path.name}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.train", "--recipe", str(tiny_recipe(tmp_path)), "--workers", "1"],
-        cwd=tmp_path,
-        env=outside(**variables),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert f"s3://{bucket}/{tmp_path.name}/" in done.stderr
-    assert said in done.stderr
-    assert key.secret not in done.stdout + done.stderr
-    assert "starting" not in done.stdout
-    assert not (tmp_path / "artifacts/tiny/train").exists()
+    assert len(s3_proxy.requests) == 1
 
 
 def test_24_a_refused_read_says_why(
-    server: S3Server, proxy: FaultProxy, store: Store, monkeypatch: pytest.MonkeyPatch
+    s3_server: S3Server, s3_proxy: FaultProxy, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     store.write("small", b"x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
@@ -329,7 +244,7 @@ def test_24_a_refused_read_says_why(
 
 
 def test_24_no_credentials_are_bad_input(
-    proxy: FaultProxy, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_proxy: FaultProxy, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -339,10 +254,10 @@ def test_24_no_credentials_are_bad_input(
         store.preflight(creates=True)
 
 
-def test_24_a_key_that_may_not_delete_is_found_before_the_start(proxy: FaultProxy, store: Store):
+def test_24_a_key_that_may_not_delete_is_found_before_the_start(s3_proxy: FaultProxy, store: Store):
     # S3 answers 200, and in it what it refused.
     refusal = b"<Error><Key>x</Key><Code>AccessDenied</Code><Message>no</Message></Error>"
-    proxy.inject(
+    s3_proxy.inject(
         Answer(200, body=b"<DeleteResult>" + refusal + b"</DeleteResult>"),
         lambda request: "?delete" in request.path,
     )
@@ -351,13 +266,13 @@ def test_24_a_key_that_may_not_delete_is_found_before_the_start(proxy: FaultProx
 
 
 def test_25_an_upload_that_is_given_up_is_aborted(
-    proxy: FaultProxy, store: Store, large: Path, monkeypatch: pytest.MonkeyPatch
+    s3_proxy: FaultProxy, store: Store, large: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     store.put_file(large, "large")
     before = hashlib.sha256(LARGE).hexdigest()
     large.write_bytes(LARGE[::-1])
-    proxy.inject(Cut(100_000), part(2), times=None)
+    s3_proxy.inject(Cut(100_000), part(2), times=None)
     with pytest.raises(OperationalError, match=r"large: .* cannot be reached"):
         store.put_file(large, "large")
     assert store.list() == ["large"]
@@ -366,14 +281,14 @@ def test_25_an_upload_that_is_given_up_is_aborted(
 
 
 def test_25_what_an_outage_left_can_be_removed(
-    proxy: FaultProxy, store: Store, large: Path, monkeypatch: pytest.MonkeyPatch
+    s3_proxy: FaultProxy, store: Store, large: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     begun = part(2)  # from there on nothing comes through, nor does boto3's abort
-    proxy.inject(Reset(), lambda request: any(begun(other) for other in proxy.requests), times=None)
+    s3_proxy.inject(Reset(), lambda request: any(begun(other) for other in s3_proxy.requests), times=None)
     with pytest.raises(OperationalError, match="cannot be reached"):
         store.put_file(large, "large")
-    proxy.heal()
+    s3_proxy.heal()
     assert store.list() == []
     assert not store.exists("large")
     check_leftover(store, "large")
@@ -387,13 +302,13 @@ def test_25_what_a_killed_process_left_can_be_removed(
     """Half of the file is on its way: into a folder through a pipe, into a bucket before the second part."""
     source, process = tmp_path / "source", None
     if either.root.startswith("s3://"):
-        proxy: FaultProxy = request.getfixturevalue("proxy")
+        s3_proxy: FaultProxy = request.getfixturevalue("s3_proxy")
         source.write_bytes(LARGE)
-        proxy.inject(
+        s3_proxy.inject(
             Slow(600), lambda request: "partNumber" in request.path and not part(1)(request), times=None
         )
         process = putting(source, either.root)
-        wait_for(lambda: any(part(1)(one) and one.outcome == 200 for one in proxy.requests))
+        wait_for(lambda: any(part(1)(one) and one.outcome == 200 for one in s3_proxy.requests))
         kill(process)
     else:
         os.mkfifo(source)
@@ -439,10 +354,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_26_an_object_replaced_under_us_is_found_by_its_sha256(
-    server: S3Server, store: Store, tmp_path: Path
+    s3_server: S3Server, store: Store, tmp_path: Path
 ):
     sha256 = store.write("run/index.json", b"ours")
-    server.client().put_object(Bucket="runs", Key=f"{tmp_path.name}/run/index.json", Body=b"theirs")
+    s3_server.client().put_object(Bucket="runs", Key=f"{tmp_path.name}/run/index.json", Body=b"theirs")
     theirs = hashlib.sha256(b"theirs").hexdigest()
     with pytest.raises(Altered, match=f"{store.root}/run/index.json: put by another program, .* {theirs}"):
         store.read("run/index.json")
@@ -462,7 +377,7 @@ def test_26_a_file_replaced_by_our_own_is_found_too(either: Store, large: Path, 
 
 
 @pytest.mark.parametrize(("shift", "said"), [(3600, "ahead of"), (-7200, "behind")])
-def test_27_a_wrong_clock_is_told_and_by_how_much(server: S3Server, tmp_path: Path, shift: int, said: str):
+def test_27_a_wrong_clock_is_told_and_by_how_much(s3_server: S3Server, tmp_path: Path, shift: int, said: str):
     if shutil.which("cc") is None:
         pytest.skip("no C compiler here: the clock of a process cannot be shifted")
     library = tmp_path / "clock.so"
@@ -471,7 +386,7 @@ def test_27_a_wrong_clock_is_told_and_by_how_much(server: S3Server, tmp_path: Pa
         input=SHIFTED_CLOCK.encode(),
         check=True,
     )
-    environment = server.environment() | {"LD_PRELOAD": str(library), "CLOCK_SHIFT": str(shift)}
+    environment = s3_server.environment() | {"LD_PRELOAD": str(library), "CLOCK_SHIFT": str(shift)}
     program = (
         "from pipelines.storage import open_store; open_store('s3://runs/clock').preflight(creates=True)"
     )
@@ -487,42 +402,3 @@ def test_27_a_wrong_clock_is_told_and_by_how_much(server: S3Server, tmp_path: Pa
     seconds = int(done.stderr.partition("clock of this machine is wrong: ")[2].partition(" seconds")[0])
     assert abs(seconds - abs(shift)) <= 60
     assert f"seconds {said} the server's" in done.stderr
-
-
-def test_dvc_pushes_to_s3_and_pulls_from_it_again(proxy: FaultProxy, tmp_path: Path):
-    project = tmp_path / "project"
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, project / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore"):
-        shutil.copyfile(ROOT / name, project / name)
-    tiny_recipe(project / "pipelines/recipes")
-    (project / "params.yaml").write_text("recipes: [tiny]\n")
-
-    def dvc(*arguments: str) -> str:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments],
-            cwd=project,
-            env=outside(PYTHONPATH=str(project), PATH=path),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    dvc("init", "--no-scm", "-q")
-    dvc("remote", "add", "-d", "storage", f"s3://runs/{tmp_path.name}/dvc")
-    dvc("repro", "shard@tiny")
-    products = project / "artifacts/tiny"
-    made = {path: path.read_bytes() for path in products.rglob("*") if path.is_file()}
-    proxy.inject(Answer(503, "SlowDown"), lambda request: request.method == "PUT", times=2)
-    dvc("push")
-    assert statuses(proxy).count(503) == 2
-    shutil.rmtree(products)
-    shutil.rmtree(project / ".dvc/cache")
-    dvc("pull", "fetch@tiny", "shard@tiny")
-    assert {path: path.read_bytes() for path in products.rglob("*") if path.is_file()} == made
-    assert "Running stage" not in dvc("repro", "--dry", "shard@tiny")
-    assert f"s3://runs/{tmp_path.name}/dvc" in (project / ".dvc/config").read_text()
-    secret = ADMIN.secret.encode()
-    assert not any(secret in path.read_bytes() for path in project.rglob("*") if path.is_file())

@@ -99,32 +99,31 @@ def test_23_what_somebody_else_could_have_put_there_is_not_taken(
 
 
 @pytest.mark.slow
-def test_23_a_driver_killed_while_checkpoints_are_sent_loses_none(undisturbed: str, place: Path) -> None:
+def test_23_a_driver_killed_while_checkpoints_are_sent_loses_none(
+    undisturbed: str, place: Path, s3_server: S3Server, s3_proxy: FaultProxy
+) -> None:
     """Into a real S3 server that answers no put any more: the same command finds them, and goes on from there."""
     (place / "tmp").mkdir()
-    with S3Server(place / "s3") as server, FaultProxy(server.port) as proxy:
-        server.client().create_bucket(Bucket="runs")
-        variables = server.environment(endpoint=proxy.address)
-        variables |= {"SEQGEN_STORAGE": "s3://runs/prefix", "TMPDIR": str(place / "tmp")}
-        variables["RAY_TMPDIR"] = tempfile.gettempdir()  # a socket's path is short
-        with running(place, **variables) as run:
-            run.wait_for("epoch  2/")
-            proxy.inject(
-                Slow(300), lambda request: request.method == "PUT" and "/step-" in request.path, times=None
-            )
-            run.wait_for("epoch 12/")
-            run.kill()
-        waiting = list((place / "tmp").glob("seqgen-unsent-*/*/*/report.json"))
-        newest = max(json.loads(path.read_text())["step"] for path in waiting)
-        proxy.heal()
-        listed = server.client().list_objects_v2(Bucket="runs", Prefix="prefix/")["Contents"]
-        assert newest > max(
-            int(match[1]) for each in listed if (match := re.search(r"step-0*(\d+)", each["Key"]))
+    variables = {"SEQGEN_STORAGE": f"s3://runs/{place.name}", "TMPDIR": str(place / "tmp")}
+    variables["RAY_TMPDIR"] = tempfile.gettempdir()  # a socket's path is short
+    with running(place, **variables) as run:
+        run.wait_for("epoch  2/")
+        s3_proxy.inject(
+            Slow(300), lambda request: request.method == "PUT" and "/step-" in request.path, times=None
         )
-        done = train(place, **variables)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "saved now, as its process ended before it could: s3://runs/prefix/" in done.stdout
-        assert f"going on after epoch {newest // 4}\n" in done.stdout
-        assert not list((place / "tmp").glob("seqgen-unsent-*/*"))
-        assert_complete(place)
-        assert weights(place) == undisturbed
+        run.wait_for("epoch 12/")
+        run.kill()
+    waiting = list((place / "tmp").glob("seqgen-unsent-*/*/*/report.json"))
+    newest = max(json.loads(path.read_text())["step"] for path in waiting)
+    s3_proxy.heal()
+    listed = s3_server.client().list_objects_v2(Bucket="runs", Prefix=f"{place.name}/")["Contents"]
+    assert newest > max(
+        int(match[1]) for each in listed if (match := re.search(r"step-0*(\d+)", each["Key"]))
+    )
+    done = train(place, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"saved now, as its process ended before it could: s3://runs/{place.name}/" in done.stdout
+    assert f"going on after epoch {newest // 4}\n" in done.stdout
+    assert not list((place / "tmp").glob("seqgen-unsent-*/*"))
+    assert_complete(place)
+    assert weights(place) == undisturbed

@@ -48,7 +48,7 @@ def test_23_an_outage_stops_nothing_and_what_matters_catches_up(
     assert checkpoints.best(steps) == 3
     assert checkpoints.newest_whole(said.append) == 5
     assert said[0].startswith("warning: no checkpoint can be saved; training goes on")
-    assert said[1].startswith("checkpoints are saved again: s3://runs/prefix/run/step-0000000")
+    assert said[1].startswith(f"checkpoints are saved again: {store.root}/run/step-0000000")
 
 
 def add(uploads: Uploads, step: int, score: float) -> None:
