@@ -329,6 +329,24 @@ def test_timer_rings_once_a_night() -> None:
     assert subprocess.run([*command, when.replace("02:30", "25:30")], capture_output=True).returncode != 0
 
 
+def test_one_machine_is_installed_in_an_order_that_works() -> None:
+    section = (INFRA / "README.md").read_text().partition("## One machine\n")[2].partition("\n## ")[0]
+    said = [
+        r"^apt-get install .*\bcurl\b",
+        r"^cp infra/systemd/\*",
+        r"^systemctl enable --now .*\bseqgen-mlflow\.service\b",
+        r"^curl .*/mlflow/users/create",
+        r"^systemctl enable --now .*\bseqgen-retrain\.timer\b",
+        r"^systemctl start --no-block seqgen-retrain\b",  # a oneshot unit: without it start waits for the end
+        r"^journalctl -fu seqgen-retrain\b",
+    ]
+    lines = re.findall(r"^    (.*)$", section, re.MULTILINE)
+    places = [[number for number, line in enumerate(lines) if re.search(wanted, line)] for wanted in said]
+    assert [len(found) for found in places] == [1] * len(said)
+    assert places == sorted(places)
+    assert "\nType=oneshot\n" in (INFRA / "systemd/seqgen-retrain.service").read_text()
+
+
 def test_crontab_line_is_one() -> None:
     (line,) = [
         line for line in (INFRA / "cron/seqgen-retrain").read_text().splitlines() if re.match(r"[\d*]", line)
