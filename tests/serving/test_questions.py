@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import re
+import struct
 import tracemalloc
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -230,8 +233,8 @@ REFUSED = [
     ("/v1/nll", {"x": None}, "x: no rows of numbers"),
     ("/v1/nll", {"x": {"jpeg": ""}}, 'x: an image is {"png": "<base64>"}'),
     ("/v1/nll", {"x": {"png": "###"}}, "x.png: not base64"),
-    ("/v1/nll", {"x": {"png": "AAAA"}}, "x.png: not a whole PNG"),
-    ("/v1/nll", {"x": {"png": as_png(X[0])["png"][:80]}}, "x.png: not a whole PNG"),
+    ("/v1/nll", {"x": {"png": "AAAA"}}, "x.png: not a whole image (no PNG); send the file's bytes in base64"),
+    ("/v1/nll", {"x": {"png": as_png(X[0])["png"][:80]}}, "x.png: not a whole image ("),
     ("/v1/nll", {"x": as_png(X[0].T)}, "x.png: 6x8 pixels; the model takes 8x6 (height x width)"),
     ("/v1/nll", {"x": [ROWS[0], as_png(X[0], "I;16")]}, "x[1].png: mode I;16"),
     ("/v1/nll", {"x": ROWS, "num_samples": 301}, "num_samples=301: from 1 to 300"),
@@ -259,6 +262,23 @@ def test_what_does_not_fit_is_refused(apps: dict[str, ASGIApp], path: str, quest
     answer = ask(apps["unconditional"], path, question)
     assert answer.status == 422
     assert answer.error.startswith(why)
+
+
+def test_a_png_with_any_bit_wrong_is_an_image_or_refused(apps: dict[str, ASGIApp]):
+    content = base64.b64decode(as_png(X[0])["png"])
+    end = content.index(b"IEND") - 4
+    profile = struct.pack(">I4sI", 0, b"iCCP", zlib.crc32(b"iCCP"))  # an empty one, after the pixels
+    files = [content[:end] + profile + content[end:]]
+    for place in range(len(content)):
+        for bit in range(8):
+            wrong = bytearray(content)
+            wrong[place] ^= 1 << bit
+            files.append(bytes(wrong))
+    questions = [{"x": {"png": base64.b64encode(each).decode()}, "num_samples": 1} for each in files]
+    answers = [ask(apps["unconditional"], "/v1/nll", question) for question in questions]
+    assert {answer.status for answer in answers} == {200, 422}
+    refused = [answer.error for answer in answers if answer.status == 422]
+    assert all(line.startswith("x") and " at 0x" not in line for line in refused)
 
 
 def test_a_trace_of_too_many_images_is_refused_by_the_field_that_has_them(models: dict[str, Served]):
