@@ -141,7 +141,7 @@ def test_a_registry_that_is_away_changes_nothing(
     with caplog.at_level(logging.WARNING, "seqgen.serving"):
         follower.look()
     assert title(service) == "tiny/1"
-    assert "the registry does not answer" in caplog.text
+    assert "the registry does not serve us" in caplog.text
 
 
 def test_what_cannot_be_had_at_first_is_an_error(here: Path):
