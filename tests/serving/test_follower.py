@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 from collections.abc import Callable
@@ -151,6 +152,12 @@ def test_what_cannot_be_had_at_first_is_an_error(here: Path):
     assert len(failed) == 1
     assert isinstance(follower.error, BadInput)
     assert "aliases @candidate = 2, @champion = 1" in str(follower.error)
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, -1, 1e300])
+def test_seconds_that_cannot_be_waited_are_refused(seconds: float):
+    with pytest.raises(BadInput, match=r"^follow_seconds="):
+        Follower(CHAMPION, Service(Limits()), seconds)
 
 
 def test_what_cannot_change_is_not_followed(here: Path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import inspect
+import math
 import re
 import struct
 import tracemalloc
@@ -17,10 +19,12 @@ import pytest
 import torch
 from starlette.types import ASGIApp
 
+from pipelines.serve import serve
 from seqgen.api import Model
+from seqgen.core.errors import BadInput
 from seqgen.serving.http.app import make_app
 from seqgen.serving.http.limits import Limits
-from seqgen.serving.http.refusals import STATUSES
+from seqgen.serving.http.refusals import STATUSES, UNREADABLE
 from seqgen.serving.http.served import Served
 from seqgen.serving.http.service import Service
 from tests.asgi import ask
@@ -362,6 +366,42 @@ def test_the_docs_have_every_refusal():
     text = (Path(__file__).parents[2] / "docs/serving.md").read_text()
     table = text.partition("## What is refused")[2].partition("\n## ")[0]
     assert [int(status) for status in re.findall(r"^\| (\d{3})", table, re.M)] == list(STATUSES)
+    assert UNREADABLE in table
+
+
+def test_the_docs_have_the_limits_of_the_verb():
+    text = (Path(__file__).parents[2] / "docs/serving.md").read_text()
+    table = text.partition("## What is refused")[2].partition("\n## ")[0]
+    told = {
+        (name, float(value.replace(",", "")))
+        for name, value in re.findall(r"`(--max-\w+)` \(([\d,]+)", table)
+    }
+    options = inspect.signature(serve).parameters.values()
+    assert told == {
+        (f"--{option.name.replace('_', '-')}", option.default)
+        for option in options
+        if option.name[:4] == "max_"
+    }
+    assert (
+        f"A trace has up to {Limits.traced:,} images (steps x samples), a likelihood up to {Limits.num_samples:,} "
+        f"samples an image, an imputation up to {Limits.chain_steps:,} steps."
+    ) in table
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seconds", math.inf),
+        ("seconds", math.nan),
+        ("seconds", -1),
+        ("queue", 0),
+        ("samples", 0),
+        ("traced", -5),
+    ],
+)
+def test_a_limit_that_nothing_is_within_is_refused_by_its_name(field: str, value: float):
+    with pytest.raises(BadInput, match=f"^{field}={value}: not a limit; give a finite number from "):
+        Limits(**{field: value})
 
 
 def test_without_a_model_the_server_says_so():
