@@ -95,12 +95,12 @@ def test_a_champion_of_another_set_is_told_of_the_held_out_drawings(
     assert digests[0] != digests[1]
     with caplog.at_level(logging.WARNING, "seqgen.serving"):
         follower.run()
-        told = ask(app, "/v1/model").json["held_out_set"]
+        told = ask(app, "/v1/model").json["held_out"]
         assert (told["digest"], told["trained_on"], told["unseen"]) == (digests[0], digests[0], True)
         assert caplog.records == []
         crown("2")
         follower.look()
-        told = ask(app, "/v1/model").json["held_out_set"]
+        told = ask(app, "/v1/model").json["held_out"]
         assert (told["digest"], told["trained_on"], told["unseen"]) == (*digests, False)
     (line,) = [record.getMessage() for record in caplog.records]
     assert (

@@ -35,9 +35,8 @@ def strokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_drawings_of_one_character_and_one_more(tmp_path: Path, strokes: Path):
     model = served(tmp_path / "model", shape=(SIZE, SIZE), conditional=True)
     app = make_app(Service(Limits(), HeldOutDrawings(strokes), model))
-    told = ask(app, "/v1/model").json
-    assert (told["held_out"], told["held_out_largest"]) == (16, 4)
-    assert told["held_out_source"] == "omniglot-strokes"
+    told = ask(app, "/v1/model").json["held_out"]
+    assert (told["count"], told["largest"], told["source"]) == (16, 4, "omniglot-strokes")
     split = load_split(strokes, "test")
     seen = set()
     for seed in range(8):
@@ -106,8 +105,7 @@ def test_without_any_or_of_another_size_there_are_none(tmp_path: Path, strokes: 
     for service in (Service(Limits(), served=model), Service(Limits(), HeldOutDrawings(strokes), model)):
         app = make_app(service)
         assert ask(app, "/v1/held-out").json == {"context": None, "drawings": [], "concept": None}
-        told = ask(app, "/v1/model").json
-        assert (told["held_out"], told["held_out_largest"], told["held_out_source"]) == (0, 0, None)
+        assert ask(app, "/v1/model").json["held_out"] is None
 
 
 def test_of_a_flat_folder_no_character_is_known(tmp_path: Path):
@@ -137,10 +135,13 @@ def test_the_model_says_whether_its_training_left_them_out(tmp_path: Path, strok
     drawings = HeldOutDrawings(strokes)
 
     def told(model: Served) -> Any:
-        return ask(make_app(Service(Limits(), drawings, model)), "/v1/model").json["held_out_set"]
+        return ask(make_app(Service(Limits(), drawings, model)), "/v1/model").json["held_out"]
 
     same = trained(tmp_path / "same", strokes)
     assert told(same) == {
+        "count": 16,
+        "largest": 4,
+        "source": "omniglot-strokes",
         "title": ours.title,
         "split": "test",
         "digest": ours.digest,

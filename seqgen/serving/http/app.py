@@ -137,10 +137,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
                 "imputation": served.imputation,
                 "attention": served.attention,
                 "gaussian": served.gaussian,
-                "held_out_largest": 0 if drawings is None else drawings.largest,
-                "held_out_source": None if drawings is None else drawings.source,
-                "held_out": 0 if drawings is None else len(drawings),
-                "held_out_set": None if drawings is None else drawings.beside(served).model_dump(),
+                "held_out": None if drawings is None else drawings.beside(served).model_dump(),
                 "limits": asdict(limits),
                 "parameters": served.parameters,
             }
