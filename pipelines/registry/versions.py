@@ -19,7 +19,7 @@ from pipelines.tracking import lineage, runs
 from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.core.files import canonical_digest, file_sha256
 from seqgen.models.files import DESCRIPTION
-from seqgen.serving.loading import DESCRIPTION_TAG, WEIGHTS_TAG, fetch_part
+from seqgen.serving.loading import DESCRIPTION_TAG, WEIGHTS_TAG, fetch_part, is_absent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,8 +45,8 @@ def _found(ask: Callable[[], ModelVersion]) -> ModelVersion | None:
     try:
         return ask()
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None  # no such model; no such alias or number
+        if is_absent(error):
+            return None
         raise
 
 
