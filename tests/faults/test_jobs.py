@@ -20,7 +20,7 @@ from tests.finished_run import outside
 from tests.free_ports import free_ports
 from tests.train_runs import ROOT, assert_complete, prepare_unhurried, saved, tracked, weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 
 @dataclass

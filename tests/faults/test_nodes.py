@@ -24,7 +24,6 @@ def nodes(place: Path) -> Iterator[Nodes]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_01_a_killed_worker_and_a_killed_node_cost_a_restart_each(
     undisturbed: str, place: Path, nodes: Nodes
 ):
@@ -60,7 +59,6 @@ def network() -> Iterator[Network | None]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_01_and_11_fewer_workers_go_on_where_a_node_is_cut_off_for_good(place: Path, network: Network | None):
     """Its processes live on, unreached, and do no harm. Where there is no network to cut, it is killed."""
     nodes = Nodes(place, network)
@@ -85,7 +83,6 @@ def test_01_and_11_fewer_workers_go_on_where_a_node_is_cut_off_for_good(place: P
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_07_a_node_that_is_drained_is_saved_before_it_goes_and_another_goes_on(
     undisturbed: str, place: Path, nodes: Nodes
 ):

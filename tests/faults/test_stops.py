@@ -66,7 +66,6 @@ def uploading(request: Request) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_04_a_stop_in_any_phase_is_saved_and_gone_on_with(
     undisturbed: str, place: Path, s3_proxy: FaultProxy
 ):

@@ -165,7 +165,6 @@ stages:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_06_a_stopped_dvc_or_retraining_saves_and_leaves_no_training_behind(undisturbed: str, place: Path):
     """Each is stopped as systemd does with KillMode=mixed, by a SIGTERM to it alone; the next one goes on."""
     (place / "dvc.yaml").write_text(DVC)

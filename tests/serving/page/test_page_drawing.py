@@ -16,7 +16,7 @@ from tests.free_ports import free_ports
 from tests.serve_process import ServeProcess
 from tests.serving.page.sheet import Sheet
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 Open = Callable[..., Sheet]
 
 CROSS = [((0.2, 0.5), (0.8, 0.5)), ((0.5, 0.2), (0.5, 0.8))]
