@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.free_ports import free_ports
+
 _CHUNK = 16 * 1024
 
 
@@ -101,9 +103,7 @@ class FaultProxy:
         self._injected: list[_Injected] = []
         self._lock = threading.Lock()
         self._server: _Server | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.address = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> FaultProxy:

@@ -104,10 +104,10 @@ class Nodes:
             time.sleep(0.5)
         return process
 
-    def drain(self, node: subprocess.Popen[bytes]) -> None:
-        """Announce, as a cloud does, that a node will go."""
+    def drain(self, node_id: str) -> None:
+        """Announce, as a cloud does, that the node of this id will go."""
         self._ray(
-            RAY, "drain-node", "--address", self.address, "--node-id", self.id_of(node),
+            RAY, "drain-node", "--address", self.address, "--node-id", node_id,
             "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "reclaimed",
             "--deadline-remaining-seconds", "120",
         )  # fmt: skip

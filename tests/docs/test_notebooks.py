@@ -74,7 +74,7 @@ def test_it_runs_in_a_kernel_to_what_must_come_out(notebook: Path, tmp_path: Pat
     copy = tmp_path / notebook.name
     copy.write_text(json.dumps(tree))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--nbmake", "--nbmake-timeout=600", copy.name],
+        [sys.executable, "-m", "pytest", "--nbmake", "--nbmake-timeout=1500", copy.name],
         cwd=tmp_path,
         env=outside(TMPDIR=str(tmp_path)),
         capture_output=True,

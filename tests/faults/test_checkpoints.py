@@ -178,6 +178,7 @@ def forget_unsent(storage: Path) -> None:
 def test_16_and_17_a_run_goes_on_from_the_one_before(undisturbed: str, place: Path):
     with running(place, "--set", "train.keep_checkpoints=3") as run:
         run.wait_for("epoch  6/")
+        run.wait_until(lambda: len(list(place.glob(".seqgen/ray/*/step-*/index.json"))) >= 2)
         run.kill()
     (storage,) = (place / ".seqgen/ray").iterdir()
     forget_unsent(storage)
@@ -196,6 +197,7 @@ def test_16_and_17_a_run_goes_on_from_the_one_before(undisturbed: str, place: Pa
 def test_16_where_none_is_whole_they_are_listed(place: Path):
     with running(place, "--workers", "1") as run:
         run.wait_for("epoch  3/")
+        run.wait_until(lambda: any(place.glob(".seqgen/ray/*/step-*/index.json")))
         run.kill()
     (storage,) = (place / ".seqgen/ray").iterdir()
     forget_unsent(storage)
@@ -308,8 +310,9 @@ def test_20_a_full_disk_stops_no_training_but_its_end(undisturbed: str, place: P
 def test_20_a_disk_that_has_become_read_only_ends_it_once_too_much_is_unsaved(place: Path, disk: Path):
     subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
     with running(place, "--workers=1", "--set=train.epochs=2000", SEQGEN_STORAGE=str(disk)) as run:
-        run.wait_for("epoch    2/")
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        run.wait_until(lambda: any(disk.glob("*/step-*/index.json")))
+        while subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True).returncode:
+            pass  # as long as a file is open for writing
         assert run.end() == 1, run.text
     told = re.search(r"the last (\d+) checkpoints could not be saved", run.text)
     assert told is not None, run.text

@@ -20,7 +20,7 @@ from tests.finished_run import outside
 from tests.planted import SECRETS, found
 from tests.train_runs import ROOT, assert_complete, prepare_unhurried, saved, tracked, weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 PLANTED = {name: secret for name, secret in SECRETS.items() if name != "RAY_AUTH_TOKEN"}  # it makes its own
 
 

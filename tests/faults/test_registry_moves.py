@@ -80,7 +80,7 @@ def test_43_a_move_that_breaks_off_half_way_leaves_the_old_champion(
     assert seqgen.load("models:/half-way@champion")
     assert "promotion" not in version("2", "half-way").tags
 
-    monkeypatch.setattr(turns, "LEASE", 10.0)  # the dead process's ticket is in the way until then
+    monkeypatch.setattr(turns, "LEASE", 30.0)  # the dead process's ticket is in the way until then
     broken = Gate(server.uri, lambda: 500)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", broken.uri)
     with pytest.raises(OperationalError, match="does not serve us"):
@@ -245,7 +245,7 @@ def test_43_killed_after_the_alias_moved_the_next_registering_writes_down_why(
     assert champion(name) == "2"
     assert "promotion" not in version("2", name).tags
 
-    monkeypatch.setattr(turns, "LEASE", 10.0)  # the dead process's ticket is in the way until then
+    monkeypatch.setattr(turns, "LEASE", 30.0)  # the dead process's ticket is in the way until then
     result = registered(trained)
     assert (result["version"], result["promoted"], champion(name)) == ("2", True, "2")
     tags = version("2", name).tags

@@ -71,7 +71,7 @@ for _ in range(8):
 HOLD = """
 from pipelines.registry import turns
 from pipelines.tracking import runs
-turns.LEASE = 10.0
+turns.LEASE = 20.0
 client = runs.connect()
 with turns.turn(client, "{name}") as ours:
     print("there", flush=True)
@@ -104,11 +104,11 @@ def test_41_the_turn_of_a_holder_that_died_or_hangs_is_taken_over(
     client.create_registered_model(name)
     holder = another(HOLD.format(name=name), server.uri, tmp_path)
     holder.send_signal(stop)
-    monkeypatch.setattr(turns, "LEASE", 10.0)
+    monkeypatch.setattr(turns, "LEASE", 20.0)
     before = time.monotonic()
     with turns.turn(client, name) as ours:
         ours.check()
-    assert time.monotonic() - before > 10
+    assert time.monotonic() - before > 20
     if stop == signal.SIGSTOP:
         holder.send_signal(signal.SIGCONT)
         go(holder)
@@ -123,7 +123,7 @@ RIVAL = """
 import time
 from pipelines.registry import turns
 from pipelines.tracking import runs
-turns.LEASE = 12.0
+turns.LEASE = 30.0
 client = runs.connect()
 print("there", flush=True)
 input()
@@ -143,7 +143,7 @@ def test_41_a_promotion_goes_through_a_slow_registry_and_nobody_comes_between(
     server: MlflowServer, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its turn takes longer than the lease; who waits meanwhile waits to its end."""
-    monkeypatch.setattr(turns, "LEASE", 16.0)
+    monkeypatch.setattr(turns, "LEASE", 40.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     name = "slow"
     trained = finished_run(tiny_recipe(here, register={"name": name}))
@@ -152,7 +152,7 @@ def test_41_a_promotion_goes_through_a_slow_registry_and_nobody_comes_between(
     go(rival)
     with FaultProxy(server.port) as proxy:
         client = runs.connect(proxy.address)
-        proxy.inject(Slow(1.2), where=lambda request: "registered-models" in request.path, times=None)
+        proxy.inject(Slow(3.0), where=lambda request: "registered-models" in request.path, times=None)
         assert moves.crown(client, version, None, "the first")
     said, _ = rival.communicate(timeout=500)
     assert (rival.returncode, said) == (0, f"{version.version} False 1\n")

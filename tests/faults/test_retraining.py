@@ -28,7 +28,7 @@ from seqgen.core.locks import held
 from seqgen.data.manifest import read_manifest
 from tests.finished_run import outside, tiny_recipe, work_in
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 PATIENCE = 900.0  # seconds in which what must come has come, on a machine that does much else
 
 # Stages whose training is instant: `dvc repro` runs them, and what they leave is what the real ones leave.

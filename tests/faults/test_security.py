@@ -43,7 +43,6 @@ def test_a_secret_that_is_written_down_is_found(tmp_path: Path):
     assert len(found(tmp_path, text=SECRETS["RAY_AUTH_TOKEN"])) == 3
 
 
-@pytest.mark.timeout(1800)
 def test_no_output_artifact_log_or_database_has_a_secret(tmp_path: Path, short: Path):
     work, served, home = (tmp_path / name for name in ("work", "server", "home"))
     for directory in (work, served, home):

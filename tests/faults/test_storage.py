@@ -122,8 +122,8 @@ def test_22_a_transfer_cut_in_the_middle_is_done_again(
 def test_22_a_server_that_says_nothing_is_asked_again(
     s3_proxy: FaultProxy, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(s3, "_SILENCE", 1)
-    s3_proxy.inject(Slow(3), times=2)
+    monkeypatch.setattr(s3, "_SILENCE", 3)
+    s3_proxy.inject(Slow(8), times=2)
     store.write("small", b"x")
     assert store.read("small") == b"x"
     assert [request.method for request in s3_proxy.requests][:3] == ["PUT"] * 3

@@ -15,7 +15,7 @@ from tests.train_runs import prepare_unhurried, running, tracked, train
 # A machine here is a working directory, with locks and shards of its own.
 SHORT_LEASE = """
 from pipelines.cluster import storage
-storage.LEASE_SECONDS = 3
+storage.LEASE_SECONDS = 12
 from pipelines.cli.command import run
 from pipelines.train import train
 run(train)

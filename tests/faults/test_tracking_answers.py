@@ -24,7 +24,7 @@ from tests.fault_proxy import Answer, CutAnswer, FaultProxy, Reset, Slow
 from tests.mlflow_server import MlflowServer
 from tests.tracking_runs import Driver, log_steps, run_of, steps, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 
 
 PAGE = b"<html><body>502 Bad Gateway</body></html>"

@@ -25,7 +25,7 @@ from tests.mlflow_server import MlflowServer
 from tests.sets import write_digits
 from tests.tracking_runs import Driver, log_steps, run_of, steps, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("kind", ["closed", "silent"])

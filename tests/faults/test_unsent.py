@@ -19,7 +19,7 @@ from pipelines.cluster.unsent import Unsent
 from pipelines.storage import open_store
 from seqgen.training import ProcessGroup
 from seqgen.training.checkpoint import Position, save_checkpoint
-from tests.fault_proxy import FaultProxy, Slow
+from tests.fault_proxy import FaultProxy, Request, Slow
 from tests.s3_server import S3Server
 from tests.train_runs import assert_complete, running, train, weights
 from tests.training.test_checkpoint import trainee
@@ -98,6 +98,10 @@ def test_23_what_somebody_else_could_have_put_there_is_not_taken(
     assert [path.name for path in directory.parent.iterdir()] == [directory.name]
 
 
+def uploading(request: Request) -> bool:
+    return request.method == "PUT" and "/step-" in request.path
+
+
 @pytest.mark.slow
 def test_23_a_driver_killed_while_checkpoints_are_sent_loses_none(
     undisturbed: str, place: Path, s3_server: S3Server, s3_proxy: FaultProxy
@@ -108,13 +112,12 @@ def test_23_a_driver_killed_while_checkpoints_are_sent_loses_none(
     variables["RAY_TMPDIR"] = tempfile.gettempdir()  # a socket's path is short
     with running(place, **variables) as run:
         run.wait_for("epoch  2/")
-        s3_proxy.inject(
-            Slow(300), lambda request: request.method == "PUT" and "/step-" in request.path, times=None
-        )
+        run.wait_until(lambda: any(uploading(one) and one.outcome == 200 for one in list(s3_proxy.requests)))
+        s3_proxy.inject(Slow(300), uploading, times=None)
         run.wait_for("epoch 12/")
         run.kill()
-    waiting = list((place / "tmp").glob("seqgen-unsent-*/*/*/report.json"))
-    newest = max(json.loads(path.read_text())["step"] for path in waiting)
+    whole = (place / "tmp").glob("seqgen-unsent-*/*/*/index.json")  # which is written last
+    newest = max(json.loads(path.with_name("report.json").read_text())["step"] for path in whole)
     s3_proxy.heal()
     listed = s3_server.client().list_objects_v2(Bucket="runs", Prefix=f"{place.name}/")["Contents"]
     assert newest > max(

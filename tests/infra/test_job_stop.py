@@ -26,6 +26,8 @@ import pathlib, signal, sys, time
 where = pathlib.Path(sys.argv[1])
 def save(number, frame):
     time.sleep(6)
+    while (where / "hold").exists():
+        time.sleep(0.1)
     (where / "saved").touch()
     sys.exit(4)
 signal.signal(signal.SIGTERM, save)
@@ -35,10 +37,10 @@ time.sleep(600)
 
 
 class Saver:
-    """The command of a job that takes six seconds to save when it is stopped."""
+    """The command of a job that takes six seconds to save when it is stopped, and as long as there is a file `hold`."""
 
     def __init__(self, directory: Path) -> None:
-        self.where = directory
+        self.where, self.hold = directory, directory / "hold"
         directory.mkdir()
         (directory / "saver.py").write_text(SAVER)
         self.command = f"exec {sys.executable} {directory}/saver.py {directory}"
@@ -101,15 +103,17 @@ def test_drain_and_down_stop_jobs_which_save(site: Site, tmp_path: Path):
     drain = (*VERB, "drain", "--dashboard-port", site.dashboard.rpartition(":")[2])
 
     first = Saver(tmp_path / "first")
+    first.hold.touch()
     assert site.call(*submit, first.command, RAY_AUTH_MODE="token")[0] == 0
     first.wait()
-    # Its save takes six seconds: who waits for less says which job it is.
+    # Who does not wait for its save says which job it is.
     impatient = (
         f"from pipelines.cluster import head; head._KILL_SECONDS = 1; head.stop_jobs({site.dashboard!r})"
     )
     code, text = site.call(sys.executable, "-c", impatient, RAY_JOB_STOP_WAIT_TIME_S="0")
     assert (code, first.saved) == (1, False), text
     assert re.search(r"raysubmit_\w+ at .* did not end within 1 s of SIGTERM", text), text
+    first.hold.unlink()
     code, text = site.call(*drain)
     assert (code, first.saved) == (0, True), text
     assert text.startswith("stopped raysubmit_")

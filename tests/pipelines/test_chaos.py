@@ -45,7 +45,6 @@ def test_victims_that_there_are_not_are_refused(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_training_whose_worker_and_driver_are_killed_ends_with_the_same_bits(tmp_path: Path):
     write_digits(tmp_path / "artifacts/tiny/shards")
     recipe = tiny_recipe(tmp_path, epochs=100)

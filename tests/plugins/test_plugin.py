@@ -103,7 +103,7 @@ def run(site: Path, *command: str, plugin: bool = True) -> subprocess.CompletedP
     if plugin:
         environment["PYTHONPATH"] += f"{os.pathsep}{site.parent / 'elsewhere'}"
     return subprocess.run(
-        [sys.executable, *command], cwd=site, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *command], cwd=site, env=environment, capture_output=True, text=True, timeout=900
     )
 
 

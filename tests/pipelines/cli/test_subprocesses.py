@@ -82,7 +82,7 @@ def test_a_stage_that_does_not_stop_is_killed_by_a_second_signal(here: Path):
         time.sleep(0.1)
     stubborn = psutil.Process(int((here / "pid").read_text()))
     process.send_signal(signal.SIGTERM)
-    time.sleep(3)  # sooner it would be the same stop
+    time.sleep(8)  # sooner it would be the same stop
     assert stubborn.is_running()
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)

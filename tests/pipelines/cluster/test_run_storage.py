@@ -107,7 +107,7 @@ def test_a_run_is_one_process_s_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
 CLAIM = """
 import time
 from pipelines.cluster import storage
-storage.LEASE_SECONDS = 3
+storage.LEASE_SECONDS = 12
 with storage.RunStorage.claim("a") as run:
     run.keep({"run_id": "1"})
     print("claimed", flush=True)
@@ -119,7 +119,7 @@ def test_a_run_is_one_machine_s_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     """A machine is a working directory with locks of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEQGEN_STORAGE", str(tmp_path / "storage"))
-    monkeypatch.setattr(storage, "LEASE_SECONDS", 3)
+    monkeypatch.setattr(storage, "LEASE_SECONDS", 12)
     there = tmp_path / "there"
     there.mkdir()
     other = subprocess.Popen(

@@ -32,7 +32,7 @@ from pipelines.storage import open_store
 from pipelines.storage.lease import leased
 from seqgen.core.locks import held
 root, lock = sys.argv[1], Path(sys.argv[2])
-with held(lock), leased(open_store(root), 3, lock):
+with held(lock), leased(open_store(root), 12, lock):
     print("held", flush=True)
     time.sleep(600)
 """

@@ -13,7 +13,7 @@ from tests.serve_process import ServeProcess
 from tests.served_models import saved
 from tests.serving.page.sheet import Sheet
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 def test_the_page_tells_who_draws_now_and_does_not_draw_with_what_it_does_not_suit(

@@ -16,7 +16,7 @@ from tests.free_ports import free_ports
 from tests.serve_process import ServeProcess
 from tests.serving.page.sheet import Sheet
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 Open = Callable[..., Sheet]
 
 CROSS = [((0.2, 0.5), (0.8, 0.5)), ((0.5, 0.2), (0.5, 0.8))]
@@ -313,13 +313,13 @@ def test_a_server_that_is_not_available_is_said_and_waited_for_as_long_as_a_requ
     conditional: ServeProcess, open_sheet: Open, answer: dict[str, Any], why: str
 ):
     sheet = open_sheet(conditional)
-    sheet.told(limits={"seconds": 3})
+    sheet.told(limits={"seconds": 10})
     sheet.page.route("**/v1/trace", lambda route: route.fulfill(status=503, **answer))
     sheet.stroke("draw", *CROSS[0])
     sheet.click("draw", "Draw 20")
     sheet.wait_until(lambda: sheet.message() == f"Waiting for the server: {why}")
     sheet.settled()
-    assert sheet.alarm() == f"{why} (Asked for 3 seconds; repeat it later.)"
+    assert sheet.alarm() == f"{why} (Asked for 10 seconds; repeat it later.)"
     assert len(sheet.errors) > 1, "it was asked again"
     sheet.errors.clear()
     sheet.page.unroute("**/v1/trace")

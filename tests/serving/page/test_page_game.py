@@ -14,7 +14,7 @@ from tests.serve_process import WAIT, ServeProcess
 from tests.served_models import from_png
 from tests.serving.page.sheet import Sheet
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 Open = Callable[..., Sheet]
 
 

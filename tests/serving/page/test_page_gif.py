@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence
 from tests.serve_process import ServeProcess
 from tests.serving.page.sheet import Sheet
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 ENCODE = """async ([width, height, palette, frames, delays]) => {
   const { gif } = await import("/static/gif.js");

@@ -15,7 +15,7 @@ from tests.served_models import saved
 from tests.serving.page.sheet import Sheet
 from tests.sets import write_flat, write_strokes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 Open = Callable[..., Sheet]
 
 

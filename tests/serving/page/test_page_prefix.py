@@ -10,7 +10,7 @@ from tests.serve_process import ServeProcess
 from tests.serving.page.prefixed import Prefixed
 from tests.serving.page.sheet import Sheet
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 def test_all_of_the_page_is_below_the_prefix(conditional: ServeProcess, open_sheet: Callable[..., Sheet]):

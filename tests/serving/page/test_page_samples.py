@@ -13,7 +13,7 @@ import pytest
 from tests.serve_process import ServeProcess
 from tests.serving.page.sheet import Sheet
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 Open = Callable[..., Sheet]
 
 
