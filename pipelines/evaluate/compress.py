@@ -67,13 +67,12 @@ def measure_compression(trained: TrainedModel, images: int | None) -> tuple[dict
 
     from seqgen.compression import encode, unpack
     from seqgen.evaluation.bounds import free_energies, subset
-    from seqgen.models import load_model
 
     trained.manifest()
     held_out, seed = evaluated_images(trained), trained.recipe.evaluate.seed
     if images is not None:
         held_out = held_out.take(subset(len(held_out), images, seed, "compress"))
-    model, count = load_model(trained.model), len(held_out)
+    model, count = trained.load(), len(held_out)
     with Display("images") as display:
         began = time.monotonic()
         content = encode(model, held_out.x, advance=display.counter("encode", count))

@@ -164,6 +164,8 @@ def _measure_again(
     candidate: Evaluation,
     held_out: HeldOut,
 ) -> Evaluation:
+    from seqgen.models import load_model
+
     with tempfile.TemporaryDirectory() as directory:
         model = fetch_model(client, champion, Path(directory))
         shape = json.loads((model / DESCRIPTION).read_text())
@@ -175,4 +177,4 @@ def _measure_again(
                 f"evaluation has {manifest.height}x{manifest.width}{' with contexts' if conditional else ''}; "
                 "use another register.name for another task"
             )
-        return Evaluation(candidate.data, measured(model, held_out, trained.recipe.evaluate.seed))
+        return Evaluation(candidate.data, measured(load_model(model), held_out, trained.recipe.evaluate.seed))

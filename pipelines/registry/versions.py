@@ -129,6 +129,7 @@ def _log_model(
         with tempfile.TemporaryDirectory() as directory:
             package = Path(directory) / "model"
             save_package(trained, evaluation, description, package)
+            trained.check_weights()  # else files of two trainings are in the package
             digest = files_digest(package)
             client.log_model_artifacts(logged.model_id, str(package))
     except BaseException:
