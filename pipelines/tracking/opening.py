@@ -30,6 +30,7 @@ from seqgen.settings import Recipe, flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 _PARENT = "mlflow.parentRunId"
 
@@ -181,8 +182,19 @@ def _create(client: MlflowClient, spool: RunSpool, *, anew: bool = False) -> Non
         client.log_batch(spool.run_id, params=parameters[start : start + 100])
     if dataset := description.get("dataset"):  # a spool of before has none
         context = InputTag("mlflow.data.context", "training")
-        client.log_inputs(spool.run_id, [DatasetInput(Dataset(**dataset), [context])])
+        _log_input(client, spool.run_id, DatasetInput(Dataset(**dataset), [context]))
     spool.opened()
+
+
+def _log_input(client: MlflowClient, run_id: str, dataset: DatasetInput) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.log_inputs(run_id, [dataset])
+    except MlflowException as error:
+        if error.error_code != "BAD_REQUEST":
+            raise
+        client.log_inputs(run_id, [dataset])  # of two runs that are a set's first the server refuses one
 
 
 def children(parent: str, tag: str) -> dict[str, str]:
