@@ -22,7 +22,7 @@ from pipelines.tracking.server import (
     status_of,
     warn,
 )
-from pipelines.tracking.spool import RUNNING, RunSpool, is_local, spool_directory, spools
+from pipelines.tracking.spool import PATIENCE, RUNNING, RunSpool, is_local, spool_directory, spools
 from seqgen.core.errors import SeqgenError, one_line, redact
 from seqgen.core.locks import Taken
 from seqgen.data.manifest import Manifest
@@ -79,7 +79,6 @@ def open_run(
     }
     # Written down before the server hears of it: whenever we are killed, the run is found again.
     spool = RunSpool.new(description)
-    spool.begin()
     if client is not None:
         _open(client, spool, anew=True)
     return spool.run_id
@@ -129,7 +128,10 @@ def _open_again(client: MlflowClient | None, run_id: str) -> str | None:
         return spool.run_id
     try:
         run_id = id_on_server(client, run_id)
-        client.update_run(run_id, status=RUNNING)
+        known = RunSpool.of(run_id)
+        with known.hold(PATIENCE):  # or who closes runs of killed processes could make it KILLED after this
+            client.update_run(run_id, status=RUNNING)
+            return _begin(known)
     except MlflowException as error:
         # It was made on another server, or deleted: the work done so far is not lost with it. But a web page that
         # says 404 is no word of the server's.
@@ -222,6 +224,10 @@ def replay(client: MlflowClient, spool: RunSpool) -> int:
     with spool.hold():
         if spool.description():
             _create(client, spool)
+        elif is_local(
+            spool.run_id
+        ):  # the server has had the run for long; what was kept later was of the first id
+            spool.rename(id_on_server(client, spool.run_id))
         return send_spool(client, spool)
 
 
