@@ -135,10 +135,9 @@ def _alone(path: Path) -> Iterator[None]:
     lock = path.with_name(path.name + ".lock")
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(held(lock, timeout=_WAIT))
+            stack.enter_context(held(lock, timeout=_WAIT, keep=False))
         except OSError as error:
             raise OperationalError(f"{lock}: cannot be written: {error.strerror}") from error
-        stack.callback(lock.unlink, missing_ok=True)
         yield
 
 

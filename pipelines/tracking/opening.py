@@ -224,9 +224,7 @@ def replay(client: MlflowClient, spool: RunSpool) -> int:
     with spool.hold():
         if spool.description():
             _create(client, spool)
-        elif is_local(
-            spool.run_id
-        ):  # the server has had the run for long; what was kept later was of the first id
+        elif is_local(spool.run_id):  # kept after the server had got the run, under its first id
             spool.rename(id_on_server(client, spool.run_id))
         return send_spool(client, spool)
 

@@ -41,16 +41,16 @@ def make(database: Path) -> None:
     if database.exists():
         return
     lock, folder = (database.with_name(f".{database.name}.{what}") for what in ("lock", "making"))
-    with held(lock, timeout=_MAKING):
-        if not database.exists():  # else another process was first
-            shutil.rmtree(folder, ignore_errors=True)  # a killed process left it
-            folder.mkdir()
-            try:
-                _fill(folder / database.name, database.with_name(ARTIFACTS))
-                publish(folder / database.name, database)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        lock.unlink()
+    with held(lock, timeout=_MAKING, keep=False):
+        if database.exists():
+            return  # another process was first
+        shutil.rmtree(folder, ignore_errors=True)  # a killed process left it
+        folder.mkdir()
+        try:
+            _fill(folder / database.name, database.with_name(ARTIFACTS))
+            publish(folder / database.name, database)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fill(database: Path, artifacts: Path) -> None:
