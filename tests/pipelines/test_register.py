@@ -198,10 +198,11 @@ def test_a_model_without_contexts_does_not_compete_on_the_same_shards(here: Path
 
 
 def test_the_evaluation_of_other_weights_is_refused(here: Path) -> None:
-    trained = finished_run(tiny_recipe(here))
+    recipe = tiny_recipe(here)
+    trained = finished_run(recipe)
     save_model(build(trained.recipe.model, 28, 28, 0.4), trained.model)
     with pytest.raises(BadInput, match="measured on other weights"):
-        registered(trained)
+        registered(load_trained_model(str(recipe)))
 
 
 @pytest.mark.parametrize("setting", ["evaluate.images=12", "evaluate.seed=3", "evaluate.split=valid"])
