@@ -270,6 +270,7 @@ def test_trace_ends_at_the_raw_files(here: Path, capsys: pytest.CaptureFixture) 
         trace.trace("models:/tiny@champion")
 
 
+@pytest.mark.slow
 def test_trace_says_what_became_of_the_run(here: Path, capsys: pytest.CaptureFixture) -> None:
     trained = finished_run(tiny_recipe(here))
     registered(trained)
