@@ -9,7 +9,7 @@ from pipelines.artifacts.held_out import evaluated_images
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
 from pipelines.cli.signals import raise_on_stop
-from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.errors import BadInput
 from seqgen.core.files import write_json
 
 
@@ -37,8 +37,8 @@ def summary(result: dict[str, Any]) -> str:
 def register_trained(trained: TrainedModel) -> dict[str, Any]:
     """Measure on register.split, add a version, decide, and write register.json; returns its content.
 
-    Raises BadInput if there is nothing complete to register, OperationalError for the server. The alias
-    `champion` moves only after the new version was fetched back and looked through.
+    Raises BadInput if there is nothing complete to register or the server refuses our login, OperationalError for the
+    server. The alias `champion` moves only after the new version was fetched back and looked through.
     """
     from pipelines.registry import package
     from pipelines.registry.evaluation import Evaluation
@@ -83,7 +83,7 @@ def _compete(trained: TrainedModel) -> dict[str, Any]:
         decision = promotion.promote(client, version, evaluation, rule, again)
         holder = versions.by_alias(client, version.name, versions.CHAMPION)
     except runs.server_errors() as error:
-        raise OperationalError(runs.explain(client.tracking_uri, error)) from error
+        raise runs.failure(client.tracking_uri, error) from error
     return _result(
         trained,
         version=str(version.version),

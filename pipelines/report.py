@@ -7,7 +7,6 @@ from pathlib import Path
 from pipelines.artifacts.measurements import bound_rows, read_json, read_measurement
 from pipelines.artifacts.trained_model import TrainedModel, load_trained_model
 from pipelines.cli.command import RecipeOption, SetOption, run
-from seqgen.core.errors import OperationalError
 
 
 def report(recipe: RecipeOption = None, settings: SetOption = None) -> None:
@@ -20,7 +19,7 @@ def report(recipe: RecipeOption = None, settings: SetOption = None) -> None:
     try:
         tags = client.get_run(runs.id_on_server(client, trained.run["run_id"])).data.tags
     except Exception as error:
-        raise OperationalError(runs.explain(client.tracking_uri, error)) from None
+        raise runs.failure(client.tracking_uri, error) from None
     path = write_report(trained, tags)
     _print_bounds(trained)
     _print_places(trained, path)

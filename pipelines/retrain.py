@@ -105,7 +105,8 @@ def _retrain_all(names: list[str], schedule: _Schedule, lock: int) -> None:
         except SeqgenError as caught:
             error = caught
         except runs.server_errors() as caught:
-            error = OperationalError(f"{name}: {runs.explain(runs.tracking_uri(), caught)}")
+            refused = runs.failure(runs.tracking_uri(), caught)
+            error = type(refused)(f"{name}: {refused}")
         except OSError as caught:  # a full disk, a program that cannot be started
             error = OperationalError(f"{name}: {one_line(caught) or type(caught).__name__}")
         _failed(known, error, schedule)

@@ -41,7 +41,7 @@ def starting_weights(recipe: Recipe, manifest: Manifest) -> Start | None:
     try:
         champion = versions.by_alias(client, name, versions.CHAMPION)
     except runs.server_errors() as error:
-        raise OperationalError(runs.explain(client.tracking_uri, error)) from None
+        raise runs.failure(client.tracking_uri, error) from None
     if champion is None:
         print(f"train.initial=champion: {name} has none yet; starts at random")
         return None

@@ -30,7 +30,7 @@ from pipelines.tracking.server import (
 )
 from pipelines.tracking.spool import Point, RunSpool, is_local
 from pipelines.tracking.sqlite_file import EXPERIMENT
-from seqgen.core.errors import OperationalError, redact
+from seqgen.core.errors import redact
 from seqgen.core.locks import Taken
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ _PATIENCE = 10.0  # seconds for another process that sends a run's spool
 
 
 def runs_with(recipe: str, metric: str) -> list[Run]:
-    """The runs of the recipe of that name that have the metric, newest first. Raises OperationalError (server)."""
+    """The runs of the recipe of that name that have the metric, newest first. Raises as `failure`."""
     client = connect()
     of_recipe = f"tags.`{lineage.PREFIX}recipe` = '{recipe}' and metrics.`{metric}` >= 0"
     try:
         return list(client.search_runs([experiment_id(client)], of_recipe, order_by=["start_time DESC"]))
     except server_errors() as error:
-        raise OperationalError(explain(client.tracking_uri, error)) from None
+        raise failure(client.tracking_uri, error) from None
 
 
 def close_run(run_id: str, status: Status) -> bool:
@@ -127,8 +127,8 @@ def attach(run_id: str, path: Path, folder: str) -> bool:
 def log_measured(run_id: str, values: Mapping[str, float], step: int) -> bool:
     """Log what was measured of a trained model at the run of its training.
 
-    Returns whether the server has it; for one that is away the values are spooled, with a warning. Raises
-    OperationalError if the server refuses them.
+    Returns whether the server has it; for one that is away the values are spooled, with a warning. Raises as
+    `failure` if the server refuses them.
     """
     now = time.time_ns() // 1_000_000
     points = [Point(key, value, now, step) for key, value in values.items()]
@@ -144,7 +144,7 @@ def log_measured(run_id: str, values: Mapping[str, float], step: int) -> bool:
         return True
     except Exception as error:
         if is_final(error):
-            raise OperationalError(explain(uri, error)) from None
+            raise failure(uri, error) from None
         spool = RunSpool.of(run_id)
         what = f"{len(points)} values not logged to run {run_id}"
         _spool(spool, what, explain(uri, error), lambda: spool.measured.append(points))
