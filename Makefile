@@ -53,7 +53,8 @@ services-down: environment  ## stop them; their data are kept
 
 clean:  ## remove what was made here: products, runs, caches; not .venv
 	@test ! -e .seqgen/cluster.json || $(BIN)/python -m pipelines.cluster down
-	@test ! -e .seqgen/services || $(BIN)/python -m pipelines.services down
+	@test ! -e $(BIN)/seqgen || $(BIN)/seqgen services down
+	rm -rf "$${SEQGEN_STATE:-.seqgen}/services"
 	@# With the registry goes what DVC believes to be in it.
 	rm -rf dvc.lock .dvc/cache .dvc/tmp artifacts .seqgen mlflow.db mlartifacts build site
 	rm -rf .pytest_cache .mypy_cache .ruff_cache

@@ -22,7 +22,7 @@ from pipelines.register import summary
 from pipelines.retraining.alert import alert
 from pipelines.retraining.record import Record, remembered_in, seconds_of
 from pipelines.storage.lease import leased
-from seqgen.core.errors import BadInput, OperationalError, SeqgenError, StoppedEarly, redact
+from seqgen.core.errors import BadInput, OperationalError, SeqgenError, StoppedEarly, one_line, redact
 from seqgen.core.locks import Taken, held
 from seqgen.data.manifest import read_manifest
 from seqgen.settings import Recipe
@@ -106,6 +106,8 @@ def _retrain_all(names: list[str], schedule: _Schedule, lock: int) -> None:
             error = caught
         except runs.server_errors() as caught:
             error = OperationalError(f"{name}: {runs.explain(runs.tracking_uri(), caught)}")
+        except OSError as caught:  # a full disk, a program that cannot be started
+            error = OperationalError(f"{name}: {one_line(caught) or type(caught).__name__}")
         _failed(known, error, schedule)
         if first is not None:
             print(f"error: {error}", file=sys.stderr)

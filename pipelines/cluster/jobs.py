@@ -151,6 +151,8 @@ def _print_logs(client: JobSubmissionClient, job: str, ended: threading.Event) -
     while True:
         last = ended.is_set()
         try:
+            # First, as Ray's dashboard logs a tail of a job that is not there with its headers, and so the token.
+            client.get_job_info(job)
             asyncio.run(tail())  # returns when all is read of a job that has ended
             return
         except Exception:

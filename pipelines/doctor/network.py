@@ -17,8 +17,14 @@ from pipelines.doctor.findings import Finding, failed, ok, warning
 from pipelines.tracking.server import tracking_uri
 from seqgen.core.errors import SeqgenError, one_line, redact
 
-# What is started by default, and where.
-_PORTS = {6379: "Ray's nodes", 8265: "Ray's dashboard", 5000: "a tracking server"}
+# What listens where by default, and what chooses another port.
+_PORTS = {
+    6379: ("Ray's nodes", "--port of seqgen cluster up"),
+    8265: ("Ray's dashboard", "--dashboard-port of seqgen cluster up"),
+    5000: ("a tracking server", "--port of mlflow server"),
+    5055: ("MLflow of seqgen services", "--port of seqgen services up"),
+    8080: ("seqgen serve", "--port of seqgen serve"),
+}
 _SECONDS = 10  # for an answer
 # A signature of S3 is refused when it is 15 minutes old, some servers' after 5.
 _SKEW, _LARGE_SKEW = 30, 300
@@ -26,19 +32,27 @@ _SKEW, _LARGE_SKEW = 30, 300
 
 def ports() -> Iterator[Finding]:
     """Whether the ports that are used by default are free, and who has those that are not."""
-    taken = _listening()
-    own = head.running()
-    for port, use in _PORTS.items():
+    taken, own = _listening(), _own()
+    for port, (use, other) in _PORTS.items():
         if port not in taken:
             yield ok(f"{port} ({use}) is free")
-        elif own and port in (own["port"], int(own["dashboard"].rpartition(":")[2])):
-            yield ok(f"{port} ({use}) is this directory's cluster's")
+        elif port in own:
+            yield ok(f"{port} ({use}) is this directory's {own[port]}")
         else:
             yield warning(
                 f"{port} ({use}) is taken by {_owner(taken[port])}",
-                "if that is not the one you mean, choose another: --port and --dashboard-port of "
-                "seqgen cluster up, --port of mlflow server",
+                f"if that is not the one you mean, choose another: {other}",
             )
+
+
+def _own() -> dict[int, str]:
+    """The ports of what runs for this directory."""
+    from pipelines.services import stack
+
+    found = {known["port"]: name for name, known in stack.running().items()}
+    if cluster := head.running():
+        found |= dict.fromkeys((cluster["port"], int(cluster["dashboard"].rpartition(":")[2])), "cluster")
+    return found
 
 
 def _listening() -> dict[int, int | None]:

@@ -10,93 +10,89 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from pipelines.doctor import network
+from tests.cluster_site import Site, cluster_site
 from tests.finished_run import outside
-from tests.free_ports import free_ports
+from tests.planted import SECRETS, found
 from tests.train_runs import ROOT, assert_complete, prepare_unhurried, saved, tracked, weights
 
 pytestmark = pytest.mark.slow
+PLANTED = {name: secret for name, secret in SECRETS.items() if name != "RAY_AUTH_TOKEN"}  # it makes its own
 
 
-@dataclass
-class Site:
-    """A directory with a recipe, shards and a local cluster; its own home, so that its token is its own."""
+def recipe(site: Site) -> str:
+    return str(site.where / "tiny.yaml")
 
-    where: Path
-    dashboard: str
 
-    @property
-    def recipe(self) -> str:
-        return str(self.where / "tiny.yaml")
+def start(site: Site, *command: str, home: Path | None = None) -> subprocess.Popen[str]:
+    """Submit `command`, or follow a job, from a copy of the code and by the token of `home`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.submit", "--address", site.dashboard, *command],
+        cwd=site.where / "code", text=True, env=outside(HOME=str(home or site.where / "home")),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
 
-    def start(self, *command: str, home: Path | None = None) -> subprocess.Popen[str]:
-        arguments = ["--address", self.dashboard, *command]
-        return subprocess.Popen(
-            [sys.executable, "-m", "pipelines.submit", *arguments], cwd=self.where / "code", text=True,
-            env=outside(HOME=str(home or self.where / "home")), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
 
-    def submit(self, *command: str, home: Path | None = None) -> tuple[int, str]:
-        process = self.start(*command, home=home)
-        text, _ = process.communicate(timeout=500)
-        return process.returncode, text
+def submit(site: Site, *command: str, home: Path | None = None) -> tuple[int, str]:
+    process = start(site, *command, home=home)
+    text, _ = process.communicate(timeout=500)
+    return process.returncode, text
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def sessions() -> Iterator[Path]:
+    """Where Ray keeps the cluster's session: not in its own place, or a job goes to whichever cluster started last."""
+    # A socket's path is short.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, sessions: Path) -> Iterator[Site]:
+    """A directory with a recipe, its shards, a copy of the code and a cluster that was started with secrets."""
     where = prepare_unhurried(tmp_path_factory.mktemp("site"))
-    port, dashboard = free_ports(2)
-    (where / "home").mkdir()
-    code = where / "code"
     for package in ("pipelines", "seqgen", "data_prep"):
-        shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / ".rayignore", code)
-    verb = [sys.executable, "-m", "pipelines.cluster"]
-    # Ray's own place, or a job goes to the cluster of this machine that started last; a socket's path is short.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as sessions:
-        environment = outside(
-            HOME=str(where / "home"),
-            RAY_TMPDIR=sessions,
-            # The kernels that the undisturbed run had: others round differently.
-            XDG_CACHE_HOME=os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
+        shutil.copytree(
+            ROOT / package, where / "code" / package, ignore=shutil.ignore_patterns("__pycache__")
         )
-        environment["PYTHONPATH"] += f"{os.pathsep}{where}"  # the recipe's plugin
-        try:
-            subprocess.run(
-                [*verb, "up", "--port", str(port), "--dashboard-port", str(dashboard)],
-                cwd=where, env=environment, check=True, timeout=300,
-            )  # fmt: skip
-            yield Site(where, f"http://127.0.0.1:{dashboard}")
-        finally:
-            subprocess.run([*verb, "down"], cwd=where, env=environment, timeout=120)
+    shutil.copy(ROOT / ".rayignore", where / "code")
+    with cluster_site(
+        where,
+        **PLANTED,
+        RAY_TMPDIR=str(sessions),
+        PYTHONPATH=f"{ROOT}{os.pathsep}{where}",  # the recipe's plugin
+        # The threads and the kernels that the undisturbed run had: others round differently.
+        OMP_NUM_THREADS="1",
+        XDG_CACHE_HOME=os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
+    ) as site:
+        yield site
 
 
 def test_a_job_ends_with_the_verb_s_own_code_and_prints_what_it_prints(site: Site):
     # Without waiting after the cluster's start: there may be no agent yet.
-    code, text = site.submit("--", "recipes")
+    code, text = submit(site, "--", "recipes")
     assert code == 0, text
     assert text.count("quickstart-characters") == 1
     assert "succeeded" in text
     # A verb's own code, which Ray's client does not pass on.
-    code, text = site.submit("--", "train", "--recipe", site.recipe, "--set", "model.steps=0")
+    code, text = submit(site, "--", "train", "--recipe", recipe(site), "--set", "model.steps=0")
     assert code == 2, text
     assert "model.steps=0" in text
     assert "ended with code 2; see above" in text
 
 
 def test_07_a_stopped_job_saves_and_the_same_one_ends_as_if_it_had_not_been_stopped(
-    undisturbed: str, site: Site
+    undisturbed: str, site: Site, sessions: Path
 ):
-    """A signal to who follows it stops it as `ray job stop` does."""
+    """A signal to who follows it stops it as `ray job stop` does; and nothing that is left has a secret."""
     # Nothing else saves: what is gone on with was saved because of the stop.
     seldom = ("--set", "train.checkpoint_every=1000", "--set", "train.checkpoint_minutes=1000")
-    command = ("--", "train", "--recipe", site.recipe, *seldom)
-    process = site.start(*command)
+    command = ("--", "train", "--recipe", recipe(site), *seldom)
+    process = start(site, *command)
     assert process.stdout is not None
     heard = ""
     for line in process.stdout:
@@ -115,21 +111,26 @@ def test_07_a_stopped_job_saves_and_the_same_one_ends_as_if_it_had_not_been_stop
     assert saved(str(site.where / ".seqgen/ray")) > 0
     # Another process follows the same job: all it printed, and how it ended.
     (job,) = set(re.findall(r"raysubmit_\w+", text))
-    code, once_more = site.submit("--follow", job)
+    code, once_more = submit(site, "--follow", job)
     assert code == 4
     assert re.search(r"^epoch +2/", once_more, re.MULTILINE)
-    code, text = site.submit("--follow", "raysubmit_none")
+    code, text = submit(site, "--follow", "raysubmit_none")
     assert (code, "no such job" in text) == (2, True)
 
-    code, text = site.submit(*command)
+    said = heard + rest + once_more + text
+    code, text = submit(site, *command)
     assert code == 0, text
     assert "going on after epoch" in text
     assert_complete(site.where)
     assert weights(site.where) == undisturbed
+    # The cluster's own token is in its file, and nowhere else.
+    file = site.where / "home/.ray/auth_token"
+    token = file.read_text().strip()
+    assert found(site.where, sessions, text=said + text, more=(token,)) == [f"{file}: {token}"]
 
 
 def test_without_the_token_nothing_is_taken(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    code, text = site.submit("--", "recipes", home=tmp_path)
+    code, text = submit(site, "--", "recipes", home=tmp_path)
     assert code == 1
     assert "refuses us" in text
     assert "RAY_AUTH_TOKEN_PATH" in text

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -24,32 +22,9 @@ from tests.cluster_site import RAY, ROOT, VERB, Site, cluster_site
 from tests.finished_run import outside, tiny_recipe
 from tests.free_ports import free_ports
 from tests.mlflow_server import MlflowServer
+from tests.planted import PASSWORD, SECRETS, USER, found
 
 pytestmark = pytest.mark.slow
-
-# Made anew each time: this file is among those that a job uploads.
-SECRETS = {
-    "AWS_ACCESS_KEY_ID": "AKIA" + secrets.token_hex(8).upper(),
-    "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
-    "AWS_SESSION_TOKEN": secrets.token_hex(40),
-    "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),
-}
-USER, PASSWORD = "seqgen", secrets.token_hex(12)
-
-
-def found(*places: Path, text: str = "") -> list[str]:
-    """Where a secret is: in `text`, or in a file below `places`; as it is, or as a login goes over the wire."""
-    wanted = [secret.encode() for secret in (*SECRETS.values(), PASSWORD)]
-    wanted.append(base64.b64encode(f"{USER}:{PASSWORD}".encode()))
-    where = [line for line in text.splitlines() if any(secret in line.encode() for secret in wanted)]
-    for place in places:
-        for directory, _, names in os.walk(place):
-            for path in (Path(directory) / name for name in names):
-                if path.is_file() and not path.is_symlink():
-                    content = path.read_bytes()
-                    where += [f"{path}: {secret.decode()}" for secret in wanted if secret in content]
-    return where
 
 
 @pytest.fixture

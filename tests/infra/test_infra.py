@@ -29,6 +29,7 @@ MANIFESTS = sorted((INFRA / "kubernetes").glob("*.yaml"))
 UNITS = sorted((INFRA / "systemd").iterdir())
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 SYSTEMD = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+DASHBOARD, SERVE = 8265, 8000  # Ray's defaults
 INVALID = (jsonschema.ValidationError, kubernetes_validate.ValidationError)
 Spoil = Callable[[dict[str, Any]], Any]
 
@@ -139,7 +140,9 @@ def test_ray_serve_takes_its_configuration_and_finds_a_node_for_each_replica() -
 
     service = document("RayService")["spec"]
     written = yaml.safe_load(service["serveConfigV2"])
-    (application,) = schema.ServeDeploySchema.model_validate(written).applications
+    deployed = schema.ServeDeploySchema.model_validate(written)
+    assert (deployed.http_options.host, deployed.http_options.port) == ("0.0.0.0", SERVE)
+    (application,) = deployed.applications
     assert set(written["applications"][0]) <= set(schema.ServeApplicationSchema.model_fields)
     assert application.import_path == f"{serving.__name__}:{serving.app.__name__}"
     assert serving.Arguments(**application.args).source.endswith("@champion")
@@ -172,7 +175,10 @@ def test_where_kuberay_is_installed_its_operator_and_nobody_else_is_admitted() -
     assert places["key"] == "kubernetes.io/metadata.name"
     assert set(places["values"]) >= {"ray-system", "default"}
     assert peer["podSelector"] == {"matchLabels": {"app.kubernetes.io/component": "kuberay-operator"}}
-    assert [port["port"] for port in operator["ports"]] == [8265]
+    assert [port["port"] for port in operator["ports"]] == [DASHBOARD, SERVE]
+    # A container's port of the name "serve" would be asked instead of Serve's default.
+    for template in pod_templates(document("RayService")):
+        assert all("ports" not in container for container in template["spec"]["containers"])
 
 
 def test_mlflow_is_where_its_clients_look_and_its_database_is_its_own() -> None:
@@ -327,6 +333,24 @@ def test_timer_rings_once_a_night() -> None:
         f"2026-03-{day} 02:30:00 UTC" for day in (29, 30, 31)
     ]
     assert subprocess.run([*command, when.replace("02:30", "25:30")], capture_output=True).returncode != 0
+
+
+def test_one_machine_is_installed_in_an_order_that_works() -> None:
+    section = (INFRA / "README.md").read_text().partition("## One machine\n")[2].partition("\n## ")[0]
+    said = [
+        r"^apt-get install .*\bcurl\b",
+        r"^cp infra/systemd/\*",
+        r"^systemctl enable --now .*\bseqgen-mlflow\.service\b",
+        r"^curl .*/mlflow/users/create",
+        r"^systemctl enable --now .*\bseqgen-retrain\.timer\b",
+        r"^systemctl start --no-block seqgen-retrain\b",  # a oneshot unit: without it start waits for the end
+        r"^journalctl -fu seqgen-retrain\b",
+    ]
+    lines = re.findall(r"^    (.*)$", section, re.MULTILINE)
+    places = [[number for number, line in enumerate(lines) if re.search(wanted, line)] for wanted in said]
+    assert [len(found) for found in places] == [1] * len(said)
+    assert places == sorted(places)
+    assert "\nType=oneshot\n" in (INFRA / "systemd/seqgen-retrain.service").read_text()
 
 
 def test_crontab_line_is_one() -> None:

@@ -13,50 +13,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipelines.artifacts.history import FILE_NAME, write_history
-from pipelines.chaos import chaos, compared
+from pipelines.chaos import chaos
+from pipelines.chaos.compared import compare
 from pipelines.cli.command import run
-from pipelines.cluster.killing import Killer, LocalProcesses, Process
 from tests.finished_run import outside, tiny_recipe
 from tests.sets import write_digits
-
-
-class Listed:
-    """Processes that are only listed: whom a killer chooses."""
-
-    driver = 7
-
-    def __init__(self) -> None:
-        self.killed: list[Process] = []
-
-    def workers(self) -> list[Process]:
-        return [Process(10), Process(11), Process(12)]
-
-    def kill(self, process: Process) -> None:
-        self.killed.append(process)
-
-
-def drawn(seed: int) -> list[list[Process]]:
-    killer = Killer(seed)
-    return [killer.kill(Listed(), killer.choose(["worker", "all", "driver"])) for _ in range(20)]
-
-
-def test_the_same_seed_draws_the_same_victims():
-    assert drawn(3) == drawn(3)
-    assert drawn(3) != drawn(4)
-    everybody = {tuple(victims) for victims in drawn(3)}
-    assert (Process(7),) in everybody
-    assert (Process(10), Process(11), Process(12)) in everybody
-
-
-def test_a_process_is_killed_and_one_that_has_ended_is_no_error():
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    found = LocalProcesses(child.pid)
-    assert found.workers() == []
-    killer = Killer(0)
-    assert killer.kill(found, "worker") == []
-    assert killer.kill(found, "driver") == [Process(child.pid)]
-    assert child.wait(60) == -9
-    assert killer.kill(found, "driver") == [Process(child.pid)]
 
 
 def trained(directory: Path, weight: float = 1.0, bound: float = 90.0, seconds: float = 1.0) -> Path:
@@ -69,10 +30,10 @@ def trained(directory: Path, weight: float = 1.0, bound: float = 90.0, seconds: 
 
 def test_two_trainings_are_compared_but_for_their_times(tmp_path: Path):
     one = trained(tmp_path / "one")
-    assert compared(one, trained(tmp_path / "slower", seconds=9.0)) == []
-    (problem,) = compared(one, trained(tmp_path / "history", bound=90.5))
+    assert compare(one, trained(tmp_path / "slower", seconds=9.0)) == []
+    (problem,) = compare(one, trained(tmp_path / "history", bound=90.5))
     assert problem == "history, from row 2 on (2 and 2 rows)"
-    (problem,) = compared(one, trained(tmp_path / "weights", weight=1.0 + 2**-23))
+    (problem,) = compare(one, trained(tmp_path / "weights", weight=1.0 + 2**-23))
     assert problem.startswith("weights ")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import os
 import resource
@@ -21,9 +22,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipelines.cli import background
 from pipelines.cli.command import run
+from pipelines.cli.verbs import VERBS
 from pipelines.doctor import doctor, installed, machine, network, stores
 from pipelines.doctor.findings import Finding
+from pipelines.services.place import Place
 from pipelines.storage.folder import Folder
 from pipelines.tracking.spool import Point, RunSpool
 from tests.fault_proxy import Answer, FaultProxy
@@ -131,11 +135,30 @@ def test_room_on_a_disk(here: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_taken_port_is_named_with_its_owner(monkeypatch: pytest.MonkeyPatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr(network, "_PORTS", {port: "a test"})
+        monkeypatch.setattr(network, "_PORTS", {port: ("a test", "--port of test")})
         finding = only(network.ports())
         assert finding.verdict == "warning"
         assert f"{port} (a test) is taken by {psutil.Process().name()} (pid {os.getpid()}" in finding.text
-    assert only(network.ports()).verdict == "ok"
+        assert finding.remedy.endswith("choose another: --port of test")
+        place = Place()
+        place.make()
+        place.write_state({"mlflow": {**background.identity(os.getpid()), "port": port}})
+        finding = only(network.ports())
+        assert (finding.verdict, finding.text) == ("ok", f"{port} (a test) is this directory's mlflow")
+    assert only(network.ports()).text == f"{port} (a test) is free"
+
+
+def test_the_ports_of_every_verb_are_looked_at():
+    defaults = {
+        (name, option): parameter.default
+        for name, verb in VERBS.items()
+        for option, parameter in inspect.signature(verb.command()).parameters.items()
+        if option.endswith("port")
+    }
+    assert len(defaults) == 4
+    for (verb, option), port in defaults.items():
+        remedy = network._PORTS[port][1]
+        assert remedy.startswith(f"--{option.replace('_', '-')} of seqgen {verb}")
 
 
 def test_a_dead_ray_address_fails_and_a_token_that_others_can_read_is_a_warning(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,21 @@ def test_an_error_of_the_server_is_that_recipes(
     said = capsys.readouterr().err
     assert "two.yaml" in said
     assert "canary" not in said + str(caught.value)
+
+
+def test_an_error_of_the_machine_is_that_recipes_and_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(tiny_recipe(here, name=name)) for name in ("one", "two")]
+    monkeypatch.setattr(retrain, "dvc_recipes", lambda: names)
+    monkeypatch.setattr(sys, "executable", str(here / "gone/python"))
+    with pytest.raises(OperationalError, match=r"one\.yaml: .*No such file .*gone/python"):
+        retrain.retrain(on_failure=f"tee -a {here}/told")
+    told = [json.loads(line) for line in (here / "told").read_text().splitlines()]
+    assert [(each["recipe"], each["exit_code"], each["failures_in_a_row"]) for each in told] == [
+        ("one", 1, 1),
+        ("two", 1, 1),
+    ]
 
 
 def test_a_promotion_that_broke_off_is_written_down_though_there_is_nothing_to_do(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from seqgen.core.machine import free_port
 from seqgen.serving.loading import load
 from tests.finished_run import finished_run, outside, tiny_recipe
 
+ROOT = Path(__file__).parents[2]
 SECRET_FILES = ("auth.ini", "environment", "keys.json", "s3.json")
 
 
@@ -172,3 +175,32 @@ def test_a_process_that_got_a_pid_of_ours_is_not_stopped(
         bystander.kill()
         bystander.wait()
     assert not background.is_running(known)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_make_clean_stops_and_removes_them_wherever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    project = tmp_path / "project"
+    program = project / ".venv/bin/seqgen"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pipelines.cli.main "$@"\n')
+    program.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", project)
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("SEQGEN_STATE", str(tmp_path / "state" if elsewhere else project / ".seqgen"))
+    service = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    threading.Thread(target=service.wait, daemon=True).start()  # as init does for a real one
+    try:
+        place = Place()
+        place.make()
+        place.write_state({"mlflow": {**background.identity(service.pid), "stop": 15}})
+        state = {"SEQGEN_STATE": os.environ["SEQGEN_STATE"]} if elsewhere else {}
+        done = subprocess.run(["make", "clean"], env=outside(**state), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "stopped: mlflow" in done.stdout
+        assert service.poll() == -15
+        assert not place.root.exists()
+    finally:
+        service.kill()
