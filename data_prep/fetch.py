@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from data_prep.folder import (
@@ -34,12 +35,14 @@ from data_prep.sources import RAW_FILES, RawFile
 from data_prep.strokes import write_archives
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import publish, write_bytes
+from seqgen.core.locks import held
 from seqgen.data.settings import Source
 
 MAX_BYTES = 512 * 1024**2  # of one file: an endless answer must not fill the disk
 _CHUNK = 1024**2
 _ATTEMPTS = 4
 _PAUSE = 0.5  # seconds, doubled at each attempt
+_WAIT = 3600.0  # seconds for another process that brings the same file
 
 Progress = Callable[[RawFile, int, int | None], None]  # bytes so far, bytes in all if known
 Notice = Callable[[str], None]
@@ -91,7 +94,7 @@ def fetch_file(
     What is there and right is kept without asking any mirror.
     """
     path = raw / file.path
-    if not path.is_file() or file.mismatch(path):
+    if not _is_here(file, path):
         _bring(file, path, open_mirror(mirror) if mirror else None, notice, progress)
     return path
 
@@ -111,13 +114,31 @@ def checked_files(source: Source, raw: Path) -> dict[str, Path]:
 
 def _bring(file: RawFile, path: Path, mirror: Mirror | None, notice: Notice, progress: Progress) -> None:
     """Have the file at `path`, verified, and nothing of earlier attempts beside it."""
-    if path.is_file() and file.mismatch(path) is None:
-        notice(f"{file.path}: here already")
-        _tidy(path)
-        return
-    _make_folder(path.parent)
-    come_from = _fetch_one(file, path, _origins(file, mirror), notice, progress)
-    notice(f"{file.path}: {path.stat().st_size:,} bytes from {come_from}")
+    if not _is_here(file, path):
+        _make_folder(path.parent)
+        with _alone(path):
+            if not _is_here(file, path):  # else another process has brought it
+                come_from = _fetch_one(file, path, _origins(file, mirror), notice, progress)
+                notice(f"{file.path}: {path.stat().st_size:,} bytes from {come_from}")
+                return
+    notice(f"{file.path}: here already")
+    _tidy(path)
+
+
+def _is_here(file: RawFile, path: Path) -> bool:
+    return path.is_file() and file.mismatch(path) is None
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Be the one process that brings the file: two would write to one `.part`. Raises OperationalError."""
+    lock = path.with_name(path.name + ".lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(lock, timeout=_WAIT, keep=False))
+        except OSError as error:
+            raise OperationalError(f"{lock}: cannot be written: {error.strerror}") from error
+        yield
 
 
 def _origins(file: RawFile, mirror: Mirror | None) -> list[Origin]:

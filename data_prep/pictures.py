@@ -8,13 +8,24 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from data_prep.shrink import overlap
 from seqgen.core.errors import BadInput
+from seqgen.data.foreign_pictures import foreign_picture
 
 _FORMATS = ("PNG", "JPEG", "PPM")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits a channel and less
+# By EXIF's orientation. ImageOps.exif_transpose also writes all other tags anew, and fails at odd ones.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _TENTHS = ("test", "valid")  # the others are for train
 _MIDDLE = 127
 _DRAWN = 32  # levels between lightest and darkest; with fewer nothing is drawn, and the image's own range says nothing
@@ -35,27 +46,24 @@ def ink(content: bytes, path: Path) -> np.ndarray:
     Colour by ITU-R 601, what is transparent on white. Raises BadInput naming `path` where it is no whole image of 8
     bits.
     """
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-            if picture.mode not in _MODES:
-                raise BadInput(f"{path}: {picture.mode}, not of 8 bits a channel; convert it")
-            upright: Image.Image = ImageOps.exif_transpose(picture)
-            if upright.has_transparency_data:
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright.convert("RGBA"))
-            return 255 - np.asarray(upright.convert("L"))
-    except UnidentifiedImageError:
-        raise BadInput(f"{path}: not a whole image of {', '.join(_FORMATS)}; remove or replace it") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{path}: not a whole image ({error}); remove or replace it") from error
+    with foreign_picture(io.BytesIO(content), _FORMATS, str(path), "remove or replace it") as picture:
+        if picture.mode not in _MODES:
+            raise BadInput(f"{path}: {picture.mode}, not of 8 bits a channel; convert it")
+        picture.load()
+        turn = _UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        upright: Image.Image = picture if turn is None else picture.transpose(turn)
+        if upright.has_transparency_data:
+            white = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(white, upright.convert("RGBA"))
+        return 255 - np.asarray(upright.convert("L"))
 
 
 def longer_side(path: Path) -> int | None:
     """The longer side in pixels of an image file, of which the beginning is read; None if that tells none."""
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
+        with foreign_picture(path, _FORMATS, str(path), "") as picture:
             return max(picture.size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except BadInput:
         return None
 
 

@@ -54,7 +54,7 @@ def models(
         else:
             _roll_back(client, name or "")
     except runs.server_errors() as error:
-        raise OperationalError(runs.explain(client.tracking_uri, error)) from None
+        raise runs.failure(client.tracking_uri, error) from None
 
 
 def _list(client: MlflowClient) -> None:

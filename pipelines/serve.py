@@ -11,6 +11,7 @@ import typer
 
 from pipelines.cli.command import run
 from pipelines.cli.signals import on_stop
+from seqgen.serving.http.limits import Limits
 
 SourceArgument = Annotated[
     str, typer.Argument(help="models:/<name>@<alias>, models:/<name>/<version> or a model's directory.")
@@ -45,11 +46,11 @@ def serve(
     allowed_hosts: AllowedOption = None,
     held_out: HeldOutOption = None,
     follow_seconds: FollowOption = 30.0,
-    max_samples: SamplesOption = 200,
-    max_images: ImagesOption = 100,
-    max_body: BodyOption = 4_000_000,
-    max_seconds: SecondsOption = 30.0,
-    max_queue: QueueOption = 64,
+    max_samples: SamplesOption = Limits.samples,
+    max_images: ImagesOption = Limits.images,
+    max_body: BodyOption = Limits.body_bytes,
+    max_seconds: SecondsOption = Limits.seconds,
+    max_queue: QueueOption = Limits.queue,
 ) -> None:
     """Serve a model over HTTP until SIGTERM or Ctrl-C, which ends with 0 after what is under way.
 
@@ -60,7 +61,6 @@ def serve(
     from seqgen.serving.http.app import make_app
     from seqgen.serving.http.follower import Follower
     from seqgen.serving.http.held_out import HeldOutDrawings
-    from seqgen.serving.http.limits import Limits
     from seqgen.serving.http.server import Server, host_name, loopback_names
     from seqgen.serving.http.service import Service
 

@@ -21,8 +21,11 @@ def trace(model: ModelArgument) -> None:
     from seqgen.serving.loading import find_version
 
     client = runs.connect()
-    for depth, line in provenance(client, find_version(client, model)):
-        print("  " * depth + line)
+    try:
+        for depth, line in provenance(client, find_version(client, model)):
+            print("  " * depth + line)
+    except runs.server_errors() as error:
+        raise runs.failure(client.tracking_uri, error) from None
 
 
 if __name__ == "__main__":

@@ -21,17 +21,22 @@ Metrics = dict[str, dict[str, dict[str, Any]]]
 
 
 def write_measurement(
-    trained: TrainedModel, measurement: Measurement, sheets: Mapping[str, Image.Image]
+    trained: TrainedModel,
+    measured_on: dict[str, Any],
+    measurement: Measurement,
+    sheets: Mapping[str, Image.Image],
 ) -> Metrics:
-    """Write artifacts/<recipe>/evaluate, whole or not at all; returns metrics.json: {split: {binarise: metrics}}."""
+    """Write artifacts/<recipe>/evaluate, whole or not at all; returns metrics.json: {split: {binarise: metrics}}.
+
+    `measured_on` is what `comparable` said before it was measured.
+    """
     import numpy as np
 
-    from pipelines.registry.evaluation import comparable
     from seqgen.drawing import pictures
 
     metrics: Metrics = {trained.recipe.evaluate.split: {trained.recipe.data.binarise: measurement.metrics}}
     about = {
-        **comparable(trained, len(measurement.free_energy)),
+        **measured_on,
         "weights": trained.weights,
         "free_energy": measurement.metrics["bound"],
     }

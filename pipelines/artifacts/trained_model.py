@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts import gallery
 from pipelines.artifacts.gallery import Gallery
@@ -15,22 +15,30 @@ from pipelines.artifacts.history import FILE_NAME, Row, read_history, write_hist
 from pipelines.artifacts.places import Places, places
 from pipelines.artifacts.shards import shards_of
 from pipelines.recipes import load_recipe
-from seqgen.core.errors import BadInput
+from seqgen.core.errors import BadInput, OperationalError
 from seqgen.core.files import directory_writer, file_sha256, write_json
 from seqgen.data.manifest import FILE_NAME as MANIFEST
 from seqgen.data.manifest import Manifest, Place, read_manifest
 from seqgen.settings import Recipe, build_recipe, flatten, parse_assignment
 
+if TYPE_CHECKING:
+    from seqgen.models import SequentialModel
+
 _LATER = ("evaluate.", "register.")
+_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """`recipe` has the data, model and training as trained, and evaluation and registry as asked for now."""
+    """`recipe` has the data, model and training as trained, and evaluation and registry as asked for now.
+
+    weights: the sha256 of the trained weights as they were when this was read: an evaluation says by it whose it is.
+    """
 
     recipe: Recipe
     run: dict[str, Any]
     places: Places
+    weights: str
     asked: tuple[str, ...] = ()  # the recipe and the settings it was asked for by, as on a command line
 
     @property
@@ -38,10 +46,19 @@ class TrainedModel:
         """The directory `load_model` reads."""
         return self.places.train / "model"
 
-    @property
-    def weights(self) -> str:
-        """The sha256 of the trained weights: an evaluation says by it whose it is."""
-        return file_sha256(self.model / "weights.safetensors")
+    def load(self) -> SequentialModel:
+        """The model of these weights, on the CPU. Raises as `load_model`, and as `check_weights`."""
+        from seqgen.models import load_model
+
+        model = load_model(self.model)
+        self.check_weights()
+        return model
+
+    def check_weights(self) -> None:
+        """Raise OperationalError if what is there now was trained after this was read."""
+        path = self.model / _WEIGHTS
+        if not path.is_file() or file_sha256(path) != self.weights:
+            raise OperationalError(f"{self.model}: trained anew meanwhile; evaluate and register again")
 
     @property
     def seconds(self) -> float:
@@ -122,7 +139,11 @@ def load_trained_model(name: str | None, assignments: Iterable[str] = ()) -> Tra
             )
     later = {"evaluate": asked.evaluate, "register_": asked.register_}
     given = ("--recipe", name or asked.name, *(part for one in assignments for part in ("--set", one)))
-    return TrainedModel(recipe.model_copy(update=later), run, where, given)
+    try:
+        weights = file_sha256(where.train / "model" / _WEIGHTS)
+    except FileNotFoundError as error:
+        raise BadInput(f"{error.filename}: missing; {remedy}") from None
+    return TrainedModel(recipe.model_copy(update=later), run, where, weights, given)
 
 
 def load_as_recipe(name: str) -> TrainedModel:

@@ -30,6 +30,7 @@ _STATE = Path(".seqgen/cluster.json")
 _LOCK = Path(".seqgen/cluster.lock")  # held while the head is started or stopped
 _LOG = Path(".seqgen/cluster.log")
 _START_SECONDS = 180.0
+_TOKEN_SECONDS = 120.0  # for another process that makes the token
 _KILL_SECONDS = 60.0  # in which a killed job ends
 # Ray's own 3 are too few to save in. Longer than a stopped `pipelines.retrain` waits for the processes of its line.
 JOB_STOP_SECONDS = int(GRACE) + 30
@@ -55,7 +56,7 @@ def _start(port: int, dashboard_port: int) -> dict[str, Any]:
         background.check_free(f"--{name}", value)
     # RAY_API_SERVER_ADDRESS: as in connect.py, so that Ray's watching actors ask this cluster.
     environment = _environment() | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}"}
-    _make_token(environment)
+    make_token(environment)
     agent_port = free_port()  # Ray's own choice is the same for every cluster of a machine
     _LOG.parent.mkdir(exist_ok=True)
     command = [
@@ -140,15 +141,27 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _make_token(environment: dict[str, str]) -> None:
-    """Have Ray write a token to ~/.ray/auth_token, as its local clusters do, if there is none anywhere."""
-    named = environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_TOKEN_PATH")
-    if not named and not Path("~/.ray/auth_token").expanduser().is_file():
+def make_token(environment: dict[str, str]) -> None:
+    """Have Ray write a token to ~/.ray/auth_token, as its local clusters do, if there is none anywhere.
+
+    One process at a time: Ray would write another over the one that a cluster has begun with. Raises OperationalError.
+    """
+    token = Path("~/.ray/auth_token").expanduser()
+    if environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_TOKEN_PATH") or _is_whole(token):
+        return
+    with held(token.with_name("auth_token.lock"), timeout=_TOKEN_SECONDS):
+        if _is_whole(token):  # another directory's cluster was first
+            return
         done = subprocess.run(
             [_ray(), "get-auth-token", "--generate"], env=environment, capture_output=True, text=True
         )
         if done.returncode:
             raise OperationalError(f"Ray could not make a token: {done.stderr.strip().splitlines()[-1:]}")
+
+
+def _is_whole(token: Path) -> bool:
+    """Whether the file is there and, as Ray opens it before it writes, not empty."""
+    return token.is_file() and token.stat().st_size > 0
 
 
 def _ray() -> str:

@@ -33,7 +33,7 @@ class Arguments(BaseModel, frozen=True, extra="forbid"):
     source: str
     held_out: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
-    follow_seconds: float = Field(default=30.0, ge=0)
+    follow_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     limits: Limits = Limits()
 
 

@@ -44,18 +44,20 @@ def evaluate_trained(trained: TrainedModel) -> Metrics:
 
     import torch
 
+    from pipelines.registry.evaluation import comparable
     from seqgen.drawing import galleries
     from seqgen.evaluation import bounds
-    from seqgen.models import load_model
 
-    model = load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = trained.load().to("cuda" if torch.cuda.is_available() else "cpu")
     held_out = evaluated_images(trained)
+    measured_on = comparable(trained, len(held_out))
     device = next(model.parameters()).device
     print(f"evaluate: {len(held_out):,} images of {config.split} on {device}", flush=True)
     with Display("images") as display:
         advance = display.counter("bounds", bounds.passes(held_out, config))
         measurement = bounds.measure(model, held_out, config, advance)
-    return write_measurement(trained, measurement, galleries.draw_sheets(model, held_out, config.seed))
+    sheets = galleries.draw_sheets(model, held_out, config.seed)
+    return write_measurement(trained, measured_on, measurement, sheets)
 
 
 def _check_images(recipe: Recipe) -> None:

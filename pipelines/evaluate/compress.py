@@ -67,24 +67,23 @@ def measure_compression(trained: TrainedModel, images: int | None) -> tuple[dict
 
     from seqgen.compression import encode, unpack
     from seqgen.evaluation.bounds import free_energies, subset
-    from seqgen.models import load_model
 
     trained.manifest()
     held_out, seed = evaluated_images(trained), trained.recipe.evaluate.seed
     if images is not None:
         held_out = held_out.take(subset(len(held_out), images, seed, "compress"))
-    model, count = load_model(trained.model), len(held_out)
+    model, count = trained.load(), len(held_out)
     with Display("images") as display:
         began = time.monotonic()
         content = encode(model, held_out.x, advance=display.counter("encode", count))
         encoding = time.monotonic() - began
         free_energy = free_energies(model, held_out, seed, display.counter("F", count)).free_energy
-    write_bytes(_file(trained), content)
     print("decoding in a fresh process", flush=True)
     began = time.monotonic()
-    if not np.array_equal(_decoded(trained, _file(trained)), held_out.x.numpy()):
-        raise OperationalError(f"{_file(trained)}: what was decoded in a fresh process are not the images")
+    if not np.array_equal(_decoded(trained, content), held_out.x.numpy()):
+        raise OperationalError(f"{trained.model}: what was decoded in a fresh process are not the images")
     decoding = time.monotonic() - began
+    write_bytes(_file(trained), content)
 
     header, words = unpack(content)
     pixels, initial = held_out.x.numel(), 32 * header.initial_words
@@ -138,12 +137,13 @@ def _file(trained: TrainedModel) -> Path:
     return trained.places.one_shot / "compress.bits"
 
 
-def _decoded(trained: TrainedModel, compressed: Path) -> np.ndarray:
-    """The images as a process of its own decodes them. Raises BadInput or OperationalError as that did."""
+def _decoded(trained: TrainedModel, content: bytes) -> np.ndarray:
+    """The images of `content` as a process of its own decodes them. Raises BadInput or OperationalError as that did."""
     import numpy as np
 
     with tempfile.TemporaryDirectory() as directory:
-        images = Path(directory) / "images.npy"
+        compressed, images = Path(directory) / _file(trained).name, Path(directory) / "images.npy"
+        compressed.write_bytes(content)
         command = [sys.executable, "-m", "seqgen.compression"]
         code = subprocess.run([*command, str(trained.model), str(compressed), str(images)]).returncode
         if code:

@@ -202,11 +202,10 @@ def _sheet(trained: dict[str, TrainedModel]) -> Image.Image:
     from seqgen.drawing.one_shot import draw
     from seqgen.drawing.pictures import Row, Sheet, render
     from seqgen.evaluation.bounds import subset
-    from seqgen.models import load_model
 
     parts = []
     for member, one in trained.items():
-        model, held_out, seed = load_model(one.model), evaluated_images(one), one.recipe.evaluate.seed
+        model, held_out, seed = one.load(), evaluated_images(one), one.recipe.evaluate.seed
         x = held_out.take(subset(len(held_out), _SAMPLES, seed, "family")).x.float()
         with torch.no_grad():
             noise = model.noise(len(x), generator_at(torch.device("cpu"), seed, "family, of x"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,21 +17,24 @@ if TYPE_CHECKING:
     import torch
 
 
+_DAY = 24 * 3600.0  # seconds
 _METHOD = "1"  # to be raised where the same choices give other values: partners, noise, estimators
 
 
 class Kept:
     """Values of images, float64 [N] or [N,...], one file a name, below `directory`/`weights`/`choices`.
 
-    What was measured on other weights, or by another method, is removed.
+    What was measured on other weights, or by another method, is removed a day after it was last written: until then
+    another process may be at it.
     """
 
     def __init__(self, directory: Path, weights: str, choices: str) -> None:
         measured = f"{weights}-{_METHOD}"
         self._directory = directory / measured / choices
         for other in directory.glob("*"):
-            if other.name != measured and other.is_dir():
-                shutil.rmtree(other)
+            with contextlib.suppress(OSError):  # another process removes it, too
+                if other.name != measured and other.is_dir() and time.time() - _written(other) > _DAY:
+                    shutil.rmtree(other)
 
     def read(self, name: str, most: int) -> torch.Tensor:
         """The first values, at most `most`; none if there are none."""
@@ -75,3 +80,8 @@ class Kept:
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.npy"
+
+
+def _written(measured: Path) -> float:
+    """When a file was last put below the directory, seconds since 1970."""
+    return max(directory.stat().st_mtime for directory in (measured, *measured.iterdir()))

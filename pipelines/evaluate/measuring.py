@@ -27,12 +27,11 @@ def load_for_measuring(trained: TrainedModel) -> SequentialModel:
     """The trained model where it is measured: on the GPU, if there is one. Raises BadInput if the shards are others."""
     import torch
 
-    from seqgen.models import load_model
     from seqgen.native import keep_freed_memory
 
     trained.manifest()
     keep_freed_memory()
-    return load_model(trained.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    return trained.load().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def whole_splits(trained: TrainedModel) -> dict[str, HeldOut]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.artifacts.held_out import evaluated_images
@@ -16,28 +15,29 @@ if TYPE_CHECKING:
 
     from seqgen.data.manifest import Manifest
     from seqgen.evaluation.bounds import HeldOut
+    from seqgen.models import SequentialModel
 
 
 def competition(trained: TrainedModel) -> tuple[Evaluation, HeldOut]:
     """The trained model's bounds on `register.split`, and those images: as many, with the seed, as `evaluate` has."""
     split = trained.recipe.register_.split
     held_out = evaluated_images(trained, split=split)
-    bounds = measured(trained.model, held_out, trained.recipe.evaluate.seed)
+    data = competing(trained, len(held_out))
     clusters = clusters_of(held_out, trained.manifest(), split)
-    return Evaluation(competing(trained, len(held_out)), bounds, trained.weights, clusters), held_out
+    bounds = measured(trained.load(), held_out, trained.recipe.evaluate.seed)
+    return Evaluation(data, bounds, trained.weights, clusters), held_out
 
 
-def measured(directory: Path, held_out: HeldOut, seed: int) -> torch.Tensor:
-    """F of every image by the model in `directory`, rounded as it is stored; on the GPU, if there is one.
+def measured(model: SequentialModel, held_out: HeldOut, seed: int) -> torch.Tensor:
+    """F of every image by the model, rounded as it is stored; on the GPU, if there is one.
 
     All NaN if one is not finite: such a model is registered, and never wins.
     """
     import torch
 
     from seqgen.evaluation.bounds import free_energies
-    from seqgen.models import load_model
 
-    model = load_model(directory).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     with suppress(NumericalError):
         return free_energies(model, held_out, seed).free_energy.float().double()
     return torch.full((len(held_out),), torch.nan, dtype=torch.float64)

@@ -13,6 +13,7 @@ from pipelines.artifacts.trained_model import TrainedModel
 from pipelines.registry import moves, versions
 from pipelines.registry.competition import measured
 from pipelines.registry.evaluation import IMAGES, Evaluation, images_digest
+from pipelines.registry.turns import turn
 from seqgen.core.errors import BadInput, OperationalError
 from seqgen.models.files import DESCRIPTION
 from seqgen.serving.loading import fetch_model, fetch_part
@@ -97,7 +98,8 @@ def promote(
             return Decision(True, "it is the champion already")
         decision = _judge(client, champion, candidate, rule, remeasure)
         if not decision.promoted:
-            moves.note(client, version, "not promoted", promotion_reason=decision.reason)
+            with turn(client, version.name):  # of two who write one tag at once, the server refuses one
+                moves.note(client, version, "not promoted", promotion_reason=decision.reason)
             return decision
         if moves.crown(client, version, champion, decision.reason):
             return decision
@@ -164,6 +166,8 @@ def _measure_again(
     candidate: Evaluation,
     held_out: HeldOut,
 ) -> Evaluation:
+    from seqgen.models import load_model
+
     with tempfile.TemporaryDirectory() as directory:
         model = fetch_model(client, champion, Path(directory))
         shape = json.loads((model / DESCRIPTION).read_text())
@@ -175,4 +179,4 @@ def _measure_again(
                 f"evaluation has {manifest.height}x{manifest.width}{' with contexts' if conditional else ''}; "
                 "use another register.name for another task"
             )
-        return Evaluation(candidate.data, measured(model, held_out, trained.recipe.evaluate.seed))
+        return Evaluation(candidate.data, measured(load_model(model), held_out, trained.recipe.evaluate.seed))

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def provenance(client: MlflowClient, version: ModelVersion) -> Iterator[tuple[int, str]]:
-    """(depth, line) for each link, from the version down to the raw files. Raises OperationalError."""
+    """(depth, line) for each link, from the version down to the raw files.
+
+    Raises OperationalError, MLflow's errors of the server.
+    """
     from seqgen.serving.loading import MANIFEST_TAG, WEIGHTS_TAG, fetch_part
 
     tags = version.tags
@@ -61,9 +64,12 @@ def _run_state(client: MlflowClient, version: ModelVersion) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_run(version.run_id or "").info.status
-    except MlflowException:
+        info = client.get_run(version.run_id or "").info
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         return "deleted from the tracking server"
+    return info.status if info.lifecycle_stage == "active" else f"{info.status}, in MLflow's trash"
 
 
 def _under(tags: dict[str, str], prefix: str) -> list[str]:

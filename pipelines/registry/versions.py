@@ -19,7 +19,7 @@ from pipelines.tracking import lineage, runs
 from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.core.files import canonical_digest, file_sha256
 from seqgen.models.files import DESCRIPTION
-from seqgen.serving.loading import DESCRIPTION_TAG, WEIGHTS_TAG, fetch_part
+from seqgen.serving.loading import DESCRIPTION_TAG, WEIGHTS_TAG, fetch_part, is_absent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,14 +45,15 @@ def _found(ask: Callable[[], ModelVersion]) -> ModelVersion | None:
     try:
         return ask()
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None  # no such model; no such alias or number
+        if is_absent(error):
+            return None
         raise
 
 
 def add_version(client: MlflowClient, trained: TrainedModel, evaluation: Evaluation) -> ModelVersion:
     """Log the trained model to its run and register it as the newest version, alias `candidate`.
 
+    If another process has made a newer one candidate meanwhile, that one keeps the alias.
     The version takes over the run's lineage tags and the training's `lineage.request_digest`. Registered
     again, the same model with the same evaluation is the same version.
     """
@@ -77,14 +78,18 @@ def add_version(client: MlflowClient, trained: TrainedModel, evaluation: Evaluat
     _create_model(client, name)
     for version in client.search_model_versions(f"name='{name}'"):
         if version.run_id == run_id and tags.items() <= version.tags.items():
+            again = True
             break
     else:
+        again = False
         model_id, digest = _log_model(client, trained, evaluation, run.info.experiment_id)
         source = f"models:/{model_id}"
         tags |= {FILES_TAG: digest, **_bounds(trained, evaluation)}
         version = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
     with turn(client, name):  # of two who set an alias at once, the server refuses one
-        client.set_registered_model_alias(name, CANDIDATE, version.version)
+        holder = by_alias(client, name, CANDIDATE)
+        if again or holder is None or int(holder.version) < int(version.version):
+            client.set_registered_model_alias(name, CANDIDATE, version.version)
     return version
 
 
@@ -129,6 +134,7 @@ def _log_model(
         with tempfile.TemporaryDirectory() as directory:
             package = Path(directory) / "model"
             save_package(trained, evaluation, description, package)
+            trained.check_weights()  # else files of two trainings are in the package
             digest = files_digest(package)
             client.log_model_artifacts(logged.model_id, str(package))
     except BaseException:

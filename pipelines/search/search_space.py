@@ -15,6 +15,7 @@ _MOST_CHECKED = 10_000
 _FIXED = {
     "train.epochs": "search.epochs says it for all trials",
     "train.workers": "search.workers says it for all trials",
+    "train.fewest_workers": "search.workers says it for all trials",
     "train.evaluate_every": "a trial is measured after every epoch",
     "train.checkpoint_every": "it does not change what is learned",
     "train.max_failures": "it does not change what is learned",
@@ -30,6 +31,7 @@ def trial_recipe(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     fixed = {
         "train.epochs": recipe.search.epochs,
         "train.workers": recipe.search.workers,
+        "train.fewest_workers": None,
         "train.evaluate_every": 1,
         "search": None,
     }

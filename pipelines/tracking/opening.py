@@ -22,7 +22,7 @@ from pipelines.tracking.server import (
     status_of,
     warn,
 )
-from pipelines.tracking.spool import RUNNING, RunSpool, is_local, spool_directory, spools
+from pipelines.tracking.spool import PATIENCE, RUNNING, RunSpool, is_local, spool_directory, spools
 from seqgen.core.errors import SeqgenError, one_line, redact
 from seqgen.core.locks import Taken
 from seqgen.data.manifest import Manifest
@@ -30,6 +30,7 @@ from seqgen.settings import Recipe, flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 _PARENT = "mlflow.parentRunId"
 
@@ -78,7 +79,6 @@ def open_run(
     }
     # Written down before the server hears of it: whenever we are killed, the run is found again.
     spool = RunSpool.new(description)
-    spool.begin()
     if client is not None:
         _open(client, spool, anew=True)
     return spool.run_id
@@ -128,7 +128,10 @@ def _open_again(client: MlflowClient | None, run_id: str) -> str | None:
         return spool.run_id
     try:
         run_id = id_on_server(client, run_id)
-        client.update_run(run_id, status=RUNNING)
+        known = RunSpool.of(run_id)
+        with known.hold(PATIENCE):  # or who closes runs of killed processes could make it KILLED after this
+            client.update_run(run_id, status=RUNNING)
+            return _begin(known)
     except MlflowException as error:
         # It was made on another server, or deleted: the work done so far is not lost with it. But a web page that
         # says 404 is no word of the server's.
@@ -181,8 +184,19 @@ def _create(client: MlflowClient, spool: RunSpool, *, anew: bool = False) -> Non
         client.log_batch(spool.run_id, params=parameters[start : start + 100])
     if dataset := description.get("dataset"):  # a spool of before has none
         context = InputTag("mlflow.data.context", "training")
-        client.log_inputs(spool.run_id, [DatasetInput(Dataset(**dataset), [context])])
+        _log_input(client, spool.run_id, DatasetInput(Dataset(**dataset), [context]))
     spool.opened()
+
+
+def _log_input(client: MlflowClient, run_id: str, dataset: DatasetInput) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.log_inputs(run_id, [dataset])
+    except MlflowException as error:
+        if error.error_code != "BAD_REQUEST":
+            raise
+        client.log_inputs(run_id, [dataset])  # of two runs that are a set's first the server refuses one
 
 
 def children(parent: str, tag: str) -> dict[str, str]:
@@ -210,6 +224,8 @@ def replay(client: MlflowClient, spool: RunSpool) -> int:
     with spool.hold():
         if spool.description():
             _create(client, spool)
+        elif is_local(spool.run_id):  # kept after the server had got the run, under its first id
+            spool.rename(id_on_server(client, spool.run_id))
         return send_spool(client, spool)
 
 

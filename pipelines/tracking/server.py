@@ -108,11 +108,13 @@ def connect(uri: str | None = None) -> MlflowClient:
     """
     uri = uri or tracking_uri()
     secure_environment()
-    if uri.startswith("sqlite:///"):
-        sqlite_file.follow(Path(uri.removeprefix("sqlite:///")))
     from mlflow import MlflowClient
 
     try:
+        if uri.startswith("sqlite:///"):
+            database = Path(uri.removeprefix("sqlite:///"))
+            sqlite_file.make(database)
+            sqlite_file.follow(database)
         with short_retries():
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)

@@ -39,7 +39,7 @@ _LOCK = "lock"
 _ASIDE = ".damaged"
 _DESCRIPTION = {"name": str, "parent": str | None, "start_time": int, "tags": dict, "parameters": dict}
 _STATUS = {"status": str, "time": int}
-_PATIENCE = 30.0
+PATIENCE = 30.0  # seconds for who closes runs of killed processes, or sends: he is soon done
 
 _mutex = threading.RLock()
 _holds: dict[
@@ -119,8 +119,9 @@ class RunSpool:
 
     @classmethod
     def new(cls, description: dict[str, Any]) -> RunSpool:
-        """The folder of a run to be opened as `description` says."""
+        """The folder of a run to be opened as `description` says; this process has begun it. Raises Taken, OSError."""
         spool = cls.of(LOCAL + uuid.uuid4().hex)
+        spool.begin()  # first: what it shows to others is then held
         write_json(spool.path / "run.json", description)
         return spool
 
@@ -237,7 +238,7 @@ class RunSpool:
     def begin(self) -> None:
         """Hold the folder as the process that works on the run, until `end` or death. Raises Taken, OSError."""
         if self.path not in _begun:
-            self.acquire(_PATIENCE)  # who closes runs of killed processes, or sends, is soon done
+            self.acquire(PATIENCE)
             _begun.add(self.path)
         self.keep_status(RUNNING)
 

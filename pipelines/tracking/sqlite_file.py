@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
 from urllib.request import url2pathname
 
 from seqgen.core.errors import BadInput, OperationalError
+from seqgen.core.files import publish
+from seqgen.core.locks import held
 
 EXPERIMENT = "seqgen"
 ARTIFACTS = "mlartifacts"  # the folder beside the file
@@ -21,11 +24,41 @@ _ADDRESSES = (
     ("model_versions", "storage_location"),
 )
 _WAIT = 30.0  # seconds for another process's transaction
+_MAKING = 300.0  # seconds for another process that makes the file, which takes it a few
 
 
 def artifact_location(database: Path) -> str:
     """Beside the file: MLflow's own default follows the working directory."""
     return database.with_name(ARTIFACTS).as_uri()
+
+
+def make(database: Path) -> None:
+    """Make the file with its tables, if it is not there: whole or not at all, and by one process at a time.
+
+    MLflow makes the tables one by one, in place and without a lock: of two processes that begin at once one fails, and
+    a kill leaves half of them. Raises Taken, OSError, MLflow's errors.
+    """
+    if database.exists():
+        return
+    lock, folder = (database.with_name(f".{database.name}.{what}") for what in ("lock", "making"))
+    with held(lock, timeout=_MAKING, keep=False):
+        if database.exists():
+            return  # another process was first
+        shutil.rmtree(folder, ignore_errors=True)  # a killed process left it
+        folder.mkdir()
+        try:
+            _fill(folder / database.name, database.with_name(ARTIFACTS))
+            publish(folder / database.name, database)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(database: Path, artifacts: Path) -> None:
+    """Make MLflow's tables, and its experiment Default, whose artifacts are in `artifacts`."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(f"sqlite:///{database}", artifacts.as_uri())
+    store.engine.dispose()  # the file is about to be moved
 
 
 def follow(database: Path) -> None:

@@ -38,11 +38,12 @@ class Taken(OperationalError):
 
 
 @contextlib.contextmanager
-def held(path: Path, *, timeout: float = 0.0) -> Iterator[int]:
+def held(path: Path, *, timeout: float = 0.0, keep: bool = True) -> Iterator[int]:
     """Hold the lock file `path` and yield its descriptor.
 
     The lock ends when the last process that has the descriptor closed it: a dead holder needs no taking over, and
-    children given it (`pass_fds`) keep the lock while they live, even after this process let go.
+    children given it (`pass_fds`) keep the lock while they live, even after this process let go. Without `keep` the
+    file goes when this process lets go.
     Raises Taken if another holds it for longer than `timeout` seconds; in one process a second `held` is another.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +59,8 @@ def held(path: Path, *, timeout: float = 0.0) -> Iterator[int]:
         os.write(descriptor, f"pid {os.getpid()} on {platform.node()} since {now}\n".encode())
         yield descriptor
     finally:
+        if not keep:
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from seqgen.core.errors import BadInput
 from seqgen.data.batches import generator_at
+from seqgen.data.foreign_pictures import foreign_picture
 
 NAMES = "left, right, top, bottom, centre, random:0.5 (any share), or a PNG file (white is missing)"
 
@@ -74,13 +74,10 @@ def _share(name: str, text: str) -> float:
 
 def _from_picture(path: Path, height: int, width: int) -> Tensor:
     """White, that is above half, is missing: bool [H,W]."""
-    try:
-        with Image.open(path) as picture:
-            grey = np.array(picture.convert("L"))
-    except FileNotFoundError:
-        raise BadInput(f"mask {path}: no such file") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise BadInput(f"mask {path}: not a picture that can be read ({error})") from None
+    if not path.exists():
+        raise BadInput(f"mask {path}: no such file")
+    with foreign_picture(path, ["PNG"], f"mask {path}", "give a PNG file") as picture:
+        grey = np.array(picture.convert("L"))
     if grey.shape != (height, width):
         rows, columns = grey.shape
         raise BadInput(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from seqgen.core.errors import BadInput, OperationalError, one_line
+from seqgen.core.errors import BadInput, OperationalError, SeqgenError, one_line
 from seqgen.core.files import file_sha256
 from seqgen.models import SequentialModel, load_model
 from seqgen.models.files import DESCRIPTION, WEIGHTS
@@ -17,6 +17,7 @@ from seqgen.models.files import DESCRIPTION, WEIGHTS
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+    from mlflow.exceptions import MlflowException
 
 MODEL_PART = "artifacts/model"  # where a registered version keeps the two files of `save_model`
 WEIGHTS_TAG = "seqgen.weights_sha256"
@@ -34,7 +35,7 @@ def load(where: str | Path) -> SequentialModel:
     The registry is the one MLFLOW_TRACKING_URI names, else the SQLite file mlflow.db of the working
     directory. Only safetensors and JSON are read, and their sha256 is checked, for a registered version
     against the registry's own record. Returned in evaluation mode on the CPU. Raises BadInput if there is no
-    such model or it is not one of ours, OperationalError if it was altered or cannot be fetched.
+    such model, it is not one of ours or the login is refused, OperationalError if it was altered or cannot be fetched.
     """
     if not str(where).startswith("models:"):
         return load_model(Path(where))
@@ -46,21 +47,51 @@ def load(where: str | Path) -> SequentialModel:
 
 
 def find_version(client: MlflowClient, uri: str) -> ModelVersion:
-    """The version `uri` names. Raises BadInput that lists what there is, OperationalError for the server."""
+    """The version `uri` names.
+
+    Raises BadInput that lists what there is, or for a login that is refused, OperationalError for the server.
+    """
     from mlflow.exceptions import MlflowException
 
     match = _URI.fullmatch(uri)
     if match is None:
         raise BadInput(f"{uri}: write models:/<name>@<alias> or models:/<name>/<version>")
-    name = match["name"]
+    try:
+        version = _version(client, match)
+        there = "" if version else _what_there_is(client, match["name"])
+    except MlflowException as error:
+        raise _refused(uri, error) from None
+    if version is None:
+        raise BadInput(f"{uri}: {there}")
+    return version
+
+
+def is_absent(error: MlflowException) -> bool:
+    """Whether an error of the registry says that there is no such model, alias or number."""
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def _version(client: MlflowClient, match: re.Match[str]) -> ModelVersion | None:
+    from mlflow.exceptions import MlflowException
+
     try:
         if match["alias"]:
-            return client.get_model_version_by_alias(name, match["alias"])
-        return client.get_model_version(name, match["version"])
+            return client.get_model_version_by_alias(match["name"], match["alias"])
+        return client.get_model_version(match["name"], match["version"])
     except MlflowException as error:
-        if 400 <= error.get_http_status_code() < 500:
-            raise BadInput(f"{uri}: {_what_there_is(client, name)}") from None
-        raise OperationalError(f"{uri}: the registry does not answer: {one_line(error)}") from None
+        if is_absent(error):
+            return None
+        raise
+
+
+def _refused(uri: str, error: MlflowException) -> SeqgenError:
+    """An error of the registry as ours: BadInput for a login that is refused, else OperationalError."""
+    if error.get_http_status_code() in (401, 403):
+        return BadInput(
+            f"{uri}: the registry refuses us ({one_line(error)}); set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to a login that may read the model"
+        )
+    return OperationalError(f"{uri}: the registry does not serve us: {one_line(error)}")
 
 
 def known_model(client: MlflowClient, name: str) -> RegisteredModel:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,27 @@ def test_who_waits_gets_it_when_the_holder_is_killed(tmp_path: Path):
         assert other.wait() == -signal.SIGKILL
     timer.join()
     other.communicate()
+
+
+def test_a_lock_file_that_goes_with_the_lock_keeps_others_out_as_well(tmp_path: Path):
+    """Four read, wait and write, five times each: no count is lost, and no file is left."""
+    lock, count = tmp_path / "a.lock", tmp_path / "count"
+    count.write_text("0")
+
+    def add() -> None:
+        for _ in range(5):
+            with held(lock, timeout=120, keep=False):
+                found = int(count.read_text())
+                time.sleep(0.002)
+                count.write_text(str(found + 1))
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count.read_text() == "20"
+    assert list(tmp_path.iterdir()) == [count]
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import pytest
 
@@ -10,7 +11,7 @@ from data_prep import fetch as fetch_module
 from data_prep.fetch import checked_files, fetch
 from data_prep.mirrors import open_mirror, shown
 from data_prep.sources import RAW_FILES, RawFile
-from seqgen.core.errors import BadInput
+from seqgen.core.errors import BadInput, OperationalError
 from tests.file_server import CONTENT, published, serving
 
 
@@ -47,6 +48,31 @@ def test_a_file_is_fetched_once_and_checked_again(server, one_file, tmp_path):
         checked_files("mnist", tmp_path)
     fetch(["mnist"], tmp_path)
     assert checked_files("mnist", tmp_path)["file.bin"].read_bytes() == CONTENT
+
+
+def test_two_that_fetch_one_file_bring_it_once(server, one_file, tmp_path):
+    said = []
+    other = threading.Thread(target=fetch, args=(["mnist"], tmp_path), kwargs={"notice": said.append})
+
+    def begun(*_):
+        if other.ident is None:
+            other.start()
+            other.join(1)  # it has time to do harm
+
+    fetch(["mnist"], tmp_path, progress=begun)
+    other.join()
+    assert said == ["mnist/file.bin: here already"]
+    assert len(server.requests) == 1
+    assert (tmp_path / "mnist/file.bin").read_bytes() == CONTENT
+    assert _names(tmp_path) == ["mnist/file.bin"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(server, one_file, tmp_path):
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist/file.bin.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OperationalError, match=r"file\.bin\.lock: cannot be written"):
+        fetch(["mnist"], tmp_path)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize("kind", ["folder", "file://", "http://"])

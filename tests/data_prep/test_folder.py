@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_prep.fetch import fetch
 from data_prep.pictures import ink, paper_level, split_of, square
@@ -118,6 +118,53 @@ def test_ink_is_what_luma_lacks_and_exif_turns_it_upright():
     Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
     found = ink(buffer.getvalue(), Path("x.png"))
     assert found.tolist() == [[255 - 150] * 3, [255 - 76] * 3]  # 0.587 and 0.299 of 255
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+
+
+def with_exif(kind: str, orientation: int = 1) -> bytes:
+    """PIXELS in a file whose EXIF has a maker and a resolution, as a camera's has."""
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x011A] = orientation, "maker", 72.0
+    Image.fromarray(PIXELS).save(buffer, kind, exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_turned_as_pillow_turns_it(orientation: int):
+    content = with_exif("PNG", orientation)
+    with Image.open(io.BytesIO(content)) as picture:
+        expected = 255 - np.asarray(ImageOps.exif_transpose(picture).convert("L"))
+    assert np.array_equal(ink(content, Path("x.png")), expected)
+
+
+def test_odd_tags_beside_the_orientation_do_not_matter():
+    content = with_exif("JPEG", 6)
+    odd = content.replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x02")  # the resolution is a text
+    assert odd != content
+    assert np.array_equal(ink(odd, Path("x.jpg")), ink(content, Path("x.jpg")))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_whatever_bit_is_wrong_it_is_a_picture_or_bad_input(kind: str):
+    content = with_exif(kind, 6)
+    refused = []
+    for place in range(len(content)):
+        for bit in range(8):
+            wrong = bytearray(content)
+            wrong[place] ^= 1 << bit
+            try:
+                levels = ink(bytes(wrong), Path("x"))
+            except BadInput as error:
+                refused.append(str(error))
+            else:
+                assert levels.dtype == np.uint8
+                assert levels.ndim == 2
+    assert 0 < len(refused) < 8 * len(content)
+    assert all(line.startswith("x: ") and " at 0x" not in line for line in refused)
 
 
 def test_a_set_has_every_image_once_in_the_split_of_its_name_the_same_bytes_twice(pictures, tmp_path):

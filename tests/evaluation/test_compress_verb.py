@@ -88,6 +88,7 @@ def test_a_fresh_process_that_computes_otherwise_is_no_success(project, monkeypa
         compress(str(recipe), None)
     assert "instructions was" in capfd.readouterr().err
     assert not read_tables(trained)
+    assert not (trained.places.one_shot / "compress.bits").exists()
 
 
 def test_a_conditional_model_is_refused(project):

@@ -53,7 +53,7 @@ def test_what_is_no_mask_is_refused(tmp_path):
     Image.new("L", (6, 5), 255).save(full)
     for name, said in (
         (str(wide), r"wide\.png: 5x7 pixels \(rows x columns\), the images have 5x6"),
-        (str(text), r"text\.png: not a picture"),
+        (str(text), r"text\.png: not a whole image \(no PNG\); give a PNG file"),
         (str(tmp_path / "none.png"), r"none\.png: no such file"),
         (str(blank), r"blank\.png: no pixel is missing"),
         (str(full), r"full\.png: every pixel is missing"),

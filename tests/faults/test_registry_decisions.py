@@ -64,6 +64,7 @@ def test_42_a_bound_that_is_not_a_number_never_wins(here: Path, capsys: pytest.C
         {name: torch.full_like(each, torch.nan) for name, each in tensors.items()},
         trained.model / "weights.safetensors",
     )
+    trained = load_trained_model(str(recipe))
     description = json.loads((trained.model / "model.json").read_text())
     write_json(trained.model / "model.json", {**description, "sha256": trained.weights})
     evaluation = json.loads((trained.places.evaluate / "evaluation.json").read_text())

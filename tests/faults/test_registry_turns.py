@@ -47,11 +47,36 @@ def test_41_two_retrains_that_register_at_once(
         found = client.search_model_versions(f"name='{name}'")
         assert len(found) == 2
         assert champion(name) == better["version"]
+        newest = versions.by_alias(client, name, versions.CANDIDATE)
+        assert newest is not None
+        assert str(newest.version) == "2"
         for each in found:
             assert each.tags["promotion_reason"]
             expected = ["promoted"] if str(each.version) == champion(name) else ["replaced", "not promoted"]
             assert each.tags["promotion"] in expected
         assert not client.get_registered_model(name).tags  # no ticket is left
+
+
+def test_41_a_version_that_comes_late_to_its_turn_leaves_the_newer_one_candidate(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But registered again, which makes no version, the older one takes the alias."""
+    client = runs.connect()
+    older = finished_run(tiny_recipe(here), mean=WORSE)
+    newer = finished_run(tiny_recipe(here, name="other", register={"name": "tiny"}))
+    turn = versions.turn
+    added: list[str] = []
+
+    def while_we_wait(client: MlflowClient, name: str) -> Any:
+        if not added:
+            added.append("soon")
+            added.append(versions.add_version(client, newer, competition(newer)[0]).version)
+        return turn(client, name)
+
+    monkeypatch.setattr(versions, "turn", while_we_wait)
+    for holder in ("2", "1"):
+        assert str(versions.add_version(client, older, competition(older)[0]).version) == "1"
+        assert str(client.get_model_version_by_alias("tiny", versions.CANDIDATE).version) == holder
 
 
 COUNT = """

@@ -87,6 +87,17 @@ def test_more_workers_than_fit_here_are_extrapolated_and_it_says_so(
     assert "a step of 8 workers as long as one of 1: adding gradients over a network is not in it" in out
 
 
+def test_a_training_that_may_go_on_with_fewer_workers_is_measured_where_not_even_they_fit(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pipelines.estimate.measured.cores", lambda: 1)
+    elastic = ("--set", "train.fewest_workers=2", "--workers", "2", "--batches", "2")
+    assert call("--recipe", str(recipe), *elastic) == 0
+    out = capsys.readouterr().out
+    assert "1 epochs of 4 steps of 16 images on 2 workers" in out
+    assert "1 process of 1 thread" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

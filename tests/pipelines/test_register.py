@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -196,10 +198,11 @@ def test_a_model_without_contexts_does_not_compete_on_the_same_shards(here: Path
 
 
 def test_the_evaluation_of_other_weights_is_refused(here: Path) -> None:
-    trained = finished_run(tiny_recipe(here))
+    recipe = tiny_recipe(here)
+    trained = finished_run(recipe)
     save_model(build(trained.recipe.model, 28, 28, 0.4), trained.model)
     with pytest.raises(BadInput, match="measured on other weights"):
-        registered(trained)
+        registered(load_trained_model(str(recipe)))
 
 
 @pytest.mark.parametrize("setting", ["evaluate.images=12", "evaluate.seed=3", "evaluate.split=valid"])
@@ -265,6 +268,26 @@ def test_trace_ends_at_the_raw_files(here: Path, capsys: pytest.CaptureFixture) 
     manifest_file.write_text(manifest_file.read_text().replace("0" * 64, "1" * 64))
     with pytest.raises(OperationalError):
         trace.trace("models:/tiny@champion")
+
+
+@pytest.mark.slow
+def test_trace_says_what_became_of_the_run(here: Path, capsys: pytest.CaptureFixture) -> None:
+    trained = finished_run(tiny_recipe(here))
+    registered(trained)
+    run_id, client = trained.run["run_id"], runs.connect()
+
+    def line() -> str:
+        capsys.readouterr()
+        trace.trace("models:/tiny@champion")
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("run "))
+
+    assert line() == f"run {run_id} (FINISHED)"
+    client.delete_run(run_id)
+    assert line() == f"run {run_id} (FINISHED, in MLflow's trash)"
+    uri = client.tracking_uri
+    emptied = [sys.executable, "-m", "mlflow", "gc", f"--backend-store-uri={uri}", f"--tracking-uri={uri}"]
+    subprocess.run(emptied, check=True)
+    assert line() == f"run {run_id} (deleted from the tracking server)"
 
 
 def test_decision_needs_no_pickle(tmp_path: Path) -> None:

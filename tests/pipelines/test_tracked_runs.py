@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -13,10 +14,11 @@ from pipelines import replay
 from pipelines.cluster.storage import RunStorage
 from pipelines.recipes import load_recipe
 from pipelines.tracking import lineage, metrics, runs
-from pipelines.tracking.spool import Point, RunSpool, is_local
+from pipelines.tracking.spool import Point, RunSpool, is_local, spool_directory
 from pipelines.tracking.system_metrics import system_metrics
 from pipelines.tracking.tracked_run import tracked_run
 from seqgen.core.errors import BadInput, OperationalError, one_line
+from seqgen.core.locks import Taken, held
 from seqgen.data.manifest import Manifest, read_manifest
 from seqgen.settings import Recipe
 from tests.finished_run import tiny_recipe, work_in
@@ -218,6 +220,81 @@ def test_a_run_s_first_id_is_kept_whatever_the_server_calls_it_later(
     storage.keep({"run_id": "0" * 32})  # as it was kept once; and the server does not know it any more
     with tracked_run(recipe, manifest, storage) as anew:
         assert storage.state() == {"run_id": anew, "began": "0" * 32}
+
+
+def test_what_is_kept_of_a_local_run_after_its_replay_is_sent(
+    here: Path, recipe: Recipe, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was trained without a server, sent, and measured when the server was away once more."""
+    monkeypatch.setenv("SEQGEN_TRACKING_REQUIRED", "false")
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        local = runs.open_run(recipe, manifest)
+        assert not runs.close_run(local, "FINISHED")
+    replay.replay()
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        assert not runs.log_measured(local, {"test/bound": 1.5}, 8)
+        (here / "picture.png").write_bytes(b"png")
+        assert not runs.attach(local, here / "picture.png", "evaluate")
+    replay.replay()
+    client = runs.connect()
+    run_id = runs.id_on_server(client, local)
+    assert client.get_run(run_id).data.metrics["test/bound"] == 1.5
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert [item.path for item in client.list_artifacts(run_id, "evaluate")] == ["evaluate/picture.png"]
+    assert not RunSpool.of(local).path.exists()
+    assert not RunSpool.of(run_id).path.exists()
+
+
+def test_a_run_gone_on_with_is_not_closed_by_who_closes_those_of_killed_processes(
+    here: Path, recipe: Recipe, manifest: Manifest
+) -> None:
+    """He holds its spool, and has read that it is to be closed, when it is gone on with."""
+    client = runs.connect()
+    run_id = runs.open_run(recipe, manifest)
+    spooled = RunSpool.of(run_id)
+    spooled.end()  # as if its process had been killed
+    asked, closed = threading.Event(), threading.Event()
+
+    def close() -> None:
+        with held(spooled.path / "lock"):
+            asked.set()
+            closed.wait()
+            client.set_terminated(run_id, "KILLED")
+            spooled.forget_status()
+
+    closer = threading.Thread(target=close, daemon=True)
+    closer.start()
+    asked.wait()
+    opener = threading.Thread(target=runs.open_run, args=(recipe, manifest), kwargs={"run_id": run_id})
+    opener.start()
+    opener.join(2)
+    closed.set()
+    closer.join()
+    opener.join()
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert spooled.status()[0] == "RUNNING"
+
+
+def test_a_run_that_is_being_opened_is_nobody_else_s(here: Path) -> None:
+    """Whoever looks for spools that nobody holds finds none of those that are being made."""
+    found, done = [], threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            for path in spool_directory().glob("local-*/run.json"):
+                with contextlib.suppress(Taken), held(path.with_name("lock")):
+                    found.append(path)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    opened = [RunSpool.new({"name": "new"}) for _ in range(100)]
+    done.set()
+    looking.join()
+    for spool in opened:
+        spool.end()
+    assert not found
 
 
 def test_bad_values_are_a_warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 from collections.abc import Callable
@@ -94,12 +95,12 @@ def test_a_champion_of_another_set_is_told_of_the_held_out_drawings(
     assert digests[0] != digests[1]
     with caplog.at_level(logging.WARNING, "seqgen.serving"):
         follower.run()
-        told = ask(app, "/v1/model").json["held_out_set"]
+        told = ask(app, "/v1/model").json["held_out"]
         assert (told["digest"], told["trained_on"], told["unseen"]) == (digests[0], digests[0], True)
         assert caplog.records == []
         crown("2")
         follower.look()
-        told = ask(app, "/v1/model").json["held_out_set"]
+        told = ask(app, "/v1/model").json["held_out"]
         assert (told["digest"], told["trained_on"], told["unseen"]) == (*digests, False)
     (line,) = [record.getMessage() for record in caplog.records]
     assert (
@@ -141,7 +142,7 @@ def test_a_registry_that_is_away_changes_nothing(
     with caplog.at_level(logging.WARNING, "seqgen.serving"):
         follower.look()
     assert title(service) == "tiny/1"
-    assert "the registry does not answer" in caplog.text
+    assert "the registry does not serve us" in caplog.text
 
 
 def test_what_cannot_be_had_at_first_is_an_error(here: Path):
@@ -151,6 +152,12 @@ def test_what_cannot_be_had_at_first_is_an_error(here: Path):
     assert len(failed) == 1
     assert isinstance(follower.error, BadInput)
     assert "aliases @candidate = 2, @champion = 1" in str(follower.error)
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, -1, 1e300])
+def test_seconds_that_cannot_be_waited_are_refused(seconds: float):
+    with pytest.raises(BadInput, match=r"^follow_seconds="):
+        Follower(CHAMPION, Service(Limits()), seconds)
 
 
 def test_what_cannot_change_is_not_followed(here: Path):

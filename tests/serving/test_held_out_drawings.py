@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ from seqgen.core.errors import BadInput
 from seqgen.data.images import load_split
 from seqgen.data.manifest import read_manifest
 from seqgen.serving.http.app import make_app
-from seqgen.serving.http.held_out import HeldOutDrawings
+from seqgen.serving.http.held_out import Drawings, HeldOutDrawings
 from seqgen.serving.http.limits import Limits
 from seqgen.serving.http.served import Served, load_source
 from seqgen.serving.http.service import Service
-from tests.asgi import ask
+from tests.asgi import Answer, ask, asking
 from tests.served_models import from_png, saved, served
 from tests.sets import SIZE, write_digits, write_flat, write_strokes
 
@@ -33,9 +35,8 @@ def strokes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_drawings_of_one_character_and_one_more(tmp_path: Path, strokes: Path):
     model = served(tmp_path / "model", shape=(SIZE, SIZE), conditional=True)
     app = make_app(Service(Limits(), HeldOutDrawings(strokes), model))
-    told = ask(app, "/v1/model").json
-    assert (told["held_out"], told["held_out_largest"]) == (16, 4)
-    assert told["held_out_source"] == "omniglot-strokes"
+    told = ask(app, "/v1/model").json["held_out"]
+    assert (told["count"], told["largest"], told["source"]) == (16, 4, "omniglot-strokes")
     split = load_split(strokes, "test")
     seen = set()
     for seed in range(8):
@@ -75,13 +76,36 @@ def test_grey_drawings_are_black_and_white_for_a_model_of_such_pixels(tmp_path: 
     assert ((grey > 0.5) == (black == 1)).all()
 
 
+def test_others_are_answered_while_drawings_are_drawn(tmp_path: Path, strokes: Path):
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(HeldOutDrawings):
+        def pick(self, *arguments: Any) -> Drawings:
+            begun.set()
+            assert go.wait(60)
+            return super().pick(*arguments)
+
+    app = make_app(Service(Limits(), Slow(strokes), served(tmp_path / "model", shape=(SIZE, SIZE))))
+
+    async def others() -> tuple[Answer, Answer]:
+        drawn = asyncio.create_task(asking(app, "/v1/held-out?count=2&same=false"))
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        health = await asking(app, "/healthz")
+        go.set()
+        return health, await drawn
+
+    health, drawn = asyncio.run(others())
+    assert (health.status, drawn.status) == (200, 200)
+    assert len(drawn.json["drawings"]) == 2
+
+
 def test_without_any_or_of_another_size_there_are_none(tmp_path: Path, strokes: Path):
     model = served(tmp_path / "model")
     for service in (Service(Limits(), served=model), Service(Limits(), HeldOutDrawings(strokes), model)):
         app = make_app(service)
         assert ask(app, "/v1/held-out").json == {"context": None, "drawings": [], "concept": None}
-        told = ask(app, "/v1/model").json
-        assert (told["held_out"], told["held_out_largest"], told["held_out_source"]) == (0, 0, None)
+        assert ask(app, "/v1/model").json["held_out"] is None
 
 
 def test_of_a_flat_folder_no_character_is_known(tmp_path: Path):
@@ -111,10 +135,13 @@ def test_the_model_says_whether_its_training_left_them_out(tmp_path: Path, strok
     drawings = HeldOutDrawings(strokes)
 
     def told(model: Served) -> Any:
-        return ask(make_app(Service(Limits(), drawings, model)), "/v1/model").json["held_out_set"]
+        return ask(make_app(Service(Limits(), drawings, model)), "/v1/model").json["held_out"]
 
     same = trained(tmp_path / "same", strokes)
     assert told(same) == {
+        "count": 16,
+        "largest": 4,
+        "source": "omniglot-strokes",
         "title": ours.title,
         "split": "test",
         "digest": ours.digest,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import inspect
+import math
 import re
+import struct
 import tracemalloc
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,10 +19,12 @@ import pytest
 import torch
 from starlette.types import ASGIApp
 
+from pipelines.serve import serve
 from seqgen.api import Model
+from seqgen.core.errors import BadInput
 from seqgen.serving.http.app import make_app
 from seqgen.serving.http.limits import Limits
-from seqgen.serving.http.refusals import STATUSES
+from seqgen.serving.http.refusals import STATUSES, UNREADABLE
 from seqgen.serving.http.served import Served
 from seqgen.serving.http.service import Service
 from tests.asgi import ask
@@ -230,8 +237,8 @@ REFUSED = [
     ("/v1/nll", {"x": None}, "x: no rows of numbers"),
     ("/v1/nll", {"x": {"jpeg": ""}}, 'x: an image is {"png": "<base64>"}'),
     ("/v1/nll", {"x": {"png": "###"}}, "x.png: not base64"),
-    ("/v1/nll", {"x": {"png": "AAAA"}}, "x.png: not a whole PNG"),
-    ("/v1/nll", {"x": {"png": as_png(X[0])["png"][:80]}}, "x.png: not a whole PNG"),
+    ("/v1/nll", {"x": {"png": "AAAA"}}, "x.png: not a whole image (no PNG); send the file's bytes in base64"),
+    ("/v1/nll", {"x": {"png": as_png(X[0])["png"][:80]}}, "x.png: not a whole image ("),
     ("/v1/nll", {"x": as_png(X[0].T)}, "x.png: 6x8 pixels; the model takes 8x6 (height x width)"),
     ("/v1/nll", {"x": [ROWS[0], as_png(X[0], "I;16")]}, "x[1].png: mode I;16"),
     ("/v1/nll", {"x": ROWS, "num_samples": 301}, "num_samples=301: from 1 to 300"),
@@ -259,6 +266,23 @@ def test_what_does_not_fit_is_refused(apps: dict[str, ASGIApp], path: str, quest
     answer = ask(apps["unconditional"], path, question)
     assert answer.status == 422
     assert answer.error.startswith(why)
+
+
+def test_a_png_with_any_bit_wrong_is_an_image_or_refused(apps: dict[str, ASGIApp]):
+    content = base64.b64decode(as_png(X[0])["png"])
+    end = content.index(b"IEND") - 4
+    profile = struct.pack(">I4sI", 0, b"iCCP", zlib.crc32(b"iCCP"))  # an empty one, after the pixels
+    files = [content[:end] + profile + content[end:]]
+    for place in range(len(content)):
+        for bit in range(8):
+            wrong = bytearray(content)
+            wrong[place] ^= 1 << bit
+            files.append(bytes(wrong))
+    questions = [{"x": {"png": base64.b64encode(each).decode()}, "num_samples": 1} for each in files]
+    answers = [ask(apps["unconditional"], "/v1/nll", question) for question in questions]
+    assert {answer.status for answer in answers} == {200, 422}
+    refused = [answer.error for answer in answers if answer.status == 422]
+    assert all(line.startswith("x") and " at 0x" not in line for line in refused)
 
 
 def test_a_trace_of_too_many_images_is_refused_by_the_field_that_has_them(models: dict[str, Served]):
@@ -342,6 +366,42 @@ def test_the_docs_have_every_refusal():
     text = (Path(__file__).parents[2] / "docs/serving.md").read_text()
     table = text.partition("## What is refused")[2].partition("\n## ")[0]
     assert [int(status) for status in re.findall(r"^\| (\d{3})", table, re.M)] == list(STATUSES)
+    assert UNREADABLE in table
+
+
+def test_the_docs_have_the_limits_of_the_verb():
+    text = (Path(__file__).parents[2] / "docs/serving.md").read_text()
+    table = text.partition("## What is refused")[2].partition("\n## ")[0]
+    told = {
+        (name, float(value.replace(",", "")))
+        for name, value in re.findall(r"`(--max-\w+)` \(([\d,]+)", table)
+    }
+    options = inspect.signature(serve).parameters.values()
+    assert told == {
+        (f"--{option.name.replace('_', '-')}", option.default)
+        for option in options
+        if option.name[:4] == "max_"
+    }
+    assert (
+        f"A trace has up to {Limits.traced:,} images (steps x samples), a likelihood up to {Limits.num_samples:,} "
+        f"samples an image, an imputation up to {Limits.chain_steps:,} steps."
+    ) in table
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seconds", math.inf),
+        ("seconds", math.nan),
+        ("seconds", -1),
+        ("queue", 0),
+        ("samples", 0),
+        ("traced", -5),
+    ],
+)
+def test_a_limit_that_nothing_is_within_is_refused_by_its_name(field: str, value: float):
+    with pytest.raises(BadInput, match=f"^{field}={value}: not a limit; give a finite number from "):
+        Limits(**{field: value})
 
 
 def test_without_a_model_the_server_says_so():

@@ -193,6 +193,13 @@ def test_bad_input_ends_with_2_and_a_line(tmp_path: Path, model: Path):
     done = verb(tmp_path, "serve", "nowhere", "--port=0")
     assert done.returncode == 2
     assert "nowhere/model.json: no seqgen model here" in done.stderr
+    for option, said in (
+        ("--max-seconds=inf", "seconds=inf: "),
+        ("--follow-seconds=inf", "follow_seconds=inf: "),
+    ):
+        done = verb(tmp_path, "serve", str(model), "--port=0", option)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {said}")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = verb(tmp_path, "serve", str(model), f"--port={port}")

@@ -21,7 +21,7 @@ from seqgen.serving.http import schemas, work
 from seqgen.serving.http.docs_page import STYLE, docs_page
 from seqgen.serving.http.guard import Guard
 from seqgen.serving.http.images import Format, write_images
-from seqgen.serving.http.refusals import STATUSES, Refusal, sentence
+from seqgen.serving.http.refusals import STATUSES, UNREADABLE, Refusal, sentence
 from seqgen.serving.http.service import Service
 from seqgen.serving.page import FILES
 
@@ -137,17 +137,14 @@ def _add_state(app: FastAPI, service: Service) -> None:
                 "imputation": served.imputation,
                 "attention": served.attention,
                 "gaussian": served.gaussian,
-                "held_out_largest": 0 if drawings is None else drawings.largest,
-                "held_out_source": None if drawings is None else drawings.source,
-                "held_out": 0 if drawings is None else len(drawings),
-                "held_out_set": None if drawings is None else drawings.beside(served).model_dump(),
+                "held_out": None if drawings is None else drawings.beside(served).model_dump(),
                 "limits": asdict(limits),
                 "parameters": served.parameters,
             }
         )
 
     @app.get("/v1/held-out", response_model=schemas.HeldOutAnswer, responses=_refusals(422, 503))
-    async def held_out(
+    def held_out(  # plain, so that it has a thread: to draw and to write PNGs would hold the others up
         count: Annotated[int, Query(ge=1)] = 9,
         seed: Annotated[int, Query(ge=0, lt=2**32)] = 0,
         same: bool = True,
@@ -198,8 +195,7 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         if error.status_code == 400:
-            why = "nested too deeply, a number of thousands of digits, or not UTF-8"
-            return _error(400, f"body: cannot be read ({why}); send JSON")
+            return _error(400, f"body: cannot be read ({UNREADABLE}); send JSON")
         what = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists what can be asked"
         return _error(error.status_code, what, error.headers)
 

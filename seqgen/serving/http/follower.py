@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from seqgen.core.errors import SeqgenError, one_line
+from seqgen.core.errors import BadInput, SeqgenError, one_line
 from seqgen.serving.http.served import load_source, newest
 from seqgen.serving.http.service import Service
 
+_LONGEST = 366 * 86_400  # seconds
 _log = logging.getLogger(__name__)
 
 
@@ -18,12 +19,16 @@ class Follower:
 
     That is loaded and tried beside the one that is served, and takes its place between two requests. One that cannot
     be had is refused with a line in the log, and tried again at the next look. If the first one cannot be had,
-    `failed` is called, and `error` says why.
+    `failed` is called, and `error` says why. Raises BadInput for `seconds` that are no time to wait.
     """
 
     def __init__(
         self, source: str, service: Service, seconds: float, failed: Callable[[], None] = lambda: None
     ) -> None:
+        if not 0 <= seconds <= _LONGEST:
+            raise BadInput(
+                f"follow_seconds={seconds}: give seconds from 0, which is never, to {_LONGEST}, a year"
+            )
         self._source, self._service, self._seconds, self._failed = source, service, seconds, failed
         self._refused: str | None = None
         self.error: BaseException | None = None

@@ -52,6 +52,9 @@ class HeldOutDrawings:
         """The set, compared with the one that a model was trained on."""
         digest, trained_on = self._manifest.digest, served.trained_on
         return HeldOutSet(
+            count=len(self),
+            largest=self.largest,
+            source=self.source,
             title=self._manifest.title,
             split=_SPLIT,
             digest=digest,

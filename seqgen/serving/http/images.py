@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from seqgen.core.errors import BadInput, NumericalError
+from seqgen.data.foreign_pictures import foreign_picture
 
 Format = Literal["png", "array"]
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 8 bits a channel at most
@@ -78,21 +79,19 @@ def _read_png(field: str, text: str, shape: tuple[int, int]) -> np.ndarray:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadInput(f"{field}.png: not base64 ({error}); send the file's bytes in base64 alone") from None
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            # The size stands in the header: nothing of another size is decoded.
-            if picture.size != shape[::-1]:
-                width, height = picture.size
-                raise BadInput(
-                    f"{field}.png: {height}x{width} pixels; the model takes {shape[0]}x{shape[1]} (height x width)"
-                )
-            if picture.mode not in _MODES:
-                raise BadInput(f"{field}.png: mode {picture.mode}; send 8 bits a channel, grey or RGB")
-            picture.load()
-            paper = Image.new("RGBA", picture.size, "white")
-            grey = Image.alpha_composite(paper, picture.convert("RGBA")).convert("L")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{field}.png: not a whole PNG ({error}); send the file's bytes in base64") from None
+    remedy = "send the file's bytes in base64"
+    with foreign_picture(io.BytesIO(content), ["PNG"], f"{field}.png", remedy) as picture:
+        # The size stands in the header: nothing of another size is decoded.
+        if picture.size != shape[::-1]:
+            width, height = picture.size
+            raise BadInput(
+                f"{field}.png: {height}x{width} pixels; the model takes {shape[0]}x{shape[1]} (height x width)"
+            )
+        if picture.mode not in _MODES:
+            raise BadInput(f"{field}.png: mode {picture.mode}; send 8 bits a channel, grey or RGB")
+        picture.load()
+        paper = Image.new("RGBA", picture.size, "white")
+        grey = Image.alpha_composite(paper, picture.convert("RGBA")).convert("L")
     return 1 - np.asarray(grey, np.float32) / 255
 
 

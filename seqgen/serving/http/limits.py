@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 
 from seqgen.core.errors import BadInput
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Requests beyond these are refused; `GET /v1/model` tells them."""
+    """Requests beyond these are refused; `GET /v1/model` tells them. Raises BadInput for one that nothing is within."""
 
     samples: int = 200  # drawings, frames of a walk or chains of one request
     images: int = 100  # images given in one request
@@ -19,6 +20,12 @@ class Limits:
     traced: int = 8_000  # images in the answer to one trace: steps x samples
     num_samples: int = 5_000  # posterior samples an image of a likelihood
     chain_steps: int = 1_000  # steps of an imputation's Markov chain
+
+    def __post_init__(self) -> None:
+        for field, value in asdict(self).items():
+            least = 0.001 if field == "seconds" else 1
+            if not (math.isfinite(value) and value >= least):
+                raise BadInput(f"{field}={value}: not a limit; give a finite number from {least}")
 
     def check(self, field: str, value: int, name: str) -> None:
         """Raise BadInput if `field` is `value` and that is not from 1 to the limit of that `name`."""

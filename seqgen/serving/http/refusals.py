@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from seqgen.core.errors import SeqgenError
 
+UNREADABLE = "nested too deeply, a number of thousands of digits, or not UTF-8"
 STATUSES = MappingProxyType(
     {
-        400: "A body that cannot be read: nested too deeply, a number of thousands of digits, or not UTF-8",
+        400: f"A body that cannot be read: {UNREADABLE}",
         403: "A Host that is not this server's, or an Origin that is not",
         404: "A path that there is not",
         405: "A method that the path has not",

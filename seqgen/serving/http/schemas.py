@@ -106,6 +106,9 @@ class Refused(BaseModel):
 class HeldOutSet(BaseModel):
     """The set whose held-out drawings are shown, and whether the model's training left them out."""
 
+    count: Annotated[int, Field(description="drawings at hand")]
+    largest: Annotated[int, Field(description="of one character, that which has the most; 0: unknown")]
+    source: Annotated[str, Field(description="the set's `data.source`")]
     title: str
     split: str
     digest: Annotated[str, Field(description="sha256 of its manifest")]
@@ -134,12 +137,7 @@ class ModelAnswer(BaseModel):
     imputation: Annotated[bool, Field(description="whether /v1/impute can be asked")]
     attention: Annotated[bool, Field(description="whether a trace from the prior has windows")]
     gaussian: Annotated[bool, Field(description="whether a temperature and /v1/walk can be asked")]
-    held_out_largest: Annotated[
-        int, Field(description="of one character, that which has the most; 0: unknown")
-    ]
-    held_out_source: Annotated[str | None, Field(description="the set's `data.source`")]
-    held_out: Annotated[int, Field(description="held-out drawings at hand")]
-    held_out_set: Annotated[HeldOutSet | None, Field(description="where they are from; null: there are none")]
+    held_out: Annotated[HeldOutSet | None, Field(description="the held-out drawings; null: there are none")]
     limits: Limits
     parameters: int
 

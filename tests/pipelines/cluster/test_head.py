@@ -14,6 +14,7 @@ import pytest
 from pipelines.cluster import head
 from seqgen.core.errors import BadInput
 from tests.free_ports import free_ports
+from tests.registries import another, go
 
 
 @pytest.mark.parametrize("port", [80, 10_500, 19_999, 70_000])
@@ -57,3 +58,31 @@ def test_a_stopped_job_has_whole_seconds(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "soon")
     with pytest.raises(BadInput, match="RAY_JOB_STOP_WAIT_TIME_S=soon: give a number of seconds"):
         head.job_stop_seconds()
+
+
+TOKEN = """
+import os
+from pathlib import Path
+from pipelines.cluster.head import make_token
+print("there", flush=True)
+input()
+make_token(dict(os.environ))
+print(Path("~/.ray/auth_token").expanduser().read_text())
+"""
+
+
+@pytest.mark.slow
+def test_clusters_that_start_at_once_begin_with_one_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An empty file, as a killed process may have left one, is no token."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").touch()
+    processes = [another(TOKEN, "", tmp_path) for _ in range(3)]
+    for process in processes:
+        go(process)
+    said = {process.communicate(timeout=500)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert said == {(tmp_path / ".ray/auth_token").read_text() + "\n"}
+    assert len(said.pop()) > 32

@@ -8,6 +8,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from seqgen.core.errors import BadInput
 from seqgen.serving.http.limits import Limits
 from tests.finished_run import outside
 
@@ -21,9 +22,16 @@ def test_arguments_are_words_of_a_command_line_or_a_configuration() -> None:
     assert Arguments.model_validate({"source": "here", "limits": {"samples": 7}}).limits == Limits(samples=7)
     named = Arguments.model_validate({"source": "here", "allowed_hosts": ["draw.example"]})
     assert named.allowed_hosts == ("draw.example",)
-    for wrong in ({}, {"source": "here", "max_samples": 7}, {"source": "here", "limits": {"sample": 7}}):
-        with pytest.raises(ValidationError, match=r"source|max_samples|limits\.sample"):
+    for wrong in (
+        {},
+        {"source": "here", "max_samples": 7},
+        {"source": "here", "limits": {"sample": 7}},
+        {"source": "here", "follow_seconds": "inf"},
+    ):
+        with pytest.raises(ValidationError, match=r"source|max_samples|limits\.sample|follow_seconds"):
             Arguments.model_validate(wrong)
+    with pytest.raises(BadInput, match=r"^queue=0: not a limit"):
+        Arguments.model_validate({"source": "here", "limits": {"queue": 0}})
 
 
 def test_where_ray_serve_is_not_installed_the_extra_is_named() -> None:

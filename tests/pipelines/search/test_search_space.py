@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.recipes import choose
 from pipelines.search.search_space import checked_recipes, describe, is_grid, trial_count, trial_recipe
 from seqgen.core.errors import BadInput
 from tests.tiny_search import tiny
@@ -33,6 +34,7 @@ from tests.tiny_search import tiny
         ({"train.batch": [16, 0]}, ["train.batch=0"]),
         ({"train.epochs": [3, 4]}, ["train.epochs", "search.epochs"]),
         ({"train.workers": [1, 2]}, ["train.workers", "search.workers"]),
+        ({"train.fewest_workers": [1, 2]}, ["train.fewest_workers", "search.workers"]),
         ({"data.size": [28, 52]}, ["data.size", "only settings of model and train"]),
         ({"model.steps.deep": [1]}, ["model.steps.deep"]),
         ({"model.steps": []}, ["model.steps", "no values"]),
@@ -58,6 +60,12 @@ def test_a_trial_trains_the_recipe_with_its_settings_and_the_search_s_epochs():
     assert (trial.model.steps, trial.train.learning_rate) == (1, 0.5)
     assert (trial.train.epochs, trial.train.workers, trial.search) == (3, 2, None)
     assert trial.model.hidden == recipe.model.hidden
+
+
+def test_a_trial_of_a_training_that_may_go_on_with_fewer_workers_waits_for_its_own():
+    recipe = choose(tiny(workers=1), {"train.workers": 2, "train.fewest_workers": 2}, "a test")
+    trials = checked_recipes(recipe)
+    assert {(trial.train.workers, trial.train.fewest_workers) for trial in trials} == {(1, None)}
 
 
 def test_a_grid_is_run_whole_only_if_the_trials_suffice():

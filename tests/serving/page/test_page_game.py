@@ -109,11 +109,11 @@ def test_the_rules_say_who_drew_and_that_the_model_has_not_seen_it_only_where_th
 ):
     sheet = open_sheet(conditional, "#game")
     rules = sheet.view("game").locator("[data-part=rules]")
-    for known in ({"unseen": True}, {"unseen": False}, None):
-        sheet.told(held_out_source=source, held_out_set=known)
+    for unseen in (True, False):
+        sheet.told(held_out={"source": source, "unseen": unseen})
         text = " ".join(rules.inner_text().split())
         assert makers in text
-        assert ("None of these drawings was in its training" in text) == (known == {"unseen": True})
+        assert ("None of these drawings was in its training" in text) == unseen
 
 
 def ink(tile: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ const TELL = `
 export function gameView(root, model) {
   const part = (name) => root.querySelector(`[data-part=${name}]`);
   const button = (name) => root.querySelector(`[data-do=${name}]`);
-  const [makers, drawnBy] = MAKERS[model.held_out_source] ?? UNKNOWN;
+  const [makers, drawnBy] = MAKERS[model.held_out?.source] ?? UNKNOWN;
   const count = Math.min(ofOneCharacter(model, COUNT), model.limits.samples);
   if (count < 1) {
     part("start").replaceChildren(model.held_out ? NO_PAIRS : NO_DRAWINGS);
@@ -96,7 +96,7 @@ export function gameView(root, model) {
   }
 
   function rule() {
-    part("unseen").hidden = !current().held_out_set?.unseen;
+    part("unseen").hidden = !current().held_out?.unseen;
   }
 
   async function drawn(temperature) {

@@ -22,8 +22,8 @@ export async function heldOut(count, seed, same) {
 }
 
 /** How many drawings of one character, `most` at most, can be had beside another one of it. */
-export function ofOneCharacter({ held_out_largest, limits }, most) {
-  return Math.max(0, Math.min(most, held_out_largest - 1, limits.images));
+export function ofOneCharacter({ held_out, limits }, most) {
+  return held_out ? Math.max(0, Math.min(most, held_out.largest - 1, limits.images)) : 0;
 }
 
 /**
@@ -36,15 +36,15 @@ export class Picker {
     this.picks = details.querySelector(".picks");
     this.more = details.querySelector(".more");
     this.chosen = chosen;
-    const alike = same ? ofOneCharacter(model, COUNT) : 0;
-    this.same = alike > 0;
-    this.count = alike || Math.min(COUNT, model.held_out, model.limits.images);
-    this.seed = 0;
     if (!model.held_out) {
       this.picks.textContent = NO_DRAWINGS;
       this.more.hidden = true;
       return;
     }
+    const alike = same ? ofOneCharacter(model, COUNT) : 0;
+    this.same = alike > 0;
+    this.count = alike || Math.min(COUNT, model.held_out.count, model.limits.images);
+    this.seed = 0;
     this.more.addEventListener("click", () => this.#load());
     details.addEventListener("toggle", () => details.open && !this.drawings && this.#load());
     onColours(() => this.#paint());
