@@ -13,7 +13,7 @@ from seqgen.core.errors import BadInput, OperationalError
 from tests.fault_proxy import Answer, FaultProxy, Request
 from tests.registries import said
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 
 LOGIN = "MLFLOW_TRACKING_TOKEN, to a login that may"
 
