@@ -56,6 +56,8 @@ class Nodes:
             "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "of-this-test-alone-0123456789",
+            # Or Ray's watching actors ask whichever cluster of this machine began last, and end our trainings.
+            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
             "OMP_NUM_THREADS": "1",
             # How soon the cluster notices that a node is gone.
             "RAY_health_check_period_ms": "1000",
