@@ -71,10 +71,9 @@ def follow(client: JobSubmissionClient, where: str, job: str, again: str) -> Non
     """
     ended = threading.Event()
     printer = threading.Thread(target=_print_logs, args=(client, job, ended), daemon=True)
-    printer.start()
     later = following(where, job)
     with _stopping(client, job, later) as stop_if_asked:
-        details = _ended(client, job, stop_if_asked, later)
+        details = _ended(client, job, printer, stop_if_asked, later)
     ended.set()
     printer.join(30)
     if details.status == "SUCCEEDED":
@@ -91,12 +90,21 @@ def follow(client: JobSubmissionClient, where: str, job: str, again: str) -> Non
     raise ERRORS.get(code, OperationalError)(f"job {job} ended with code {code}; see above{further}")
 
 
-def _ended(client: JobSubmissionClient, job: str, each_time: Callable[[], None], later: str) -> JobDetails:
-    """Wait for the end of a job; `later` is the command that does so another time."""
+def _ended(
+    client: JobSubmissionClient,
+    job: str,
+    printer: threading.Thread,
+    each_time: Callable[[], None],
+    later: str,
+) -> JobDetails:
+    """Wait for the end of a job, whose output `printer` prints; `later` is the command that does so another time."""
     heard, message = time.monotonic(), ""
     while True:
         try:
             details = client.get_job_info(job)
+            if printer.ident is None:
+                # Not before: asked for the output of no job Ray's dashboard logs the request, and with it the token.
+                printer.start()
             if details.status.is_terminal():
                 return details
             each_time()
@@ -151,8 +159,6 @@ def _print_logs(client: JobSubmissionClient, job: str, ended: threading.Event) -
     while True:
         last = ended.is_set()
         try:
-            # First, as Ray's dashboard logs a tail of a job that is not there with its headers, and so the token.
-            client.get_job_info(job)
             asyncio.run(tail())  # returns when all is read of a job that has ended
             return
         except Exception:
