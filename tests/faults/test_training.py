@@ -207,7 +207,7 @@ def test_06_a_stopped_dvc_or_retraining_saves_and_leaves_no_training_behind(undi
 @pytest.mark.parametrize("how", ["stopped", "sleeping"])
 def test_08_the_rank_that_hangs_is_named_and_no_other(place: Path, how: str):
     in_phase(place, "train", calls=40, rank=1, seconds=1 if how == "stopped" else 600)
-    with running(place, SEQGEN_HANG_SECONDS="60") as run:
+    with running(place, SEQGEN_HANG_SECONDS="30") as run:
         run.wait_until((place / "train-1").exists)
         workers = run.workers()
         if how == "stopped":
