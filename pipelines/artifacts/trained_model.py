@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from seqgen.models import SequentialModel
 
 _LATER = ("evaluate.", "register.")
-_WEIGHTS = "weights.safetensors"
+_WEIGHTS = "weights.safetensors"  # that of seqgen.models.files, which imports torch
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,13 @@ def measure(recipe: Recipe, shards: str, device: Device, batches: int) -> Measur
     # A worker's share of the batch is the same for fewer workers of a smaller batch.
     batch = recipe.train.batch // workers * processes
     tree = recipe.given()
-    tree["train"] |= {"workers": processes, "fewest_workers": None, "batch": batch}
-    tree["train"] |= {"epochs": _EPOCHS, "evaluate_every": _EPOCHS}
+    tree["train"] |= {
+        "workers": processes,
+        "fewest_workers": None,
+        "batch": batch,
+        "epochs": _EPOCHS,
+        "evaluate_every": _EPOCHS,
+    }
     tree["search"] = None
     small = build_recipe(tree, recipe.name).model_dump_json(by_alias=True)
     with (

@@ -61,15 +61,14 @@ def bound(tags: dict[str, str]) -> str:
 
 
 def _run_state(client: MlflowClient, version: ModelVersion) -> str:
-    from mlflow.exceptions import MlflowException
+    from seqgen.serving.loading import found
 
-    try:
-        info = client.get_run(version.run_id or "").info
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    run = found(lambda: client.get_run(version.run_id or ""))
+    if run is None:
         return "deleted from the tracking server"
-    return info.status if info.lifecycle_stage == "active" else f"{info.status}, in MLflow's trash"
+    return (
+        run.info.status if run.info.lifecycle_stage == "active" else f"{run.info.status}, in MLflow's trash"
+    )
 
 
 def _under(tags: dict[str, str], prefix: str) -> list[str]:

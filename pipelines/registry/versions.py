@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from pipelines.tracking import lineage, runs
 from seqgen.core.errors import BadInput, OperationalError, one_line
 from seqgen.core.files import canonical_digest, file_sha256
 from seqgen.models.files import DESCRIPTION
-from seqgen.serving.loading import DESCRIPTION_TAG, WEIGHTS_TAG, fetch_part, is_absent
+from seqgen.serving.loading import DESCRIPTION_TAG, WEIGHTS_TAG, fetch_part, found
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,23 +30,12 @@ BOUNDS_TAG = "seqgen.bounds_sha256"  # of the file it competes with
 
 def by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """The version that holds `alias`, or None. Raises MLflow's errors of the server."""
-    return _found(lambda: client.get_model_version_by_alias(name, alias))
+    return found(lambda: client.get_model_version_by_alias(name, alias))
 
 
 def by_number(client: MlflowClient, name: str, number: str) -> ModelVersion | None:
     """The version of that number, or None. Raises MLflow's errors of the server."""
-    return _found(lambda: client.get_model_version(name, number))
-
-
-def _found(ask: Callable[[], ModelVersion]) -> ModelVersion | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return ask()
-    except MlflowException as error:
-        if is_absent(error):
-            return None
-        raise
+    return found(lambda: client.get_model_version(name, number))
 
 
 def add_version(client: MlflowClient, trained: TrainedModel, evaluation: Evaluation) -> ModelVersion:

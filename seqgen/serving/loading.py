@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from seqgen.core.errors import BadInput, OperationalError, SeqgenError, one_line
 from seqgen.core.files import file_sha256
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
     from mlflow.exceptions import MlflowException
 
+Found = TypeVar("Found")
 MODEL_PART = "artifacts/model"  # where a registered version keeps the two files of `save_model`
 WEIGHTS_TAG = "seqgen.weights_sha256"
 DESCRIPTION_TAG = "seqgen.model_json_sha256"
@@ -56,9 +57,13 @@ def find_version(client: MlflowClient, uri: str) -> ModelVersion:
     match = _URI.fullmatch(uri)
     if match is None:
         raise BadInput(f"{uri}: write models:/<name>@<alias> or models:/<name>/<version>")
+    name, alias, number = match["name"], match["alias"], match["version"]
     try:
-        version = _version(client, match)
-        there = "" if version else _what_there_is(client, match["name"])
+        if alias:
+            version = found(lambda: client.get_model_version_by_alias(name, alias))
+        else:
+            version = found(lambda: client.get_model_version(name, number))
+        there = "" if version else _what_there_is(client, name)
     except MlflowException as error:
         raise _refused(uri, error) from None
     if version is None:
@@ -66,20 +71,17 @@ def find_version(client: MlflowClient, uri: str) -> ModelVersion:
     return version
 
 
-def is_absent(error: MlflowException) -> bool:
-    """Whether an error of the registry says that there is no such model, alias or number."""
-    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+def found(ask: Callable[[], Found]) -> Found | None:
+    """What MLflow's server answers, None if it says that there is no such model, alias, number or run.
 
-
-def _version(client: MlflowClient, match: re.Match[str]) -> ModelVersion | None:
+    Raises its other errors.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
-        if match["alias"]:
-            return client.get_model_version_by_alias(match["name"], match["alias"])
-        return client.get_model_version(match["name"], match["version"])
+        return ask()
     except MlflowException as error:
-        if is_absent(error):
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
 
