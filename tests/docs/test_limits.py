@@ -20,6 +20,7 @@ PAGE = (Path(__file__).parents[2] / "docs/serving.md").read_text()
         (r"`--max-body` \(([\d,]+) bytes\)", Limits.body_bytes),
         (r"`--max-seconds` \(([\d,]+)\)", Limits.seconds),
         (r"`--max-queue` \(([\d,]+)\)", Limits.queue),
+        (r"A trace has up to ([\d,]+) images", Limits.traced),
         (r"a likelihood up to ([\d,]+) samples", Limits.num_samples),
         (r"an imputation up to ([\d,]+) steps", Limits.chain_steps),
     ],
